@@ -1,0 +1,75 @@
+# Two commands do everything on a fresh machine (Python 3.10-3.12, gcc, make): `make demo` and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+STACK ?= onedl
+PYTHON ?= python3
+VENV ?= $(if $(filter stock,$(STACK)),.venv-stock,.venv)
+THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+QUICK ?= 0
+TEST_ARGS ?=
+
+ifeq ($(filter onedl stock,$(STACK)),)
+$(error STACK = $(STACK): must be onedl or stock)
+endif
+
+REQ := requirements
+STACK_DIR := $(REQ)/stack-$(STACK)
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip
+PINS := -c $(STACK_DIR)/torch.txt -c $(STACK_DIR)/mmcv.txt -c $(STACK_DIR)/openmmlab.txt
+MMCV_FLAGS ?= -g0 -O1
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint clean package
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@echo 'Settings (name=value): STACK=onedl|stock  VENV=folder  PYTHON=python3.11  THREADS=2  QUICK=1 (demo)  TEST_ARGS="-k neck"'
+
+setup: $(READY) package  ## Make the virtual environment: torch, mmcv with its operators, OpenMMLab, this package
+
+demo: setup  ## Run the main job on the embedded digits; the report comes to work_dirs/demo/report.md
+	OMP_NUM_THREADS=$(THREADS) $(PY) tools/demo.py --work-dir work_dirs/demo $(if $(filter 1,$(QUICK)),--quick)
+
+test: setup  ## Run the tests
+	OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest $(TEST_ARGS)
+
+lint: setup  ## Check the style, as pre-commit does
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:  ## Remove virtual environments and results (data/ stays)
+	rm -rf .venv .venv-stock work_dirs build *.egg-info
+
+package: $(READY)
+	@# an editable install points to one checkout: repeat it when the environment is shared and the folder another
+	@if [ "$$(cat $(VENV)/.package 2>/dev/null)" != "$(CURDIR)" ] || [ pyproject.toml -nt $(VENV)/.package ]; then \
+	  $(PIP) install --quiet --no-build-isolation --no-deps --editable . && echo '$(CURDIR)' > $(VENV)/.package; fi
+
+$(READY): $(VENV)/.openmmlab $(REQ)/runtime.txt $(REQ)/demo.txt $(REQ)/tests.txt
+	@echo '== 4/4 this package, tests and demo'
+	@$(PIP) install $(PINS) -r $(REQ)/runtime.txt -r $(REQ)/demo.txt -r $(REQ)/tests.txt
+	@PYTHONPATH=. $(PY) -m upvit_mm.openmmlab
+	@touch $@
+
+$(VENV)/.openmmlab: $(VENV)/.mmcv $(STACK_DIR)/openmmlab.txt
+	@echo '== 3/4 OpenMMLab ($(STACK) line)'
+	@$(PIP) install --no-build-isolation -c $(STACK_DIR)/torch.txt -r $(STACK_DIR)/openmmlab.txt
+	@touch $@
+
+$(VENV)/.mmcv: $(VENV)/.torch $(STACK_DIR)/mmcv.txt
+	@echo '== 2/4 mmcv: seconds from a wheel, else about 10 minutes of compiling on two cores'
+	@CFLAGS='$(MMCV_FLAGS)' MMCV_WITH_OPS=1 PATH="$(abspath $(VENV))/bin:$$PATH" \
+	  $(PIP) install -v --no-build-isolation -c $(STACK_DIR)/torch.txt -r $(STACK_DIR)/mmcv.txt 2>&1 \
+	  | tee $(VENV)/mmcv.log | grep --line-buffered -oE '^ *(\[[0-9]+/[0-9]+\]|Collecting .*|Downloading .*|Building wheel .*|Successfully .*|ERROR: .*)' \
+	  || { echo 'error: mmcv was not installed; the reason stands in $(VENV)/mmcv.log (is gcc there?)' >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.torch: $(STACK_DIR)/torch.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
+	  echo "error: PYTHON = $(PYTHON) is $$($(PYTHON) --version 2>&1): Python 3.10, 3.11 or 3.12 is needed; say make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo '== 1/4 virtual environment $(VENV) and torch'
+	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -r $(STACK_DIR)/torch.txt
+	@touch $@

@@ -1,0 +1,5 @@
+"""Structurally pruned vision transformers (UP-ViTs, arXiv 2111.15127) for OpenMMLab."""
+
+from upvit_mm.version import __version__
+
+__all__ = ['__version__']

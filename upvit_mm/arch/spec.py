@@ -1,0 +1,249 @@
+"""ArchSpec: every width of a (pruned) vision transformer as one small, validated value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upvit_mm.files import write_atomically
+
+SPEC_VERSION = 1
+FAMILIES = ('deit', 'pvtv2')
+NUM_STAGES = {'deit': 1, 'pvtv2': 4}
+
+PerStage = tuple[int, ...]  # [stage]
+PerBlock = tuple[tuple[int, ...], ...]  # [stage][block]
+PerBlockFloat = tuple[tuple[float, ...], ...]  # [stage][block]
+
+
+@dataclass(frozen=True)
+class ArchSpec:
+    """The architecture of one backbone: widths, never ratios.
+
+    Widths that belong to a block accept three spellings, which all become ``[stage][block]``: a
+    number (every block of every stage), one number per stage, or one list per stage with one number
+    per block. DeiT is one stage.
+
+    Attributes:
+        family: ``'deit'`` or ``'pvtv2'``; decides the wiring, everything else is width.
+        embed_dims: channels of the residual stream, per stage.
+        depths: number of blocks, per stage.
+        num_heads: attention heads, per block.
+        mlp_hidden_dims: hidden channels of the feed-forward network, per block.
+        qk_dims: channels of queries and keys over all heads, per block; default ``embed_dims``.
+        v_dims: channels of values over all heads, per block; default ``embed_dims``.
+        qk_scales: factor on the attention logits, per block; default ``(qk_dim / num_heads) ** -0.5``.
+            A pruned network keeps the scale of its dense source, so that slicing changes nothing else.
+        sr_ratios: stride of the spatial reduction of keys and values, per stage (PVTv2); 1 = none.
+        patch_size: side of DeiT's patches in pixels.
+        img_size: side in pixels of the training images; sets DeiT's grid of position embeddings.
+        in_channels: channels of the input image.
+        name: what to call it in tables; no effect on the network.
+
+    Raises:
+        ValueError: a field breaks its rule; the message names field, value and rule.
+    """
+
+    family: str
+    embed_dims: PerStage
+    depths: PerStage
+    num_heads: PerBlock
+    mlp_hidden_dims: PerBlock
+    qk_dims: PerBlock | None = None
+    v_dims: PerBlock | None = None
+    qk_scales: PerBlockFloat | None = None
+    sr_ratios: PerStage | None = None
+    patch_size: int = 16
+    img_size: int = 224
+    in_channels: int = 3
+    name: str = ''
+
+    def __post_init__(self):
+        if self.family not in FAMILIES:
+            raise ValueError(f'family = {self.family!r}: must be one of {", ".join(FAMILIES)}.')
+        if not isinstance(self.name, str):
+            raise ValueError(f'name = {self.name!r}: must be a string.')
+        for field in ('patch_size', 'img_size', 'in_channels'):
+            self._set(field, _positive_int(field, getattr(self, field)))
+        self._set('depths', self._per_stage('depths'))
+        self._set('embed_dims', self._per_stage('embed_dims'))
+        if self.sr_ratios is None:
+            self._set('sr_ratios', 1)
+        self._set('sr_ratios', self._per_stage('sr_ratios'))
+        for field in ('qk_dims', 'v_dims'):
+            if getattr(self, field) is None:
+                self._set(field, self.embed_dims)
+        for field in ('num_heads', 'mlp_hidden_dims', 'qk_dims', 'v_dims'):
+            self._set(field, self._per_block(field, _positive_int))
+        self._check_heads()
+        if self.qk_scales is None:
+            self._set('qk_scales', self._default_scales())
+        self._set('qk_scales', self._per_block('qk_scales', _positive_float))
+        self._check_family()
+
+    # ---------------------------------------------------------------- as data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ArchSpec:
+        """Build from a plain mapping (a ``ConfigDict`` too), as ``to_dict`` writes it.
+
+        Raises:
+            ValueError: an unknown or missing key, another ``version``, or a broken field rule.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f'arch = {data!r}: must be a mapping of ArchSpec fields.')
+        data = dict(data)
+        version = data.pop('version', SPEC_VERSION)
+        if version != SPEC_VERSION or isinstance(version, bool):
+            raise ValueError(
+                f'arch version = {version!r}: this package reads version {SPEC_VERSION}; '
+                'upgrade upvit_mm or write the arch again.'
+            )
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(map(str, set(data) - set(fields)))
+        if unknown:
+            raise ValueError(
+                f'arch has unknown key(s) {", ".join(unknown)}; known keys: {", ".join(fields)}.'
+            )
+        required = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
+        missing = [n for n in required if n not in data]
+        if missing:
+            raise ValueError(f'arch lacks key(s) {", ".join(missing)}.')
+        return cls(**data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-ready dict with every field resolved; ``from_dict`` gives an equal spec."""
+        return {'version': SPEC_VERSION} | {
+            f.name: _listed(getattr(self, f.name)) for f in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike) -> ArchSpec:
+        """Read ``{"arch": {...}}``, the form that configs inherit through ``_base_``.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not JSON, no ``arch`` in it, or an invalid one.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f'arch file {str(path)!r} does not exist; give a path to an arch.json or a known '
+                'arch name.'
+            )
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f'arch file {str(path)!r} is not JSON: {error}.') from error
+        if not isinstance(content, dict) or 'arch' not in content:
+            raise ValueError(f'arch file {str(path)!r} must hold one object with the key "arch".')
+        return cls.from_dict(content['arch'])
+
+    def save_json(self, path: str | os.PathLike) -> Path:
+        """Write ``{"arch": {...}}`` atomically and return the path."""
+        text = json.dumps({'arch': self.to_dict()}, indent=2) + '\n'
+        return write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
+
+    # ---------------------------------------------------------------- derived
+
+    @property
+    def num_stages(self) -> int:
+        return NUM_STAGES[self.family]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per token of each stage's grid, per side."""
+        return (self.patch_size,) if self.family == 'deit' else (4, 8, 16, 32)
+
+    @property
+    def pos_embed_grid(self) -> int:
+        """Side of the stored grid of position embeddings, in tokens (DeiT)."""
+        return self.img_size // self.patch_size
+
+    # ------------------------------------------------------------- validation
+
+    def _set(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)  # the dataclass is frozen for everybody else
+
+    def _per_stage(self, field: str) -> tuple:
+        value = getattr(self, field)
+        values = value if _is_list(value) else (value,) * self.num_stages
+        if len(values) != self.num_stages:
+            raise ValueError(
+                f'{field} = {_listed(value)!r}: {self.family} has {self.num_stages} stage(s), '
+                f'got {len(values)} value(s).'
+            )
+        return tuple(_positive_int(f'{field}[{i}]', v) for i, v in enumerate(values))
+
+    def _per_block(self, field: str, check) -> tuple:
+        value = getattr(self, field)
+        stages = value if _is_list(value) else (value,) * self.num_stages
+        if len(stages) != self.num_stages:
+            raise ValueError(
+                f'{field} = {_listed(value)!r}: {self.family} has {self.num_stages} stage(s), '
+                f'got {len(stages)}.'
+            )
+        out = []
+        for i, (stage, depth) in enumerate(zip(stages, self.depths)):
+            blocks = stage if _is_list(stage) else (stage,) * depth
+            if len(blocks) != depth:
+                raise ValueError(
+                    f'{field}[{i}] = {_listed(stage)!r}: stage {i} has depth {depth}, '
+                    f'got {len(blocks)} value(s).'
+                )
+            out.append(tuple(check(f'{field}[{i}][{j}]', v) for j, v in enumerate(blocks)))
+        return tuple(out)
+
+    def _default_scales(self) -> PerBlockFloat:
+        return tuple(
+            tuple((qk / heads) ** -0.5 for qk, heads in zip(qks, heads_of_stage))
+            for qks, heads_of_stage in zip(self.qk_dims, self.num_heads)
+        )
+
+    def _check_heads(self) -> None:
+        for field in ('qk_dims', 'v_dims'):
+            for i, widths in enumerate(getattr(self, field)):
+                for j, width in enumerate(widths):
+                    heads = self.num_heads[i][j]
+                    if width % heads:
+                        raise ValueError(
+                            f'{field}[{i}][{j}] = {width}: must be a multiple of '
+                            f'num_heads[{i}][{j}] = {heads}.'
+                        )
+
+    def _check_family(self) -> None:
+        if self.family == 'deit' and self.sr_ratios != (1,):
+            raise ValueError(
+                f'sr_ratios = {list(self.sr_ratios)}: deit has no spatial reduction, leave it out.'
+            )
+        if self.img_size % self.patch_size:
+            raise ValueError(
+                f'img_size = {self.img_size}: must be a multiple of patch_size = {self.patch_size}.'
+            )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(v) for v in value] if _is_list(value) else value
+
+
+def _positive_int(field: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'{field} = {_listed(value)!r}: must be a whole number of at least 1.')
+    return value
+
+
+def _positive_float(field: str, value: Any) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not (math.isfinite(value) and value > 0):
+        raise ValueError(f'{field} = {_listed(value)!r}: must be a finite number above 0.')
+    return float(value)

@@ -1,0 +1,97 @@
+"""The stock architectures: DeiT (arXiv 2012.12877, table 1) and PVTv2 (arXiv 2106.13797, table 1)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from upvit_mm.arch.spec import ArchSpec
+
+
+def _deit(name: str, embed_dim: int, num_heads: int) -> ArchSpec:
+    return ArchSpec(
+        name=name,
+        family='deit',
+        embed_dims=(embed_dim,),
+        depths=(12,),
+        num_heads=num_heads,
+        mlp_hidden_dims=4 * embed_dim,
+    )
+
+
+def _pvtv2(name: str, width: int, depths: tuple[int, ...], expansion=(8, 8, 4, 4)) -> ArchSpec:
+    embed_dims = (width, 2 * width, 5 * width, 8 * width)
+    return ArchSpec(
+        name=name,
+        family='pvtv2',
+        embed_dims=embed_dims,
+        depths=depths,
+        num_heads=(1, 2, 5, 8),
+        mlp_hidden_dims=tuple(e * c for e, c in zip(expansion, embed_dims)),
+        sr_ratios=(8, 4, 2, 1),
+    )
+
+
+_ZOO = {
+    spec.name: spec
+    for spec in (
+        _deit('deit-tiny', 192, 3),
+        _deit('deit-small', 384, 6),
+        _deit('deit-base', 768, 12),
+        _pvtv2('pvtv2-b0', 32, (2, 2, 2, 2)),
+        _pvtv2('pvtv2-b1', 64, (2, 2, 2, 2)),
+        _pvtv2('pvtv2-b2', 64, (3, 4, 6, 3)),
+        _pvtv2('pvtv2-b3', 64, (3, 4, 18, 3)),
+        _pvtv2('pvtv2-b4', 64, (3, 8, 27, 3)),
+        _pvtv2('pvtv2-b5', 64, (3, 6, 40, 3), expansion=(4, 4, 4, 4)),
+    )
+}
+
+
+def arch_names() -> tuple[str, ...]:
+    """Names that ``get_arch`` knows."""
+    return tuple(_ZOO)
+
+
+def get_arch(name: str) -> ArchSpec:
+    """The stock architecture of that name.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if name not in _ZOO:
+        close = difflib.get_close_matches(name, _ZOO, n=1)
+        hint = f' Did you mean {close[0]!r}?' if close else ''
+        raise ValueError(
+            f'arch = {name!r}: unknown name. Known: {", ".join(_ZOO)}; or give the path of an '
+            f'arch.json.{hint}'
+        )
+    return _ZOO[name]
+
+
+def resolve_arch(arch: str | Path | Mapping[str, Any] | ArchSpec, family: str | None = None) -> ArchSpec:
+    """What a config's ``arch=`` means: a stock name, the path of an ``arch.json``, or a mapping.
+
+    Args:
+        arch: any of the three, or an ``ArchSpec``, which is returned as it is.
+        family: when given, the family that the result must have.
+
+    Raises:
+        ValueError: unknown name, invalid spec, or another family than ``family``.
+        FileNotFoundError: a path that does not exist.
+    """
+    if isinstance(arch, ArchSpec):
+        spec = arch
+    elif isinstance(arch, (str, Path)):
+        spec = ArchSpec.from_json(arch) if str(arch).endswith('.json') else get_arch(str(arch))
+    else:
+        spec = ArchSpec.from_dict(arch)
+    if family is not None and spec.family != family:
+        backbone = {'deit': 'UPDeiT', 'pvtv2': 'UPPVTv2'}[spec.family]
+        raise ValueError(
+            f'arch family = {spec.family!r}: this backbone builds {family!r}; use type='
+            f"'upvit_mm.{backbone}' or an arch of family {family!r}."
+        )
+    return spec

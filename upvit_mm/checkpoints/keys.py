@@ -1,0 +1,154 @@
+"""Tensor names: which layout a state dict has, conversion to ours and back, and the check against a model.
+
+State dicts here are of a backbone alone: mappings of tensor name to tensor, without ``backbone.`` in front.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, MutableMapping
+
+import torch
+from torch import Tensor
+
+from upvit_mm.checkpoints.layouts import LAYOUTS, OURS_MARKER, Layout, Rule, fill, pattern
+
+logger = logging.getLogger('upvit_mm')
+State = dict[str, Tensor]
+
+
+def detect_layout(keys: Iterable[str]) -> Layout | None:
+    """The foreign layout of a backbone's state dict; None when it is already ours.
+
+    Raises:
+        ValueError: none of the known layouts; the message lists them and the first keys.
+    """
+    keys = set(keys)
+    if OURS_MARKER in keys:
+        return None
+    for layout in LAYOUTS:
+        if layout.marker in keys:
+            return layout
+    known = ', '.join(['ours', *(layout.name for layout in LAYOUTS)])
+    raise ValueError(
+        f'checkpoint layout not recognised: {_some(sorted(keys))}. Known layouts: {known}. '
+        'Check that the file is a DeiT or PVTv2, and which prefix its backbone has.'
+    )
+
+
+def to_ours(state: Mapping[str, Tensor]) -> State:
+    """A backbone's state dict of any known layout, in ours; fused q, k, v are split.
+
+    Raises:
+        ValueError: unknown layout, or keys that the layout does not have.
+    """
+    layout = detect_layout(state)
+    if layout is None:
+        return dict(state)
+    rules = [(pattern(rule.theirs), rule) for rule in layout.rules]
+    ours, unknown = {}, []
+    for key, tensor in state.items():
+        matches = [(m, rule) for expression, rule in rules if (m := expression.match(key))]
+        for match, rule in matches:
+            ours[fill(rule.ours, match.groupdict())] = _take(tensor, rule, key)
+        if not matches and not _is_dropped(key, layout):
+            unknown.append(key)
+    if unknown:
+        raise ValueError(
+            f'{len(unknown)} tensor(s) have no place in a {layout.family} backbone ({layout.name} layout): '
+            f'{_some(unknown)}. Is it a variant that this package does not build?'
+        )
+    if 'dist_token' in state:  # its position is the second one
+        ours['pos_embed'] = torch.cat([ours['pos_embed'][:, :1], ours['pos_embed'][:, 2:]], dim=1)
+    return ours
+
+
+def from_ours(state: Mapping[str, Tensor], layout: Layout) -> State:
+    """The inverse of ``to_ours`` for one layout: bit-identical tensors under its names.
+
+    Raises:
+        ValueError: q, k, v widths differ, which a fused tensor cannot say.
+    """
+    theirs: State = {}
+    fused: dict[str, dict[int, Tensor]] = {}
+    rules = [(pattern(rule.ours), rule) for rule in layout.rules]
+    for key, tensor in state.items():
+        match, rule = next(((m, r) for expression, r in rules if (m := expression.match(key))), (None, None))
+        if rule is None:
+            raise ValueError(f'tensor {key!r} has no place in the {layout.name} layout.')
+        target = fill(rule.theirs, match.groupdict())
+        if rule.slot[1] > 1:
+            fused.setdefault(target, {})[rule.slot[0]] = tensor
+        else:
+            conv = rule.conv1x1 and tensor.ndim == 2
+            theirs[target] = tensor[:, :, None, None] if conv else tensor
+    for target, parts in fused.items():
+        tensors = [parts[i] for i in sorted(parts)]
+        if len({t.shape for t in tensors}) > 1:
+            raise ValueError(
+                f'{target}: the {layout.name} layout fuses tensors of one width, but this model has '
+                f'{[len(t) for t in tensors]}. Keep it in our layout (--to ours).'
+            )
+        theirs[target] = torch.cat(tensors)
+    return theirs
+
+
+def to_ours_in_place(state: MutableMapping[str, Tensor], prefix: str) -> None:
+    """Convert the backbone below ``prefix`` within a larger state dict; leave unknown names for ``check_state``."""
+    local = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    if OURS_MARKER in local or not any(layout.marker in local for layout in LAYOUTS):
+        return
+    converted = to_ours(local)
+    for key in local:
+        del state[prefix + key]
+    state.update({prefix + k: v for k, v in converted.items()})
+
+
+def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
+    """Refuse a state dict that does not cover a model exactly.
+
+    Args:
+        state: what is to be loaded.
+        expected: the model's own state dict.
+        name: the model, for the message.
+
+    Raises:
+        ValueError: a tensor is missing, extra or mis-shaped: the first five and the count.
+    """
+    missing = [f'{k} is missing' for k in expected if k not in state]
+    extra = [f'{k} is not in the model' for k in state if k not in expected]
+    shapes = [
+        f'{k} has shape {tuple(state[k].shape)}, the model {tuple(v.shape)}'
+        for k, v in expected.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    problems = shapes + missing + extra
+    if problems:
+        raise ValueError(
+            f'checkpoint does not fit {name}: {len(problems)} of {len(expected)} tensors differ: '
+            f'{"; ".join(problems[:5])}{"; ..." if len(problems) > 5 else ""}. '
+            'Use the arch.json that was written beside the checkpoint, or the checkpoint of this arch'
+            + ('; is its prefix right?' if not state else '.')
+        )
+
+
+def _take(tensor: Tensor, rule: Rule, key: str) -> Tensor:
+    if rule.conv1x1:
+        return tensor.flatten(1) if tensor.ndim == 4 else tensor
+    part, parts = rule.slot
+    if len(tensor) % parts:
+        raise ValueError(f'{key} has {len(tensor)} rows, which is no multiple of {parts} (fused q, k, v).')
+    return tensor.chunk(parts)[part].clone() if parts > 1 else tensor
+
+
+def _is_dropped(key: str, layout: Layout) -> bool:
+    for expression, reason in layout.dropped:
+        if re.match(expression, key):
+            logger.warning('dropped %s: %s', key, reason)
+            return True
+    return False
+
+
+def _some(keys: list[str]) -> str:
+    return ', '.join(keys[:5]) + (f', ... ({len(keys)} in all)' if len(keys) > 5 else '')

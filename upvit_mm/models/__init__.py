@@ -1,0 +1,10 @@
+"""How an ArchSpec becomes modules, registered for OpenMMLab under the scope ``upvit_mm``."""
+
+from upvit_mm.openmmlab import require_openmmlab
+
+require_openmmlab()
+
+from upvit_mm.models.backbones import UPPVTv2, UPDeiT  # noqa: E402
+from upvit_mm.models.necks import SimpleFeaturePyramid  # noqa: E402
+
+__all__ = ['SimpleFeaturePyramid', 'UPDeiT', 'UPPVTv2']

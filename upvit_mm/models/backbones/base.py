@@ -1,0 +1,196 @@
+"""What both backbones share: arch, initialisation, checkpoints, freezing, layer depth."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+from mmengine.model import BaseModule, PretrainedInit
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.checkpoints import check_state, load_backbone, to_ours_in_place
+from upvit_mm.models.layers import Stage
+
+
+class UPBackbone(BaseModule):
+    """Base of the backbones that are built from an ArchSpec.
+
+    Subclasses build ``self.stages`` and then call ``reset_parameters``.
+
+    Args:
+        arch: stock name, path of an ``arch.json``, or mapping (see ``upvit_mm.arch.resolve_arch``).
+        frozen_stages: see the subclass; -1 freezes nothing.
+        norm_eval: accepted since detector configs often set it; LayerNorm acts alike in both modes.
+        init_cfg: mmengine's, where ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes any layout that
+            ``upvit_mm.checkpoints`` knows and raises on a tensor that is missing, extra or mis-shaped.
+    """
+
+    family: str
+    stages: nn.ModuleList
+
+    def __init__(self, arch, frozen_stages: int = -1, norm_eval: bool = False, init_cfg=None):
+        super().__init__(init_cfg=init_cfg)
+        if norm_eval:
+            warnings.warn(
+                'norm_eval=True is ignored: this backbone has LayerNorm only, which acts alike in training '
+                'and evaluation.',
+                stacklevel=3,
+            )
+        self.arch: ArchSpec = resolve_arch(arch, self.family)
+        self.frozen_stages = frozen_stages
+
+    # --------------------------------------------------------- initialisation
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights, as the authors of both families do: truncated normal, 0.02, for Linear."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                self._reset_conv(module)
+
+    def _reset_conv(self, conv: nn.Conv2d) -> None:
+        fan_out = conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels // conv.groups
+        nn.init.normal_(conv.weight, std=(2.0 / fan_out) ** 0.5)
+        nn.init.zeros_(conv.bias)
+
+    def init_weights(self) -> None:
+        """mmengine's entry: load ``init_cfg``'s checkpoint through our loader, or initialise as it says.
+
+        Raises:
+            FileNotFoundError: the checkpoint does not exist.
+            ValueError: it is unreadable, of another layout or family, or does not fit the arch.
+        """
+        first_call = not self.is_init
+        configured = self.init_cfg
+        configs = configured if isinstance(configured, list) else [configured] if configured else []
+        pretrained = [c for c in configs if c['type'] in ('Pretrained', PretrainedInit)]
+        self.init_cfg = [c for c in configs if c not in pretrained] or None
+        super().init_weights()
+        self.init_cfg = configured
+        if first_call:
+            for config in pretrained:
+                self.load_state_dict(load_backbone(config['checkpoint'], prefix=config.get('prefix')))
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        """Every load passes here (torch's, mmengine's, of this module or of a whole detector).
+
+        mmengine only logs a mismatch and goes on with random weights; a wrong backbone raises instead.
+        """
+        to_ours_in_place(state_dict, prefix)
+        loaded = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+        check_state(loaded, self.state_dict(), self._describe())
+        self.clear_caches()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _describe(self) -> str:
+        return f'{type(self).__name__}(arch={self.arch.name or "custom"})'
+
+    def clear_caches(self) -> None:
+        """Forget whatever was computed from weights; nothing here."""
+
+    # --------------------------------------------------------------- freezing
+
+    def frozen_modules(self) -> Iterable[nn.Module | nn.Parameter]:
+        """Modules and bare parameters that ``frozen_stages`` freezes."""
+        raise AssertionError('a subclass says what it freezes')
+
+    def freeze(self) -> None:
+        """Stop the gradients of what ``frozen_stages`` names."""
+        for frozen in self.frozen_modules():
+            frozen.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.clear_caches()
+        for frozen in self.frozen_modules():
+            if isinstance(frozen, nn.Module):
+                frozen.eval()  # no drop path in a frozen part
+        return self
+
+    # ------------------------------------------------------------ layer decay
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning-rate decay.
+
+        Args:
+            param_name: full name of the parameter.
+            prefix: what stands before this backbone's own names, for example ``'backbone.'``.
+
+        Returns:
+            ``(depth, number of depths)``: 0 for the first patch embedding (and DeiT's class token and positions),
+            ``1 + k`` for the k-th block over all stages, the last for everything behind the backbone. A later
+            stage's patch embedding counts with its first block, its norm with its last.
+        """
+        count = sum(self.arch.depths) + 2
+        if not param_name.startswith(prefix):
+            return count - 1, count
+        parts = param_name[len(prefix) :].split('.')
+        if parts[0] != 'stages':
+            return 0, count  # class token, position embedding
+        stage = int(parts[1])
+        before = sum(self.arch.depths[:stage])
+        if parts[2] == 'blocks':
+            return 1 + before + int(parts[3]), count
+        if parts[2] == 'norm':
+            return before + self.arch.depths[stage], count
+        return (0 if stage == 0 else 1 + before), count
+
+    # ---------------------------------------------------------------- helpers
+
+    def drop_path_rates(self, rate: float) -> list[list[float]]:
+        """Stochastic depth rising linearly over all blocks, ``[stage][block]`` (arXiv 2012.12877, sec. 6).
+
+        Raises:
+            ValueError: ``rate`` outside [0, 1).
+        """
+        if not 0 <= rate < 1:
+            raise ValueError(f'drop_path_rate = {rate}: must lie in [0, 1).')
+        last = max(sum(self.arch.depths) - 1, 1)
+        rates = iter(range(sum(self.arch.depths)))
+        return [[rate * next(rates) / last for _ in range(depth)] for depth in self.arch.depths]
+
+    def check_indices(self, field: str, indices: Sequence[int], count: int) -> tuple[int, ...]:
+        """``indices`` as a tuple counted from the front.
+
+        Raises:
+            ValueError: empty, or one outside ``[-count, count)``.
+        """
+        wrong = [i for i in indices if not -count <= i < count]
+        if wrong or not indices:
+            raise ValueError(
+                f'{field} = {tuple(indices)}: {self._describe()} has indices 0 to {count - 1} (or -1 to -{count}), '
+                'and at least one must be given.'
+            )
+        return tuple(sorted(i % count for i in indices))
+
+    def check_image(self, x: Tensor) -> None:
+        """Refuse an image that is smaller than one token of the coarsest map.
+
+        Raises:
+            ValueError: a side below the largest stride, or another number of channels than the arch.
+        """
+        stride = self.arch.strides[-1]
+        if min(x.shape[-2:]) < stride:
+            raise ValueError(
+                f'image of {x.shape[-2]}x{x.shape[-1]} pixels: {type(self).__name__} needs at least {stride} pixels '
+                'a side, its largest stride; resize or pad the images.'
+            )
+        if x.shape[1] != self.arch.in_channels:
+            raise ValueError(
+                f'image with {x.shape[1]} channels: the arch has in_channels = {self.arch.in_channels}.'
+            )
+
+
+def stage_modules(stage: Stage, blocks: int) -> list[nn.Module]:
+    """The patch embedding and the first ``blocks`` blocks of a stage, its norm too when those are all."""
+    parts: list[nn.Module] = [stage.patch_embed, *stage.blocks[:blocks]]
+    return [*parts, stage.norm] if blocks >= len(stage.blocks) else parts

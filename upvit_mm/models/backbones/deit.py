@@ -1,0 +1,147 @@
+"""DeiT / plain ViT with free widths (arXiv 2012.12877; shape legend: ``layers/__init__.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from upvit_mm.models.backbones.base import UPBackbone, stage_modules
+from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, PosEmbedResizer, Stage, WindowedAttention
+from upvit_mm.models.layers.grid import Grid, tokens_to_map
+from upvit_mm.registry import MODELS
+
+NUM_PREFIX_TOKENS = 1  # the class token
+OUT_TYPES = ('featmap', 'cls_token')
+
+
+@MODELS.register_module()
+class UPDeiT(UPBackbone):
+    """Plain vision transformer for any ArchSpec of family ``deit``; one stage at stride 16.
+
+    Args:
+        arch: ``'deit-tiny'``, ``'deit-small'``, ``'deit-base'``, the path of an ``arch.json``, or a mapping.
+        out_type: ``'featmap'``: maps ``(B, C, H, W)`` for detectors; ``'cls_token'``: ``(B, C)`` for classifiers.
+        out_indices: blocks whose output is returned; the last one passes the final norm.
+        window_size: side in tokens of the windows of the non-global blocks; 0 = every block is global.
+        global_blocks: blocks that attend globally when ``window_size`` is set; None = four, evenly spread, the
+            last among them (arXiv 2203.16527, sec. 3).
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        frozen_stages: -1 nothing; 0 class token, positions and patch embedding; k those and the first k blocks.
+        with_cp: recompute blocks in the backward pass: less memory, about a third more time.
+        norm_eval: ignored with a warning, see ``UPBackbone``.
+        init_cfg: see ``UPBackbone``.
+
+    Raises:
+        ValueError: unknown or invalid arch, another family, or a setting out of range.
+    """
+
+    family = 'deit'
+
+    def __init__(
+        self,
+        arch,
+        out_type: str = 'featmap',
+        out_indices: Sequence[int] = (-1,),
+        window_size: int = 0,
+        global_blocks: Sequence[int] | None = None,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_eval: bool = False,
+        init_cfg=None,
+    ):
+        super().__init__(arch, frozen_stages, norm_eval, init_cfg)
+        depth = self.arch.depths[0]
+        if out_type not in OUT_TYPES:
+            raise ValueError(f'out_type = {out_type!r}: must be one of {", ".join(OUT_TYPES)}.')
+        if not -1 <= frozen_stages <= depth:
+            raise ValueError(f'frozen_stages = {frozen_stages}: must lie in -1 to {depth}, the depth.')
+        if window_size < 0:
+            raise ValueError(f'window_size = {window_size}: must be 0 (global attention) or more.')
+        self.out_type = out_type
+        self.out_indices = self.check_indices('out_indices', out_indices, depth)
+        if window_size == 0:
+            global_blocks = range(depth)
+        elif global_blocks is None:
+            global_blocks = four_global_blocks(depth)
+        elif len(global_blocks):
+            global_blocks = self.check_indices('global_blocks', global_blocks, depth)
+
+        embed_dims = self.arch.embed_dims[0]
+        grid = (self.arch.pos_embed_grid,) * 2
+        self.cls_token = nn.Parameter(torch.empty(1, NUM_PREFIX_TOKENS, embed_dims))
+        self.pos_embed = nn.Parameter(torch.empty(1, NUM_PREFIX_TOKENS + grid[0] * grid[1], embed_dims))
+        self.resize_pos_embed = PosEmbedResizer(grid, NUM_PREFIX_TOKENS)
+        rates = self.drop_path_rates(drop_path_rate)[0]
+        blocks = [self._build_block(j, rates[j], 0 if j in global_blocks else window_size) for j in range(depth)]
+        patch_size = self.arch.patch_size
+        patch_embed = PatchEmbed(self.arch.in_channels, embed_dims, patch_size, patch_size, norm=False)
+        self.stages = nn.ModuleList([Stage(patch_embed, blocks, embed_dims, with_cp)])
+        self.reset_parameters()
+        self.freeze()
+
+    def _build_block(self, j: int, drop_path: float, window_size: int) -> Block:
+        arch = self.arch
+        embed_dims = arch.embed_dims[0]
+        widths = dict(
+            embed_dims=embed_dims,
+            num_heads=arch.num_heads[0][j],
+            qk_dim=arch.qk_dims[0][j],
+            v_dim=arch.v_dims[0][j],
+            scale=arch.qk_scales[0][j],
+        )
+        if window_size:
+            attn = WindowedAttention(window_size, NUM_PREFIX_TOKENS, **widths)
+        else:
+            attn = Attention(**widths)
+        return Block(embed_dims, attn, Mlp(embed_dims, arch.mlp_hidden_dims[0][j], dwconv=False), drop_path)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        trunc_normal_(self.cls_token, std=0.02)
+        trunc_normal_(self.pos_embed, std=0.02)
+
+    def _reset_conv(self, conv: nn.Conv2d) -> None:
+        conv.reset_parameters()  # torch's default, as the authors have it
+
+    def clear_caches(self) -> None:
+        self.resize_pos_embed.clear()
+
+    def frozen_modules(self) -> Iterable[nn.Module | nn.Parameter]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.cls_token, self.pos_embed, *stage_modules(self.stages[0], self.frozen_stages)]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image ``(B, 3, h, w)`` -> per index in ``out_indices`` a map ``(B, C, ceil(h/16), ceil(w/16))`` or ``(B, C)``.
+
+        An incomplete patch at the right or bottom edge is filled with zeros.
+
+        Raises:
+            ValueError: a side below the patch size, or a wrong number of channels.
+        """
+        self.check_image(x)
+        stage = self.stages[0]
+        tokens, grid = stage.patch_embed(x)
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)  # (B, 1+N, C)
+        tokens = tokens + self.resize_pos_embed(self.pos_embed, grid)
+        outs = []
+        for j in range(self.out_indices[-1] + 1):
+            tokens = stage.run_block(j, tokens, grid)
+            if j in self.out_indices:
+                out = stage.norm(tokens) if j == len(stage.blocks) - 1 else tokens
+                outs.append(self._select(out, grid))
+        return tuple(outs)
+
+    def _select(self, tokens: Tensor, grid: Grid) -> Tensor:
+        if self.out_type == 'cls_token':
+            return tokens[:, 0]
+        return tokens_to_map(tokens[:, NUM_PREFIX_TOKENS:], grid)
+
+
+def four_global_blocks(depth: int) -> tuple[int, ...]:
+    """The last block of each of four equal runs of blocks; all blocks when there are fewer than five."""
+    return tuple(sorted({(k + 1) * depth // 4 - 1 for k in range(4)} - {-1}))

@@ -1,0 +1,102 @@
+"""PVTv2 with free widths (arXiv 2106.13797; shape legend: ``layers/__init__.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from upvit_mm.models.backbones.base import UPBackbone, stage_modules
+from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, Stage
+from upvit_mm.models.layers.grid import tokens_to_map
+from upvit_mm.registry import MODELS
+
+PATCH_KERNELS = (7, 3, 3, 3)
+PATCH_STRIDES = (4, 2, 2, 2)
+
+
+@MODELS.register_module()
+class UPPVTv2(UPBackbone):
+    """Pyramid of four stages at strides 4, 8, 16, 32, for any ArchSpec of family ``pvtv2``.
+
+    Args:
+        arch: ``'pvtv2-b0'`` ... ``'pvtv2-b5'``, the path of an ``arch.json``, or a mapping.
+        out_indices: stages that are returned, 0 to 3.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        frozen_stages: -1 nothing; 0 the first patch embedding; k the first k stages.
+        with_cp: recompute blocks in the backward pass: less memory, about a third more time.
+        norm_eval: ignored with a warning, see ``UPBackbone``.
+        init_cfg: see ``UPBackbone``.
+
+    Raises:
+        ValueError: unknown or invalid arch, another family, an index or rate out of range.
+    """
+
+    family = 'pvtv2'
+
+    def __init__(
+        self,
+        arch,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_eval: bool = False,
+        init_cfg=None,
+    ):
+        super().__init__(arch, frozen_stages, norm_eval, init_cfg)
+        if not -1 <= frozen_stages <= 4:
+            raise ValueError(f'frozen_stages = {frozen_stages}: must lie in -1 to 4.')
+        self.out_indices = self.check_indices('out_indices', out_indices, 4)
+        rates = self.drop_path_rates(drop_path_rate)
+        self.stages = nn.ModuleList(self._build_stage(i, rates[i], with_cp) for i in range(4))
+        self.reset_parameters()
+        self.freeze()
+
+    def _build_stage(self, i: int, rates: Sequence[float], with_cp: bool) -> Stage:
+        arch = self.arch
+        embed_dims = arch.embed_dims[i]
+        source = arch.embed_dims[i - 1] if i else arch.in_channels
+        blocks = [
+            Block(
+                embed_dims,
+                Attention(
+                    embed_dims,
+                    arch.num_heads[i][j],
+                    arch.qk_dims[i][j],
+                    arch.v_dims[i][j],
+                    arch.qk_scales[i][j],
+                    arch.sr_ratios[i],
+                ),
+                Mlp(embed_dims, arch.mlp_hidden_dims[i][j], dwconv=True),
+                rates[j],
+            )
+            for j in range(arch.depths[i])
+        ]
+        patch_embed = PatchEmbed(source, embed_dims, PATCH_KERNELS[i], PATCH_STRIDES[i], norm=True)
+        return Stage(patch_embed, blocks, embed_dims, with_cp)
+
+    def frozen_modules(self) -> Iterable[nn.Module]:
+        if self.frozen_stages == 0:
+            return [self.stages[0].patch_embed]
+        frozen = self.stages[: max(self.frozen_stages, 0)]
+        return [m for stage in frozen for m in stage_modules(stage, len(stage.blocks))]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image ``(B, 3, h, w)`` -> one map ``(B, C_i, ceil(h/s_i), ceil(w/s_i))`` per index in ``out_indices``.
+
+        Maps lie in channels-last memory.
+
+        Raises:
+            ValueError: a side below 32 pixels, or a wrong number of channels.
+        """
+        self.check_image(x)
+        outs = []
+        for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
+            tokens, grid = stage.patch_embed(x)
+            for j in range(len(stage.blocks)):
+                tokens = stage.run_block(j, tokens, grid)
+            x = tokens_to_map(stage.norm(tokens), grid)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)

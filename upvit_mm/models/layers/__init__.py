@@ -1,0 +1,14 @@
+"""Building blocks shared by both families.
+
+Shape legend: ``B`` batch, ``H, W`` feature grid, ``N = H*W`` tokens, ``P`` prefix tokens (the class token),
+``M`` tokens after spatial reduction, ``C`` embed_dims, ``K`` qk_dim, ``V`` v_dim, ``F`` mlp_hidden_dim,
+``h`` heads, ``L`` tokens of a window.
+"""
+
+from upvit_mm.models.layers.attention import Attention, WindowedAttention
+from upvit_mm.models.layers.block import Block, Stage
+from upvit_mm.models.layers.mlp import Mlp
+from upvit_mm.models.layers.patch_embed import PatchEmbed
+from upvit_mm.models.layers.pos_embed import PosEmbedResizer
+
+__all__ = ['Attention', 'Block', 'Mlp', 'PatchEmbed', 'PosEmbedResizer', 'Stage', 'WindowedAttention']

@@ -1,0 +1,156 @@
+"""Multi-head self-attention whose query/key and value widths are free (shape legend: ``layers/__init__.py``)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from upvit_mm.models.layers.grid import Grid, map_to_tokens, tokens_to_map
+from upvit_mm.models.layers.linear import Linear
+
+SR_NORM_EPS = 1e-5  # PVTv2's spatial reduction keeps torch's default (authors' code, timm)
+
+
+class Attention(nn.Module):
+    """Self-attention, with PVTv2's spatial reduction of keys and values when ``sr_ratio > 1``.
+
+    Queries, keys and values have a Linear each, so that every width can shrink alone.
+
+    Args:
+        embed_dims: ``C``.
+        num_heads: ``h``.
+        qk_dim: ``K``, channels of queries and keys over all heads.
+        v_dim: ``V``, channels of values over all heads.
+        scale: factor on the logits. Stated, because the usual ``(K / h) ** -0.5`` is wrong for a net whose ``K`` was
+            pruned: removing channels must not rescale what the others compute.
+        sr_ratio: kernel and stride of the convolution in front of keys and values; 1 = none.
+    """
+
+    def __init__(
+        self, embed_dims: int, num_heads: int, qk_dim: int, v_dim: int, scale: float, sr_ratio: int = 1
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = scale
+        self.q = Linear(embed_dims, qk_dim)
+        self.k = Linear(embed_dims, qk_dim)
+        self.v = Linear(embed_dims, v_dim)
+        self.proj = Linear(v_dim, embed_dims)
+        self.sr = None
+        if sr_ratio > 1:
+            self.sr = nn.Conv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio)
+            self.sr.to(memory_format=torch.channels_last)
+            self.sr_norm = nn.LayerNorm(embed_dims, eps=SR_NORM_EPS)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """``(B, P+N, C)`` -> ``(B, P+N, C)``; with spatial reduction there must be no prefix (``P = 0``)."""
+        source = x
+        if self.sr is not None:
+            source = self.sr_norm(map_to_tokens(self.sr(tokens_to_map(x, grid))))  # (B, M, C)
+        q, k, v = (self._split(layer(t)) for layer, t in ((self.q, x), (self.k, source), (self.v, source)))
+        out = self.mix(q, k, v, grid)  # (B, h, P+N, V/h)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
+        """Every query over every key: ``(B, h, P+N, K/h)``, ``(B, h, M, K/h)``, ``(B, h, M, V/h)``."""
+        return scaled_attention(q, k, v, self.scale)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, n, h*d) -> (B, h, n, d)
+
+
+class WindowedAttention(Attention):
+    """Attention in which a patch sees the patches of its own window, and the prefix (class) tokens.
+
+    After ViTDet (arXiv 2203.16527, sec. 3): windows do not overlap or shift. Prefix tokens see, and are
+    seen by, the whole grid. So a window that covers the grid gives global attention, exactly.
+
+    Args:
+        window_size: side of a window in tokens.
+        num_prefix_tokens: ``P``.
+        **kwargs: those of ``Attention``.
+    """
+
+    def __init__(self, window_size: int, num_prefix_tokens: int, **kwargs):
+        super().__init__(**kwargs)
+        self.window_size = window_size
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
+        window = (min(self.window_size, grid[0]), min(self.window_size, grid[1]))
+        if window == grid:
+            return scaled_attention(q, k, v, self.scale)
+        prefix = self.num_prefix_tokens
+        counts = (-(-grid[0] // window[0]), -(-grid[1] // window[1]))
+        keys, values = (
+            torch.cat([_repeat_prefix(t[:, :, :prefix], counts), _to_windows(t[:, :, prefix:], grid, window)], 2)
+            for t in (k, v)
+        )  # (B*windows, h, P+L, d)
+        patches = scaled_attention(
+            _to_windows(q[:, :, prefix:], grid, window),
+            keys,
+            values,
+            self.scale,
+            _window_mask(grid, window, prefix, q),
+        )  # (B*windows, h, L, V/h)
+        patches = _from_windows(patches, grid, window)  # (B, h, N, V/h)
+        if not prefix:
+            return patches
+        return torch.cat([scaled_attention(q[:, :, :prefix], k, v, self.scale), patches], dim=2)
+
+
+def scaled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+    """``softmax(scale * q k^T) v`` for any two head widths.
+
+    The fused kernels want queries, keys and values of one width. Zero channels change neither the logits nor
+    the kept outputs, so the narrower side is padded: the N x M matrix is then never stored.
+
+    Args:
+        q: ``(B, h, N, K/h)``.
+        k: ``(B, h, M, K/h)``.
+        v: ``(B, h, M, V/h)``.
+        scale: factor on the logits.
+        mask: bool, broadcast to ``(B, h, N, M)``; False = not seen.
+
+    Returns:
+        ``(B, h, N, V/h)``.
+    """
+    qk_dim, v_dim = q.shape[-1], v.shape[-1]
+    if qk_dim < v_dim:
+        q, k = F.pad(q, (0, v_dim - qk_dim)), F.pad(k, (0, v_dim - qk_dim))
+    elif v_dim < qk_dim:
+        v = F.pad(v, (0, qk_dim - v_dim))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return out[..., :v_dim]
+
+
+def _to_windows(x: Tensor, grid: Grid, window: Grid) -> Tensor:
+    """``(B, h, N, d)`` -> ``(B*windows, h, L, d)``; the grid is filled with zeros to whole windows."""
+    bottom, right = -grid[0] % window[0], -grid[1] % window[1]
+    x = F.pad(x.unflatten(2, grid), (0, 0, 0, right, 0, bottom))  # (B, h, H', W', d)
+    x = x.unflatten(3, (-1, window[1])).unflatten(2, (-1, window[0]))  # (B, h, rows, l, columns, l, d)
+    x = x.permute(0, 2, 4, 1, 3, 5, 6)  # (B, rows, columns, h, l, l, d)
+    return x.flatten(4, 5).flatten(0, 2)
+
+
+def _from_windows(x: Tensor, grid: Grid, window: Grid) -> Tensor:
+    """Inverse of ``_to_windows``: ``(B*windows, h, L, d)`` -> ``(B, h, N, d)``."""
+    counts = (-(-grid[0] // window[0]), -(-grid[1] // window[1]))
+    x = x.unflatten(2, window).unflatten(0, (-1, *counts))  # (B, rows, columns, h, l, l, d)
+    x = x.permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3)  # (B, h, H', W', d)
+    return x[:, :, : grid[0], : grid[1]].flatten(2, 3)
+
+
+def _repeat_prefix(x: Tensor, counts: Grid) -> Tensor:
+    """``(B, h, P, d)`` -> ``(B*windows, h, P, d)``, the same prefix for every window of an image."""
+    return x.unsqueeze(1).expand(-1, counts[0] * counts[1], -1, -1, -1).flatten(0, 1)
+
+
+def _window_mask(grid: Grid, window: Grid, prefix: int, q: Tensor) -> Tensor | None:
+    """Bool ``(B*windows, 1, 1, P+L)``, False at the filled places; None when nothing was filled."""
+    if grid[0] % window[0] == 0 and grid[1] % window[1] == 0:
+        return None
+    real = _to_windows(q.new_ones(1, 1, grid[0] * grid[1], 1), grid, window)  # (windows, 1, L, 1)
+    seen = F.pad(real.transpose(2, 3), (prefix, 0), value=1.0) > 0  # (windows, 1, 1, P+L)
+    return seen.repeat(q.shape[0], 1, 1, 1)

@@ -1,0 +1,63 @@
+"""Transformer block and stage (shape legend: ``layers/__init__.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from upvit_mm.models.layers.attention import Attention
+from upvit_mm.models.layers.grid import Grid
+from upvit_mm.models.layers.mlp import Mlp
+from upvit_mm.models.layers.patch_embed import PatchEmbed
+
+NORM_EPS = 1e-6  # both families, in blocks and at the end of a stage (authors' code, timm)
+
+
+class Block(nn.Module):
+    """Pre-norm block: ``x + attn(norm1(x))``, then ``x + mlp(norm2(x))``.
+
+    Args:
+        embed_dims: ``C``.
+        attn: the attention of this block.
+        mlp: the feed-forward network of this block.
+        drop_path: probability, in [0, 1), that a branch is skipped for an image while training.
+    """
+
+    def __init__(self, embed_dims: int, attn: Attention, mlp: Mlp, drop_path: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+        return x + self.drop_path(self.mlp(self.norm2(x), grid))
+
+
+class Stage(nn.Module):
+    """Patch embedding, blocks and the norm behind them; DeiT has one, PVTv2 four.
+
+    Args:
+        patch_embed: from the previous map to this stage's tokens.
+        blocks: the blocks in order.
+        embed_dims: ``C``.
+        with_cp: recompute activations in the backward pass instead of keeping them.
+    """
+
+    def __init__(self, patch_embed: PatchEmbed, blocks: Sequence[Block], embed_dims: int, with_cp: bool):
+        super().__init__()
+        self.patch_embed = patch_embed
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.with_cp = with_cp
+
+    def run_block(self, index: int, x: Tensor, grid: Grid) -> Tensor:
+        """Block ``index`` on tokens ``(B, P+N, C)``, recomputed later when ``with_cp``."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(self.blocks[index], x, grid, use_reentrant=False)
+        return self.blocks[index](x, grid)

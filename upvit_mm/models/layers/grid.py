@@ -1,0 +1,15 @@
+"""Tokens as a channels-last feature map, without a copy (shape legend: ``layers/__init__.py``)."""
+
+from torch import Tensor
+
+Grid = tuple[int, int]  # (H, W)
+
+
+def tokens_to_map(x: Tensor, grid: Grid) -> Tensor:
+    """``(B, N, C)`` -> ``(B, C, H, W)``, a view in channels-last memory when ``x`` is contiguous."""
+    return x.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def map_to_tokens(x: Tensor) -> Tensor:
+    """``(B, C, H, W)`` -> ``(B, N, C)``, a view when ``x`` lies in channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)

@@ -1,0 +1,3 @@
+from upvit_mm.models.necks.simple_feature_pyramid import SimpleFeaturePyramid
+
+__all__ = ['SimpleFeaturePyramid']

@@ -1,0 +1,97 @@
+"""Which versions of the OpenMMLab packages this package runs on, and the check of what is installed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+# module -> (lowest version, first version too new, distributions that provide the module)
+SUPPORTED = {
+    'mmengine': ('0.10.3', '1.0.0', ('onedl-mmengine', 'mmengine')),
+    'mmcv': ('2.1.0', '2.4.0', ('onedl-mmcv', 'mmcv', 'mmcv-lite')),
+    'mmdet': ('3.3.0', '4.0.0', ('onedl-mmdetection', 'mmdet')),
+    'mmpretrain': ('1.2.0', '2.0.0', ('onedl-mmpretrain', 'mmpretrain')),
+}
+INSTALL_HINT = (
+    'Install one of the two supported lines, for example\n'
+    '  onedl: torch==2.10.0 onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1 '
+    'onedl-mmpretrain==1.3.6\n'
+    '  stock: torch==2.4.1 mmengine==0.10.7 mmcv==2.1.0 mmdet==3.3.0 mmpretrain==1.2.0\n'
+    "with the commands of the README's section Installation (torch first, then mmcv without build isolation)."
+)
+
+
+def installed_version(module: str) -> str | None:
+    """Version of an OpenMMLab module without importing it; None when it is not installed."""
+    spec = find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    for distribution in SUPPORTED[module][2]:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    version_file = Path(spec.submodule_search_locations[0]) / 'version.py'  # a source checkout
+    found = version_file.is_file() and re.search(
+        r"^__version__ = ['\"]([^'\"]+)", version_file.read_text(encoding='utf-8'), re.MULTILINE
+    )
+    return found.group(1) if found else None
+
+
+def require_openmmlab() -> None:
+    """Raise one ImportError that names every OpenMMLab package that is missing or out of its window.
+
+    Raises:
+        ImportError: with the found and the supported version of each such package, and the fix.
+    """
+    problems = []
+    for module, (low, high, _) in SUPPORTED.items():
+        version = installed_version(module)
+        if version is None:
+            problems.append(f'{module} is not installed (supported: >={low},<{high})')
+        elif not _within(version, low, high):
+            problems.append(f'{module} is {version} (supported: >={low},<{high})')
+    if problems:
+        raise ImportError(f'upvit_mm cannot run here: {"; ".join(problems)}.\n{INSTALL_HINT}')
+
+
+def _within(version: str, low: str, high: str) -> bool:
+    try:
+        return Version(low) <= Version(version) < Version(high)
+    except InvalidVersion:
+        return False
+
+
+def require_mmcv_ops() -> None:
+    """Raise unless mmcv was built with its operators, which detectors need; shown by one NMS.
+
+    Raises:
+        ImportError: what failed, and how to install mmcv so that it has them.
+    """
+    try:
+        import torch
+        from mmcv.ops import nms
+
+        boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 1.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
+        _, kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)
+        if kept.tolist() != [0, 2]:
+            raise ImportError(f'mmcv.ops.nms kept boxes {kept.tolist()} of three, 0 and 2 are right')
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise ImportError(
+            f'mmcv {installed_version("mmcv")} has no working operators ({error}). It was built without torch, or for '
+            'another torch: uninstall it, then `pip install --no-build-isolation --no-cache-dir` it with torch in place.'
+        ) from error
+
+
+if __name__ == '__main__':
+    try:
+        require_openmmlab()
+        require_mmcv_ops()
+    except ImportError as problem:
+        sys.exit(f'error: {problem}')
+    print('OpenMMLab is ready:', ', '.join(f'{module} {installed_version(module)}' for module in SUPPORTED))

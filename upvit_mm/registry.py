@@ -1,0 +1,6 @@
+"""Child registries of mmengine's, so that ``type='upvit_mm.UPPVTv2'`` works in any mmdet or mmpretrain config."""
+
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='upvit_mm', locations=['upvit_mm.models'])
