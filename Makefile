@@ -62,7 +62,9 @@ $(VENV)/.mmcv: $(VENV)/.torch $(STACK_DIR)/mmcv.txt
 	@echo '== 2/4 mmcv: seconds from a wheel, else about 10 minutes of compiling on two cores'
 	@CFLAGS='$(MMCV_FLAGS)' MMCV_WITH_OPS=1 PATH="$(abspath $(VENV))/bin:$$PATH" \
 	  $(PIP) install -v --no-build-isolation -c $(STACK_DIR)/torch.txt -r $(STACK_DIR)/mmcv.txt 2>&1 \
-	  | tee $(VENV)/mmcv.log | grep --line-buffered -oE '^ *(\[[0-9]+/[0-9]+\]|Collecting .*|Downloading .*|Building wheel .*|Successfully .*|ERROR: .*)' \
+	  | tee $(VENV)/mmcv.log \
+	  | awk 'match($$0, /^ *(\[[0-9]+\/[0-9]+\]|Requirement already.*|Collecting.*|Processing.*|Building wheel.*|Successfully.*)/) \
+	      { print substr($$0, 1, RLENGTH); fflush() }' \
 	  || { echo 'error: mmcv was not installed; the reason stands in $(VENV)/mmcv.log (is gcc there?)' >&2; exit 1; }
 	@touch $@
 

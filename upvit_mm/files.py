@@ -1,7 +1,8 @@
-"""Atomic writing: an artefact is either whole or not there."""
+"""Files: atomic writing (an artefact is either whole or not there) and their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -20,15 +21,46 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
     os.close(handle)
+    part = Path(name)
     try:
-        write(Path(part))
+        write(part)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)  # mkstemp gives 0600, which colleagues could not read
-        os.replace(part, path)
+        part.chmod(0o666 & ~umask)  # mkstemp gives 0600, which colleagues could not read
+        part.replace(path)
     finally:
-        if os.path.exists(part):
-            os.unlink(part)
+        part.unlink(missing_ok=True)
     return path
+
+
+def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a temporary folder beside ``path``, then put it in the place of ``path``.
+
+    Args:
+        path: final folder; an older one is replaced whole.
+        write: called with the temporary folder, which it must fill.
+
+    Returns:
+        ``path`` as a ``Path``. When ``write`` raises, an older folder at ``path`` is left as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.', suffix='.part') as scratch:
+        new, old = Path(scratch, 'new'), Path(scratch, 'old')
+        new.mkdir()
+        write(new)
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    return path
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with Path(path).open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

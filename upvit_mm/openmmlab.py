@@ -83,8 +83,8 @@ def require_mmcv_ops() -> None:
             raise ImportError(f'mmcv.ops.nms kept boxes {kept.tolist()} of three, 0 and 2 are right')
     except (ImportError, RuntimeError, AttributeError) as error:
         raise ImportError(
-            f'mmcv {installed_version("mmcv")} has no working operators ({error}). It was built without torch, or for '
-            'another torch: uninstall it, then `pip install --no-build-isolation --no-cache-dir` it with torch in place.'
+            f'mmcv {installed_version("mmcv")} has no working operators ({error}). It was built without torch or for '
+            'another one: uninstall it, then `pip install --no-build-isolation --no-cache-dir` it with torch in place.'
         ) from error
 
 

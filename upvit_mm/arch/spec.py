@@ -108,9 +108,7 @@ class ArchSpec:
         fields = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(map(str, set(data) - set(fields)))
         if unknown:
-            raise ValueError(
-                f'arch has unknown key(s) {", ".join(unknown)}; known keys: {", ".join(fields)}.'
-            )
+            raise ValueError(f'arch has unknown key(s) {", ".join(unknown)}; known keys: {", ".join(fields)}.')
         required = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
         missing = [n for n in required if n not in data]
         if missing:
@@ -119,9 +117,7 @@ class ArchSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-ready dict with every field resolved; ``from_dict`` gives an equal spec."""
-        return {'version': SPEC_VERSION} | {
-            f.name: _listed(getattr(self, f.name)) for f in dataclasses.fields(self)
-        }
+        return {'version': SPEC_VERSION} | {f.name: _listed(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> ArchSpec:
@@ -134,8 +130,7 @@ class ArchSpec:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f'arch file {str(path)!r} does not exist; give a path to an arch.json or a known '
-                'arch name.'
+                f'arch file {str(path)!r} does not exist; give a path to an arch.json or a known arch name.'
             )
         try:
             content = json.loads(path.read_text(encoding='utf-8'))
@@ -147,7 +142,8 @@ class ArchSpec:
 
     def save_json(self, path: str | os.PathLike) -> Path:
         """Write ``{"arch": {...}}`` atomically and return the path."""
-        text = json.dumps({'arch': self.to_dict()}, indent=2) + '\n'
+        fields = ',\n'.join(f'    {json.dumps(k)}: {json.dumps(v)}' for k, v in self.to_dict().items())
+        text = f'{{\n  "arch": {{\n{fields}\n  }}\n}}\n'  # one line a field: a table, not a ribbon
         return write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
 
     # ---------------------------------------------------------------- derived
@@ -186,16 +182,14 @@ class ArchSpec:
         stages = value if _is_list(value) else (value,) * self.num_stages
         if len(stages) != self.num_stages:
             raise ValueError(
-                f'{field} = {_listed(value)!r}: {self.family} has {self.num_stages} stage(s), '
-                f'got {len(stages)}.'
+                f'{field} = {_listed(value)!r}: {self.family} has {self.num_stages} stage(s), got {len(stages)}.'
             )
         out = []
         for i, (stage, depth) in enumerate(zip(stages, self.depths)):
             blocks = stage if _is_list(stage) else (stage,) * depth
             if len(blocks) != depth:
                 raise ValueError(
-                    f'{field}[{i}] = {_listed(stage)!r}: stage {i} has depth {depth}, '
-                    f'got {len(blocks)} value(s).'
+                    f'{field}[{i}] = {_listed(stage)!r}: stage {i} has depth {depth}, got {len(blocks)} value(s).'
                 )
             out.append(tuple(check(f'{field}[{i}][{j}]', v) for j, v in enumerate(blocks)))
         return tuple(out)
@@ -213,19 +207,14 @@ class ArchSpec:
                     heads = self.num_heads[i][j]
                     if width % heads:
                         raise ValueError(
-                            f'{field}[{i}][{j}] = {width}: must be a multiple of '
-                            f'num_heads[{i}][{j}] = {heads}.'
+                            f'{field}[{i}][{j}] = {width}: must be a multiple of num_heads[{i}][{j}] = {heads}.'
                         )
 
     def _check_family(self) -> None:
         if self.family == 'deit' and self.sr_ratios != (1,):
-            raise ValueError(
-                f'sr_ratios = {list(self.sr_ratios)}: deit has no spatial reduction, leave it out.'
-            )
+            raise ValueError(f'sr_ratios = {list(self.sr_ratios)}: deit has no spatial reduction, leave it out.')
         if self.img_size % self.patch_size:
-            raise ValueError(
-                f'img_size = {self.img_size}: must be a multiple of patch_size = {self.patch_size}.'
-            )
+            raise ValueError(f'img_size = {self.img_size}: must be a multiple of patch_size = {self.patch_size}.')
 
 
 def _is_list(value: Any) -> bool:

@@ -65,8 +65,7 @@ def get_arch(name: str) -> ArchSpec:
         close = difflib.get_close_matches(name, _ZOO, n=1)
         hint = f' Did you mean {close[0]!r}?' if close else ''
         raise ValueError(
-            f'arch = {name!r}: unknown name. Known: {", ".join(_ZOO)}; or give the path of an '
-            f'arch.json.{hint}'
+            f'arch = {name!r}: unknown name. Known: {", ".join(_ZOO)}; or give the path of an arch.json.{hint}'
         )
     return _ZOO[name]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
-import pickle
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import safetensors
 import safetensors.torch
@@ -24,13 +24,37 @@ logger = logging.getLogger('upvit_mm')
 
 FORMAT_VERSION = 1
 WRAPPERS = ('state_dict', 'model')  # mmengine (EMA weights already in place), official DeiT and UP-ViT files
-# plain data that mmengine writes into its checkpoints beside the weights
-HARMLESS = {
-    'mmengine.logging.history_buffer': ('HistoryBuffer',),
-    'numpy': ('dtype', 'ndarray'),
-    'numpy.core.multiarray': ('_reconstruct', 'scalar'),
-    'numpy.dtypes': ('Float32DType', 'Float64DType', 'Int64DType'),
-}
+HEADS = ('head.fc.', 'head.layers.head.', 'head.')  # mmpretrain's linear head, its ViT head, everybody else's
+# What mmengine writes into its checkpoints beside the weights: loss histories and numbers of numpy 1 or 2. They are
+# read as placeholders, so none of these functions is called.
+IGNORED = (
+    '_codecs.encode',
+    'builtins.getattr',
+    'mmengine.logging.history_buffer.HistoryBuffer',
+    'numpy.dtype',
+    'numpy.ndarray',
+    *(f'numpy.{core}.multiarray.{name}' for core in ('core', '_core') for name in ('_reconstruct', 'scalar')),
+)
+
+
+class _Placeholder:
+    """Stands for an object of a type in ``IGNORED``, without its content."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+# torch finds an allowed type by its module and name
+_PLACEHOLDERS = [
+    type(name, (_Placeholder,), {'__module__': module, '__qualname__': name})
+    for module, _, name in (path.rpartition('.') for path in IGNORED)
+]
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -40,7 +64,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         path: ``.pth``/``.pt``, ``.safetensors``, or an http(s) address, which is kept in torch's hub folder.
 
     Returns:
-        What the file holds, on the CPU: a state dict or a dict around one.
+        What the file holds, on the CPU: a state dict or a dict around one. Training histories that mmengine keeps
+        beside it come as empty placeholders.
 
     Raises:
         FileNotFoundError: no such file.
@@ -52,14 +77,12 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
-        with _harmless_globals():
+        with _placeholders():
             content = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f'checkpoint {str(path)!r} is corrupt or no checkpoint: {_first_line(error)}. Download or write it again.'
-        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise ValueError(_reason(path, error)) from error
     if not isinstance(content, dict):
         raise ValueError(f'checkpoint {str(path)!r} holds a {type(content).__name__}, not a dict of tensors.')
     return content
@@ -82,8 +105,12 @@ def load_backbone(path: str | os.PathLike, prefix: str | None = None) -> State:
     return to_ours(backbone)
 
 
-def load_classifier(path: str | os.PathLike) -> State:
+def load_classifier(path: str | os.PathLike, prefix: str | None = None) -> State:
     """A classifier's tensors in any known layout, as an mmpretrain ``ImageClassifier`` names them.
+
+    Args:
+        path: see ``read_checkpoint``.
+        prefix: see ``load_backbone``.
 
     Returns:
         ``backbone.*`` in our layout, and ``head.fc.weight`` ``(classes, C)`` and ``head.fc.bias`` when there is a head.
@@ -92,10 +119,9 @@ def load_classifier(path: str | os.PathLike) -> State:
         FileNotFoundError: no such file.
         ValueError: unreadable or an unknown layout.
     """
-    backbone, rest = _split(_state_dict(read_checkpoint(path), path), None, path)
+    backbone, rest = _split(_state_dict(read_checkpoint(path), path), prefix, path)
     state = {f'backbone.{k}': v for k, v in to_ours(backbone).items()}
-    heads = {'head.fc.': ('head.fc.', 'head.layers.head.', 'head.')}
-    for theirs in heads['head.fc.']:
+    for theirs in HEADS:
         if f'{theirs}weight' in rest:
             state |= {f'head.fc.{p}': rest.pop(f'{theirs}{p}') for p in ('weight', 'bias')}
             break
@@ -152,12 +178,10 @@ def _heads(keys) -> str:
 
 
 @contextlib.contextmanager
-def _harmless_globals() -> Iterator[None]:
-    """Allow, while reading, the plain data types that mmengine's checkpoints carry."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals(
-        [getattr(importlib.import_module(m), name) for m, names in HARMLESS.items() for name in names]
-    )
+def _placeholders() -> Iterator[None]:
+    """Read, for the time being, the types in ``IGNORED`` as placeholders."""
+    before = [*torch.serialization.get_safe_globals()]  # some versions of torch hand out the list itself
+    torch.serialization.add_safe_globals(_PLACEHOLDERS)
     try:
         yield
     finally:
@@ -169,16 +193,24 @@ def _download(url: str) -> Path:
     target = Path(torch.hub.get_dir()) / 'checkpoints' / url.rsplit('/', 1)[-1].split('?')[0]
     if not target.is_file():
         logger.info('downloading %s to %s', url, target)
-        write_atomically(target, lambda part: torch.hub.download_url_to_file(url, str(part)))
+        try:
+            write_atomically(target, lambda part: torch.hub.download_url_to_file(url, str(part)))
+        except URLError as error:
+            raise FileNotFoundError(
+                f'checkpoint {url!r} could not be downloaded: {error}. Check the address, or download it by hand.'
+            ) from error
     return target
 
 
-def _refusal(path: Path, error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
+    # not torch's whole message, which advises to load the file unsafely
+    if foreign := re.search(r'GLOBAL ([\w.]+)', str(error)):
+        return (
+            f'checkpoint {str(path)!r} is refused: it holds {foreign[1]}, which is neither a tensor nor plain data and '
+            'could run code on loading. If you trust its source, save its state dict alone with torch.save.'
+        )
+    detail = str(error).rpartition('WeightsUnpickler error: ')[2].strip() or type(error).__name__
     return (
-        f'checkpoint {str(path)!r} is refused, it holds more than tensors and plain data, which could run code on '
-        f'loading: {_first_line(error)} If you trust its source, save its state dict alone with torch.save.'
+        f'checkpoint {str(path)!r} is corrupt or no checkpoint: {detail.splitlines()[0].rstrip(".")}. '
+        'Download or write it again.'
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,7 +4,7 @@ from upvit_mm.openmmlab import require_openmmlab
 
 require_openmmlab()
 
-from upvit_mm.models.backbones import UPPVTv2, UPDeiT  # noqa: E402
+from upvit_mm.models.backbones import UPDeiT, UPPVTv2  # noqa: E402
 from upvit_mm.models.necks import SimpleFeaturePyramid  # noqa: E402
 
 __all__ = ['SimpleFeaturePyramid', 'UPDeiT', 'UPPVTv2']

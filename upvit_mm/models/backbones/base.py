@@ -173,21 +173,19 @@ class UPBackbone(BaseModule):
         return tuple(sorted(i % count for i in indices))
 
     def check_image(self, x: Tensor) -> None:
-        """Refuse an image that is smaller than one token of the coarsest map.
+        """Refuse an image that is smaller than one token of the coarsest map, or of the coarsest keys and values.
 
         Raises:
             ValueError: a side below the largest stride, or another number of channels than the arch.
         """
-        stride = self.arch.strides[-1]
+        stride = max(stride * ratio for stride, ratio in zip(self.arch.strides, self.arch.sr_ratios))
         if min(x.shape[-2:]) < stride:
             raise ValueError(
                 f'image of {x.shape[-2]}x{x.shape[-1]} pixels: {type(self).__name__} needs at least {stride} pixels '
                 'a side, its largest stride; resize or pad the images.'
             )
         if x.shape[1] != self.arch.in_channels:
-            raise ValueError(
-                f'image with {x.shape[1]} channels: the arch has in_channels = {self.arch.in_channels}.'
-            )
+            raise ValueError(f'image with {x.shape[1]} channels: the arch has in_channels = {self.arch.in_channels}.')
 
 
 def stage_modules(stage: Stage, blocks: int) -> list[nn.Module]:

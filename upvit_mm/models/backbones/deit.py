@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from upvit_mm.models.backbones.base import UPBackbone, stage_modules
 from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, PosEmbedResizer, Stage, WindowedAttention
-from upvit_mm.models.layers.grid import Grid, tokens_to_map
+from upvit_mm.models.layers.grid import Grid, outgoing, tokens_to_map
 from upvit_mm.registry import MODELS
 
 NUM_PREFIX_TOKENS = 1  # the class token
@@ -63,12 +64,7 @@ class UPDeiT(UPBackbone):
             raise ValueError(f'window_size = {window_size}: must be 0 (global attention) or more.')
         self.out_type = out_type
         self.out_indices = self.check_indices('out_indices', out_indices, depth)
-        if window_size == 0:
-            global_blocks = range(depth)
-        elif global_blocks is None:
-            global_blocks = four_global_blocks(depth)
-        elif len(global_blocks):
-            global_blocks = self.check_indices('global_blocks', global_blocks, depth)
+        global_blocks = self._global_blocks(window_size, global_blocks)
 
         embed_dims = self.arch.embed_dims[0]
         grid = (self.arch.pos_embed_grid,) * 2
@@ -82,6 +78,19 @@ class UPDeiT(UPBackbone):
         self.stages = nn.ModuleList([Stage(patch_embed, blocks, embed_dims, with_cp)])
         self.reset_parameters()
         self.freeze()
+
+    def _global_blocks(self, window_size: int, given: Sequence[int] | None) -> Sequence[int]:
+        depth = self.arch.depths[0]
+        if window_size == 0:
+            if given is not None:
+                warnings.warn(
+                    f'global_blocks = {tuple(given)} is ignored: without window_size every block is global.',
+                    stacklevel=3,
+                )
+            return range(depth)
+        if given is None:
+            return four_global_blocks(depth)
+        return self.check_indices('global_blocks', given, depth) if len(given) else ()
 
     def _build_block(self, j: int, drop_path: float, window_size: int) -> Block:
         arch = self.arch
@@ -116,7 +125,7 @@ class UPDeiT(UPBackbone):
         return [self.cls_token, self.pos_embed, *stage_modules(self.stages[0], self.frozen_stages)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Image ``(B, 3, h, w)`` -> per index in ``out_indices`` a map ``(B, C, ceil(h/16), ceil(w/16))`` or ``(B, C)``.
+        """Image ``(B, 3, h, w)`` -> per index a map ``(B, C, ceil(h/16), ceil(w/16))`` or a vector ``(B, C)``.
 
         An incomplete patch at the right or bottom edge is filled with zeros.
 
@@ -139,7 +148,7 @@ class UPDeiT(UPBackbone):
     def _select(self, tokens: Tensor, grid: Grid) -> Tensor:
         if self.out_type == 'cls_token':
             return tokens[:, 0]
-        return tokens_to_map(tokens[:, NUM_PREFIX_TOKENS:], grid)
+        return outgoing(tokens_to_map(tokens[:, NUM_PREFIX_TOKENS:], grid))
 
 
 def four_global_blocks(depth: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from upvit_mm.models.backbones.base import UPBackbone, stage_modules
 from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, Stage
-from upvit_mm.models.layers.grid import tokens_to_map
+from upvit_mm.models.layers.grid import outgoing, tokens_to_map
 from upvit_mm.registry import MODELS
 
 PATCH_KERNELS = (7, 3, 3, 3)
@@ -85,8 +85,6 @@ class UPPVTv2(UPBackbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image ``(B, 3, h, w)`` -> one map ``(B, C_i, ceil(h/s_i), ceil(w/s_i))`` per index in ``out_indices``.
 
-        Maps lie in channels-last memory.
-
         Raises:
             ValueError: a side below 32 pixels, or a wrong number of channels.
         """
@@ -98,5 +96,5 @@ class UPPVTv2(UPBackbone):
                 tokens = stage.run_block(j, tokens, grid)
             x = tokens_to_map(stage.norm(tokens), grid)
             if i in self.out_indices:
-                outs.append(x)
+                outs.append(outgoing(x))
         return tuple(outs)

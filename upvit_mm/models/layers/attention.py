@@ -27,9 +27,7 @@ class Attention(nn.Module):
         sr_ratio: kernel and stride of the convolution in front of keys and values; 1 = none.
     """
 
-    def __init__(
-        self, embed_dims: int, num_heads: int, qk_dim: int, v_dim: int, scale: float, sr_ratio: int = 1
-    ):
+    def __init__(self, embed_dims: int, num_heads: int, qk_dim: int, v_dim: int, scale: float, sr_ratio: int = 1):
         super().__init__()
         self.num_heads = num_heads
         self.scale = scale

@@ -13,3 +13,13 @@ def tokens_to_map(x: Tensor, grid: Grid) -> Tensor:
 def map_to_tokens(x: Tensor) -> Tensor:
     """``(B, C, H, W)`` -> ``(B, N, C)``, a view when ``x`` lies in channels-last memory."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def outgoing(x: Tensor) -> Tensor:
+    """A map for the world outside, in plain NCHW memory.
+
+    mmcv's operators (RoIAlign, deformable convolution) read the memory of a channels-last map as if it were NCHW and
+    give wrong numbers without an error. Convolutions hand their input's layout on, so a map is made plain where it
+    leaves us.
+    """
+    return x.contiguous()

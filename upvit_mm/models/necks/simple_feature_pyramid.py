@@ -8,6 +8,7 @@ from mmengine.model import BaseModule
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from upvit_mm.models.layers.grid import outgoing
 from upvit_mm.registry import MODELS
 
 
@@ -58,7 +59,7 @@ class SimpleFeaturePyramid(BaseModule):
     def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One map ``(B, C, H, W)`` in a sequence -> maps ``(B, out_channels, ...)``, finest first."""
         assert len(feats) == 1, f'the backbone returned {len(feats)} maps, not one'
-        return tuple(level(feats[0]) for level in self.levels)
+        return tuple(outgoing(level(feats[0])) for level in self.levels)
 
 
 def _scaling(dim: int, level: int) -> tuple[list[nn.Module], int]:

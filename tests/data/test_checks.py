@@ -1,0 +1,81 @@
+"""What a config's data are refused for before training starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from upvit_mm.data.checks import check_datasets, read_categories
+
+CLASSES = tuple('0123456789')
+
+
+def config(root, classes=CLASSES, **extra):
+    dataset = dict(
+        type='CocoDataset',
+        metainfo=dict(classes=classes),
+        data_root=str(root),
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/'),
+    )
+    return dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=dataset)), **extra)
+
+
+@pytest.fixture
+def root(digits_folder, tmp_path):
+    return shutil.copytree(digits_folder, tmp_path / 'digits', ignore=shutil.ignore_patterns('classification'))
+
+
+def test_good_data_pass(root):
+    check_datasets(config(root), ('train', 'val'))  # there is no val_dataloader
+
+
+def test_folders(root):
+    shutil.rmtree(root / 'train')
+    with pytest.raises(FileNotFoundError, match=r"digits/train' does not exist"):
+        check_datasets(config(root), ('train',))
+    with pytest.raises(FileNotFoundError, match=r"nowhere' does not exist"):
+        check_datasets(dict(val_dataloader=dict(dataset=dict(type='CustomDataset', data_root='nowhere'))), ('val',))
+    check_datasets(config('s3://bucket/coco'), ('train',))  # not on this disk: left to mmengine
+
+
+def test_annotation_file(root):
+    path = root / 'annotations/instances_train.json'
+    whole = path.read_text()
+    for damaged in (
+        '',
+        whole[:-1],
+        whole[: len(whole) // 2],
+        '[]',
+        '{"categories": {}}',
+        '{"categories": [{"id": 1}]}',
+    ):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=r'instances_train.json. is half-written or no COCO file'):
+            check_datasets(config(root), ('train',))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r'instances_train.json. does not exist'):
+        check_datasets(config(root), ('train',))
+
+
+def test_categories(root):
+    with pytest.raises(ValueError, match=r'1 categories that the config does not list: 9'):
+        check_datasets(config(root, CLASSES[:-1]), ('train',))
+    check_datasets(config(root, CLASSES[:-1], allow_unlisted_categories=True), ('train',))
+    with pytest.raises(ValueError, match=r'lacks 1 of the 11 classes of the config: ten'):
+        check_datasets(config(root, (*CLASSES, 'ten')), ('train',))
+
+
+def test_default_classes_are_those_of_coco(root):
+    cfg = config(root)
+    del cfg['train_dataloader']['dataset']['dataset']['metainfo']
+    with pytest.raises(ValueError, match=r'lacks 80 of the 80 classes of the config: person'):
+        check_datasets(cfg, ('train',))
+
+
+def test_categories_are_found_wherever_they_stand(tmp_path):
+    content = {'categories': [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dög'}], 'images': [], 'annotations': []}
+    (tmp_path / 'a.json').write_text(json.dumps(content, indent=1), encoding='utf-8')
+    assert read_categories(tmp_path / 'a.json') == ['cat', 'dög']

@@ -1,0 +1,175 @@
+"""Every config builds and takes a training step; ours swap into mmdet's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from upvit_mm.arch import ArchSpec, arch_names, get_arch
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+ARCHS = sorted((CONFIGS / '_base_/archs').glob('*.json'))
+ENTRIES = sorted(p for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts)
+DETECTORS = [p for p in ENTRIES if not p.name.startswith('up-')]
+CLASSIFIERS = [p for p in ENTRIES if p.name.startswith('up-')]
+STOCK_DETECTORS = [
+    'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+    'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    'retinanet/retinanet_r50_fpn_1x_coco.py',
+    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+    'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+    'atss/atss_r50_fpn_1x_coco.py',
+]
+SWAP = """
+_base_ = ['mmdet::{stock}', '{arch}']
+model = dict(
+    backbone=dict(
+        _delete_=True, type='upvit_mm.UPPVTv2', arch=_base_.arch,
+        init_cfg=dict(type='Pretrained', checkpoint='{checkpoint}')),
+    neck=dict(in_channels=_base_.arch.embed_dims))
+"""
+
+
+def name_of(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize('path', ARCHS, ids=name_of)
+def test_arch_files_are_valid_and_equal_to_the_zoo(path):
+    spec = ArchSpec.from_json(path)
+    assert spec.name == path.stem
+    assert json.loads(path.read_text()) == {'arch': spec.to_dict()}
+    if spec.name in arch_names():
+        assert spec == get_arch(spec.name)
+
+
+def detector_losses(cfg: Config, scope, size: int = 96) -> dict:
+    """Losses of one training step on two random images; backbone weights are not loaded."""
+    from mmdet.registry import MODELS
+    from mmdet.testing import demo_mm_inputs
+
+    scope('mmdet')
+    cfg.model.backbone.init_cfg = None
+    if 'roi_head' in cfg.model:  # fewer proposals: the same code, seconds less
+        cfg.model.train_cfg.rpn_proposal.max_per_img = 40
+        stages = cfg.model.train_cfg.rcnn
+        for stage in stages if isinstance(stages, list) else [stages]:
+            stage.sampler.num = 16
+    model = MODELS.build(cfg.model)
+    model.train()
+    num_classes = cfg.model.get('bbox_head', {}).get('num_classes', 10)
+    shapes = [(3, size, size), (3, size - 7, size - 20)]
+    with_mask = 'mask_head' in cfg.model.get('roi_head', {})
+    data = demo_mm_inputs(2, shapes, num_classes=min(num_classes, 10), with_mask=with_mask)
+    losses = model(**model.data_preprocessor(data, True), mode='loss')
+    total, _ = model.parse_losses(losses)
+    assert torch.isfinite(total)
+    total.backward()
+    dead = [n for n, p in model.backbone.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not dead
+    return losses
+
+
+@pytest.mark.parametrize('path', DETECTORS, ids=name_of)
+def test_detector_config(path, scope):
+    cfg = Config.fromfile(path)
+    arch = ArchSpec.from_dict(cfg.arch)
+    assert cfg.model.backbone.arch == cfg.arch
+    assert list(cfg.model.neck.in_channels) == list(arch.embed_dims)
+    assert arch.name in path.name
+    losses = detector_losses(cfg, scope)
+    assert ('loss_mask' in losses) == path.name.startswith('mask-rcnn')
+
+
+@pytest.mark.parametrize('path', [p for p in DETECTORS if p.parent.name == 'detection'], ids=name_of)
+def test_coco_recipe(path):
+    """The published one (arXiv 2106.13797, sec. 4.2)."""
+    cfg = Config.fromfile(path)
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+    assert 'momentum' not in cfg.optim_wrapper.optimizer
+    assert cfg.optim_wrapper.optimizer.lr == (1e-4 if path.name.startswith('retinanet') else 2e-4)
+    assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.train_dataloader.batch_size == 2  # on 8 GPUs
+    assert cfg.model.backbone.drop_path_rate == 0.1
+    if '1x' in path.name:
+        assert cfg.train_cfg.max_epochs == 12
+        warm_up, steps = cfg.param_scheduler
+        assert (warm_up.type, warm_up.end, warm_up.by_epoch) == ('LinearLR', 500, False)
+        assert steps.milestones == [8, 11]
+    else:
+        assert cfg.train_dataloader.dataset.times * cfg.train_cfg.max_epochs == 36
+    assert cfg.model.backbone.init_cfg.checkpoint.endswith('_in1k.pth')
+    if 'deit' in path.name:
+        from upvit_mm.models import UPDeiT
+
+        settings = {k: v for k, v in cfg.model.backbone.items() if k not in ('type', 'init_cfg')}
+        with torch.device('meta'):
+            kinds = [type(b.attn).__name__ for b in UPDeiT(**settings).stages[0].blocks]
+        assert kinds.count('Attention') == 4
+        assert kinds[-1] == 'Attention'
+
+
+@pytest.mark.parametrize('path', CLASSIFIERS, ids=name_of)
+def test_classifier_config(path, scope):
+    from mmpretrain.registry import MODELS
+    from mmpretrain.structures import DataSample
+
+    cfg = Config.fromfile(path)
+    assert cfg.model.backbone.arch == cfg.arch
+    scope('mmpretrain')
+    model = MODELS.build({**cfg.model, 'data_preprocessor': {'type': 'ClsDataPreprocessor', **cfg.data_preprocessor}})
+    samples = [DataSample().set_gt_label(i) for i in range(2)]
+    losses = model(torch.randn(2, 3, 64, 64), samples, mode='loss')
+    losses['loss'].backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.fixture
+def pruned(tmp_path, tiny_arch, build):
+    """Files of a pruned backbone: arch.json and a checkpoint."""
+    from upvit_mm.checkpoints import save_checkpoint
+
+    arch = tiny_arch('pvtv2')
+    ArchSpec.from_dict(arch).save_json(tmp_path / 'arch.json')
+    state = build('pvtv2', arch).state_dict()
+    save_checkpoint(tmp_path / 'pruned.pth', {f'backbone.{k}': v for k, v in state.items()})
+    return tmp_path
+
+
+@pytest.mark.parametrize('stock', STOCK_DETECTORS, ids=lambda s: s.split('/')[0])
+def test_six_lines_swap_the_backbone_of_a_stock_config(stock, pruned, scope):
+    path = pruned / 'swapped.py'
+    path.write_text(SWAP.format(stock=stock, arch='./arch.json', checkpoint=pruned / 'pruned.pth'))
+    cfg = Config.fromfile(path)
+
+    from mmdet.registry import MODELS
+
+    scope('mmdet')
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    weights = torch.load(pruned / 'pruned.pth', weights_only=True)['state_dict']
+    assert all(torch.equal(v, weights[f'backbone.{k}']) for k, v in model.backbone.state_dict().items())
+    losses = detector_losses(cfg, scope)
+    assert any('loss' in key for key in losses)
+
+
+@pytest.mark.parametrize('stock', STOCK_DETECTORS[:2], ids=lambda s: s.split('/')[0])
+def test_cfg_options_alone_swap_the_backbone(stock, pruned, scope):
+    cfg = get_config(f'mmdet::{stock}')
+    options = {
+        'model.backbone._delete_': True,
+        'model.backbone.type': 'upvit_mm.UPPVTv2',
+        'model.backbone.arch': str(pruned / 'arch.json'),
+        'model.backbone.init_cfg.type': 'Pretrained',
+        'model.backbone.init_cfg.checkpoint': str(pruned / 'pruned.pth'),
+        'model.neck.in_channels': [16, 24, 35, 40],
+    }
+    cfg.merge_from_dict(options)
+    assert set(cfg.model.backbone) == {'type', 'arch', 'init_cfg'}
+    detector_losses(cfg, scope)

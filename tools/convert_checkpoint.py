@@ -1,0 +1,26 @@
+"""Convert a DeiT or PVTv2 checkpoint of any known layout to this package's names, or back to timm's."""
+
+import argparse
+from pathlib import Path
+
+from upvit_mm.checkpoints import convert_file
+from upvit_mm.cli import one_line_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('source', metavar='IN', help='checkpoint to read')
+    parser.add_argument('target', metavar='OUT', help='.pth file to write')
+    parser.add_argument('--to', choices=('ours', 'timm'), default='ours', help='layout to write (default: %(default)s)')
+    parser.add_argument('--prefix', help="what stands before the backbone's keys (default: found by itself)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    print(convert_file(Path(args.source), Path(args.target), args.to, args.prefix))
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

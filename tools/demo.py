@@ -1,0 +1,159 @@
+"""The main job on the embedded digits: train a classifier, carry its backbone into two detectors, report their AP."""
+
+import argparse
+import hashlib
+import json
+import pickle
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+from pycocotools.coco import COCO
+from rich.console import Console
+from rich.progress import track
+
+from upvit_mm.benchmark.pictures import ground_truth, read_predictions, save_sheet
+from upvit_mm.cli import one_line_errors
+from upvit_mm.data.digits import CLASSES
+from upvit_mm.data.prepare import prepare_digits
+from upvit_mm.files import sha256_of, write_atomically
+
+SCENES, SIZE, SEED = 800, 128, 0
+PICTURES = 8
+MIN_SCORE = 0.3
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training with its evaluation.
+
+    Attributes:
+        name: folder below the work dir.
+        config: config file.
+        quick_epochs: epochs with ``--quick``.
+        backbone_from: step whose checkpoint gives the backbone.
+    """
+
+    name: str
+    config: str
+    quick_epochs: int
+    backbone_from: str | None = None
+
+
+STEPS = (
+    Step('classifier', 'configs/demo/up-pvtv2-micro_digits.py', quick_epochs=3),
+    Step('retinanet', 'configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py', 1, 'classifier'),
+    Step('mask-rcnn', 'configs/demo/mask-rcnn_up-pvtv2-micro_fpn_digits.py', 1, 'classifier'),
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    parser.add_argument('--quick', action='store_true', help='few epochs: shows that it runs, not that it learns')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    work_dir = args.work_dir / 'quick' if args.quick else args.work_dir
+    console.rule('digits')
+    data = Path(Config.fromfile(STEPS[1].config).data_root)
+    prepare_digits(data, SCENES, SIZE, SEED, track)
+    results: dict[str, dict] = {}
+    for step in STEPS:
+        console.rule(step.name)
+        results[step.name] = run_step(step, work_dir, data, results, args.quick)
+    write_report(work_dir, data, results, args.quick)
+    console.rule()
+    console.print(f'report: {work_dir / "report.md"}')
+
+
+def run_step(step: Step, work_dir: Path, data: Path, results: dict, quick: bool) -> dict:
+    """Train and evaluate, go on where a killed run stopped, or reuse a finished result of the same inputs."""
+    folder = work_dir / step.name
+    options = [f'train_cfg.max_epochs={step.quick_epochs}'] if quick else []
+    if step.backbone_from:
+        source = results[step.backbone_from]['checkpoint']
+        options += ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={source}']
+    inputs = [Config.fromfile(step.config).pretty_text, *options, sha256_of(data / 'dataset.json')]
+    inputs += [sha256_of(results[step.backbone_from]['checkpoint'])] if step.backbone_from else []
+    fingerprint = hashlib.sha256('\n'.join(inputs).encode()).hexdigest()
+
+    marker, result_file = folder / 'inputs.sha256', folder / 'result.json'
+    if folder.exists() and (not marker.is_file() or marker.read_text() != fingerprint):
+        shutil.rmtree(folder)
+    if result_file.is_file():
+        console.print(f'{folder}: finished before with the same inputs')
+        return json.loads(result_file.read_text())
+    write_atomically(marker, lambda part: part.write_text(fingerprint))
+
+    start = time.monotonic()
+    train = ['tools/train.py', step.config, '--work-dir', str(folder), '--resume']
+    run([*train, *(['--cfg-options', *options] if options else [])])
+    checkpoint = Path((folder / 'last_checkpoint').read_text().strip())
+    metrics_file, predictions = folder / 'metrics.json', folder / 'predictions.pkl'
+    test = ['tools/test.py', step.config, str(checkpoint), '--work-dir', str(folder / 'test')]
+    run([*test, '--metrics', str(metrics_file), '--out', str(predictions)])
+    result = {
+        'checkpoint': str(folder / checkpoint.name),
+        'metrics': json.loads(metrics_file.read_text())['metrics'],
+        'command': shlex.join(['python', *train, *(['--cfg-options', *options] if options else [])]),
+        'seed': SEED,
+        'seconds': round(time.monotonic() - start),
+    }
+    write_atomically(result_file, lambda part: part.write_text(json.dumps(result, indent=2) + '\n'))
+    return result
+
+
+def run(command: list[str]) -> None:
+    """A tool in a process of its own, its output passed through."""
+    console.print(f'$ python {shlex.join(command)}', soft_wrap=True)
+    status = subprocess.run([sys.executable, *command]).returncode
+    if status:
+        sys.exit(f'error: {command[0]} ended with status {status}; its messages stand above. Run again to go on.')
+
+
+def write_report(work_dir: Path, data: Path, results: dict, quick: bool) -> None:
+    """``results.json`` with every figure, ``detections.png`` and ``report.md``."""
+    text = json.dumps(results, indent=2) + '\n'
+    write_atomically(work_dir / 'results.json', lambda part: part.write_text(text))
+
+    coco = COCO(data / 'annotations' / 'instances_val.json')
+    image_ids = sorted(coco.imgs)[:PICTURES]
+    rows = {'ground truth': ground_truth(coco, image_ids)}
+    for name in ('retinanet', 'mask-rcnn'):
+        dumped = pickle.loads((work_dir / name / 'predictions.pkl').read_bytes())  # written by our own test run
+        rows[name] = read_predictions(dumped, CLASSES, MIN_SCORE)
+    save_sheet(work_dir / 'detections.png', coco, data / 'val', image_ids, rows)
+
+    lines = ['# UP-ViT demo on digits', '']
+    if quick:
+        lines += ['**QUICK run: few epochs, which show that everything runs, not that it learns.**', '']
+    lines += [
+        f'Data: {SCENES} training and {SCENES // 4} validation scenes of {SIZE} px composed from real digits '
+        f'(MNIST-5k); seed {SEED}. Validation scenes hold digits that training never shows.',
+        '',
+        '| model | top-1 % | box AP | box AP50 | mask AP | mask AP50 | seconds |',
+        '|---|---:|---:|---:|---:|---:|---:|',
+    ]
+    keys = ('accuracy/top1', 'coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/segm_mAP', 'coco/segm_mAP_50')
+    for name, result in results.items():
+        cells = [f'{result["metrics"][k]:.3f}' if k in result['metrics'] else '' for k in keys]
+        lines.append(f'| {name} | {" | ".join(cells)} | {result["seconds"]} |')
+    lines += ['', f'![detections with score above {MIN_SCORE} on validation scenes](detections.png)', '']
+    lines += ['How each was made (figures: `results.json`):', '', '```']
+    lines += [result['command'] for result in results.values()]
+    lines += ['```', '']
+    write_atomically(work_dir / 'report.md', lambda part: part.write_text('\n'.join(lines)))
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

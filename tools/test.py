@@ -1,0 +1,62 @@
+"""Evaluate a checkpoint of a detector (mmdet config) or a classifier (mmpretrain config)."""
+
+import argparse
+import json
+from pathlib import Path
+
+from mmengine.evaluator import DumpResults
+
+from upvit_mm.cli import one_line_errors
+from upvit_mm.files import sha256_of, write_atomically
+from upvit_mm.runner import add_run_arguments, build_runner, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='write the predictions to this .pkl file')
+    parser.add_argument('--metrics', help='write the metrics, with what they belong to, to this .json file')
+    parser.add_argument('--show-dir', help='write painted pictures to this folder below the work dir')
+    add_run_arguments(parser)
+    args = parser.parse_args()
+    if args.out and Path(args.out).suffix not in ('.pkl', '.pickle'):
+        parser.error(f'--out {args.out}: must end in .pkl or .pickle')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    if not Path(args.checkpoint).is_file():
+        raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist; check the path.')
+    cfg.load_from = args.checkpoint
+    if args.show_dir:
+        hook = dict(draw=True, test_out_dir=args.show_dir) if _is_detector(cfg) else dict(enable=True)
+        cfg.default_hooks.visualization.update(hook)
+    runner = build_runner(cfg, parts=('test',))
+    if args.out:
+        runner.test_evaluator.metrics.append(_dump(cfg, args.out))
+    metrics = runner.test()
+    if args.metrics and runner.rank == 0:
+        source = {'config': args.config, 'checkpoint': args.checkpoint, 'sha256': sha256_of(args.checkpoint)}
+        content = {'metrics': metrics, **source}
+        text = json.dumps(content, indent=2, default=float) + '\n'
+        write_atomically(args.metrics, lambda part: part.write_text(text, encoding='utf-8'))
+
+
+def _is_detector(cfg) -> bool:
+    return cfg.get('default_scope') == 'mmdet'
+
+
+def _dump(cfg, path: str) -> DumpResults:
+    if _is_detector(cfg):
+        from mmdet.evaluation import DumpDetResults  # stores masks as RLE
+
+        return DumpDetResults(out_file_path=path)
+    return DumpResults(out_file_path=path)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

@@ -1,0 +1,1 @@
+"""What is reported: costs, times, pictures and tables."""

@@ -1,0 +1,112 @@
+"""The backbone benchmark: ours against timm's and mmdet's build of the same network."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.benchmark.rivals import build_backbones
+from upvit_mm.benchmark.speed import forward_step, peak_memory, precision, time_alternating, training_step
+
+SEED = 0
+TOLERANCE = 5e-2  # of a map's largest value; mmdet's LayerNorm eps differs, and weights are random
+STEPS: dict[str, Callable] = {'forward': forward_step, 'training': training_step}
+
+
+def compare_backbones(
+    arch: ArchSpec,
+    rivals: Sequence[str],
+    sizes: dict[str, tuple[int, int]],
+    batch: int = 1,
+    repeats: int = 7,
+    device: str = 'cpu',
+    amp: bool = False,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Time and peak memory of our backbone and its rivals, same weights, in turn in one process.
+
+    Args:
+        arch: a stock architecture.
+        rivals: of ``'timm'`` and ``'mmdet'``.
+        sizes: ``(h, w)`` in pixels for each of ``'forward'`` and ``'training'`` that shall be measured.
+        batch: images a step.
+        repeats: timed runs of each network.
+        device: ``'cpu'`` or ``'cuda'``.
+        amp: autocast.
+        threads: CPU threads of torch; None keeps torch's setting.
+
+    Returns:
+        ``{'settings': ..., 'forward': {name: {'seconds': ..., 'ratio': ours / name, 'peak_bytes': ...}}, ...}``.
+
+    Raises:
+        ValueError: see ``build_backbones`` and ``time_alternating``.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    models = _build(arch, rivals, device)
+    results: dict[str, Any] = {
+        'settings': {
+            'arch': arch.name,
+            'batch': batch,
+            'device': torch.cuda.get_device_name() if device == 'cuda' else platform.processor() or platform.machine(),
+            'amp': amp,
+            'threads': torch.get_num_threads(),
+            'torch': torch.__version__,
+            'seed': SEED,
+        }
+    }
+    for kind, size in sizes.items():
+        x = _image(batch, size, device)
+        with precision(torch.device(device), amp):
+            if not amp:
+                _check_agreement(models, x)
+            timings = time_alternating(models, STEPS[kind], x, repeats)
+        ours = timings['ours'].median
+        results[kind] = {'size': list(size)}
+        for name, timing in timings.items():
+            peak = _peak_in_fresh_process(arch, name, kind, size, batch, device, amp)
+            results[kind][name] = {
+                'seconds': timing.to_dict(),
+                'ratio': ours / timing.median,
+                'peak_bytes': peak,
+            }
+    return results
+
+
+def _build(arch: ArchSpec, rivals: Sequence[str], device: str) -> dict[str, nn.Module]:
+    torch.manual_seed(SEED)
+    return {name: model.to(device) for name, model in build_backbones(arch, rivals).items()}
+
+
+def _image(batch: int, size: tuple[int, int], device: str) -> torch.Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(SEED)).to(device)
+
+
+@torch.inference_mode()
+def _check_agreement(models: dict[str, nn.Module], x: torch.Tensor) -> None:
+    """A comparison of networks that compute different things would be worth nothing."""
+    expected = models['ours'](x)
+    for name, model in models.items():
+        for ours, theirs in zip(expected, model(x)):
+            difference = ((ours - theirs).abs().max() / ours.abs().max()).item()
+            assert difference < TOLERANCE, f'{name} computes other maps than ours: {difference:.1e}'
+
+
+def _peak_in_fresh_process(arch, name, kind, size, batch, device, amp) -> int:
+    context = multiprocessing.get_context('spawn')
+    with context.Pool(1) as pool:
+        return pool.apply(_peak, (arch, name, kind, size, batch, device, amp, torch.get_num_threads()))
+
+
+def _peak(arch, name, kind, size, batch, device, amp, threads) -> int:
+    torch.set_num_threads(threads)
+    model = _build(arch, [] if name == 'ours' else [name], device)[name]
+    STEPS[kind](model, _image(batch, (64, 64), device))  # libraries load and allocate on first use
+    with precision(torch.device(device), amp):
+        return peak_memory(model, STEPS[kind], _image(batch, size, device))

@@ -1,0 +1,116 @@
+"""Pictures of detections for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from upvit_mm.files import write_atomically
+
+COLOURS = ('tab:orange', 'tab:cyan', 'tab:pink', 'tab:olive', 'tab:purple', 'tab:red', 'tab:green', 'tab:blue')
+INCHES = 1.9  # side of one picture
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object to draw.
+
+    Attributes:
+        box: ``(x1, y1, x2, y2)`` in pixels.
+        label: what to write on it.
+        mask: ``(h, w)`` bool, or None.
+    """
+
+    box: tuple[float, float, float, float]
+    label: str
+    mask: np.ndarray | None = None
+
+
+Predictions = Mapping[int, Sequence[Detection]]  # by image id
+
+
+def ground_truth(coco: COCO, image_ids: Sequence[int]) -> Predictions:
+    """The annotated objects of some images."""
+    found = {}
+    for image_id in image_ids:
+        found[image_id] = [
+            Detection(
+                (a['bbox'][0], a['bbox'][1], a['bbox'][0] + a['bbox'][2], a['bbox'][1] + a['bbox'][3]),
+                coco.cats[a['category_id']]['name'],
+                coco.annToMask(a).astype(bool),
+            )
+            for a in coco.loadAnns(coco.getAnnIds(image_id))
+        ]
+    return found
+
+
+def read_predictions(dumped: Sequence[Mapping], classes: Sequence[str], min_score: float) -> Predictions:
+    """What ``tools/test.py --out`` dumped, above a score.
+
+    Args:
+        dumped: one mapping per image with ``img_id`` and ``pred_instances`` (boxes in pixels of the original image).
+        classes: names by label.
+        min_score: in [0, 1].
+    """
+    found = {}
+    for sample in dumped:
+        instances = sample['pred_instances']
+        masks = instances.get('masks')
+        found[sample['img_id']] = [
+            Detection(
+                tuple(map(float, box)),
+                f'{classes[int(label)]} {float(score):.2f}',
+                None if masks is None else coco_mask.decode(masks[i]).astype(bool),
+            )
+            for i, (box, label, score) in enumerate(zip(instances['bboxes'], instances['labels'], instances['scores']))
+            if score >= min_score
+        ]
+    return found
+
+
+def save_sheet(path: Path, coco: COCO, folder: Path, image_ids: Sequence[int], rows: Mapping[str, Predictions]) -> None:
+    """A PNG with one column per image and one row per source of detections, at the same images."""
+    figure = Figure(figsize=(INCHES * len(image_ids), INCHES * len(rows) + 0.2), layout='constrained')
+    axes = figure.subplots(len(rows), len(image_ids), squeeze=False)
+    pictures = [imread(folder / coco.imgs[i]['file_name']) for i in image_ids]
+    for row, (name, predictions) in zip(axes, rows.items()):
+        row[0].set_ylabel(name)
+        for axis, image_id, picture in zip(row, image_ids, pictures):
+            _draw(axis, picture, predictions[image_id])
+    write_atomically(path, lambda part: figure.savefig(part, format='png', dpi=110))
+
+
+def save_ground_truth_sheet(path: Path, data_root: Path, split: str, rows: int = 2, columns: int = 10) -> None:
+    """A PNG of the first scenes of a digits data set with their annotations."""
+    coco = COCO(data_root / 'annotations' / f'instances_{split}.json')
+    image_ids = sorted(coco.imgs)[: rows * columns]
+    figure = Figure(figsize=(INCHES * columns, INCHES * rows), layout='constrained')
+    for axis, image_id in zip(figure.subplots(rows, columns).flat, image_ids):
+        picture = imread(data_root / split / coco.imgs[image_id]['file_name'])
+        _draw(axis, picture, ground_truth(coco, [image_id])[image_id])
+    write_atomically(path, lambda part: figure.savefig(part, format='png', dpi=80))
+
+
+def _draw(axis: Axes, picture: np.ndarray, detections: Sequence[Detection]) -> None:
+    axis.imshow(picture)
+    axis.set(xticks=[], yticks=[])
+    for i, detection in enumerate(detections):
+        colour = COLOURS[i % len(COLOURS)]
+        x1, y1, x2, y2 = detection.box
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour))
+        style = dict(facecolor=colour, edgecolor='none', pad=0.5, alpha=0.8)
+        axis.text(x1, y1, detection.label, color='white', size=6, va='bottom', bbox=style)
+        if detection.mask is not None:
+            overlay = np.zeros((*detection.mask.shape, 4))
+            overlay[detection.mask] = to_rgba(colour, 0.5)
+            axis.imshow(overlay)

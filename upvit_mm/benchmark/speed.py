@@ -1,0 +1,125 @@
+"""Time and peak memory of networks, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one network's runs.
+
+    Attributes:
+        median: of all runs.
+        low, high: quartiles.
+        runs: how many.
+    """
+
+    median: float
+    low: float
+    high: float
+    runs: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Timing:
+        low, median, high = statistics.quantiles(seconds, n=4, method='inclusive')
+        return cls(median, low, high, len(seconds))
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def forward_step(model: nn.Module, x: Tensor) -> None:
+    """Inference: maps of an image, no gradients."""
+    with torch.inference_mode():
+        model(x)
+
+
+def training_step(model: nn.Module, x: Tensor) -> None:
+    """Forward and backward through all maps, without an optimizer."""
+    sum(feature.square().mean() for feature in model(x)).backward()
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def time_alternating(
+    models: Mapping[str, nn.Module], step: Callable[[nn.Module, Tensor], None], x: Tensor, repeats: int
+) -> dict[str, Timing]:
+    """Run the networks in turn, so that a disturbance of the machine meets all of them alike.
+
+    Args:
+        models: networks by name.
+        step: ``forward_step`` or ``training_step``.
+        x: ``(B, 3, h, w)``.
+        repeats: timed runs of each, at least 2; two more in front are not timed.
+
+    Raises:
+        ValueError: fewer than 2 repeats.
+    """
+    if repeats < 2:
+        raise ValueError(f'repeats = {repeats}: at least 2 are needed for a median with spread.')
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for round_ in range(-WARM_UP, repeats):
+        for name, model in models.items():
+            elapsed = _timed(step, model, x)
+            if round_ >= 0:
+                seconds[name].append(elapsed)
+    return {name: Timing.of(values) for name, values in seconds.items()}
+
+
+def _timed(step: Callable[[nn.Module, Tensor], None], model: nn.Module, x: Tensor) -> float:
+    _synchronise(x)
+    start = time.perf_counter()
+    step(model, x)
+    _synchronise(x)
+    return time.perf_counter() - start
+
+
+def _synchronise(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: Tensor) -> int:
+    """Bytes that one step needs at its peak beyond what was held before it.
+
+    On a CPU this is the growth of the process's resident memory, so it needs a fresh process: memory that an earlier
+    step has left in the allocator would hide it.
+
+    Raises:
+        OSError: on a CPU without Linux's ``/proc``.
+    """
+    if x.is_cuda:
+        step(model, x)  # cuBLAS and cuDNN allocate their workspaces
+        torch.cuda.reset_peak_memory_stats(x.device)
+        before = torch.cuda.memory_allocated(x.device)
+        step(model, x)
+        return torch.cuda.max_memory_allocated(x.device) - before
+    Path('/proc/self/clear_refs').write_text('5')  # resets VmHWM, the peak of resident memory
+    before = _resident('VmRSS')
+    step(model, x)
+    return _resident('VmHWM') - before
+
+
+def _resident(field: str) -> int:
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(f'{field}:'):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f'/proc/self/status has no {field}')
+
+
+def precision(device: torch.device, amp: bool) -> contextlib.AbstractContextManager:
+    """Autocast to float16 on CUDA or bfloat16 on a CPU, or nothing."""
+    if not amp:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.float16 if device.type == 'cuda' else torch.bfloat16)

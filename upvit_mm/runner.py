@@ -1,0 +1,75 @@
+"""From the command line's words to an mmengine Runner, for mmdet and mmpretrain configs alike."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from upvit_mm.data.checks import check_datasets
+from upvit_mm.openmmlab import require_openmmlab
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that every run has, named as mmdet names them."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/CONFIG_NAME)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, as key=value; lists as key="[a,b]" without blanks',
+    )
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with the command line's overrides; ``work_dir`` and ``launcher`` set.
+
+    Raises:
+        FileNotFoundError: the config does not exist.
+    """
+    require_openmmlab()
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f'config {args.config!r} does not exist; paths are relative to {Path.cwd()}.')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def build_runner(cfg: Config, parts: tuple[str, ...]) -> Runner:
+    """The Runner of a config whose data were checked first.
+
+    Args:
+        cfg: a whole config of mmdet or mmpretrain.
+        parts: what will run: of ``'train'``, ``'val'``, ``'test'``.
+
+    Raises:
+        FileNotFoundError: an annotation file or image folder is missing.
+        ValueError: an annotation file is damaged, or does not fit the config's classes.
+    """
+    check_datasets(cfg, parts)
+    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
+        _start_on_cpus(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _start_on_cpus(cfg: Config) -> None:
+    """Join the process group with gloo; mmengine's own start asks for a GPU and is skipped when one is joined."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(backend='gloo')
+    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', device_ids=None))
