@@ -55,7 +55,7 @@ $(READY): $(VENV)/.openmmlab $(REQ)/runtime.txt $(REQ)/demo.txt $(REQ)/tests.txt
 
 $(VENV)/.openmmlab: $(VENV)/.mmcv $(STACK_DIR)/openmmlab.txt
 	@echo '== 3/4 OpenMMLab ($(STACK) line)'
-	@$(PIP) install --no-build-isolation -c $(STACK_DIR)/torch.txt -r $(STACK_DIR)/openmmlab.txt
+	@$(PIP) install --no-build-isolation $(PINS) -r $(STACK_DIR)/openmmlab.txt
 	@touch $@
 
 $(VENV)/.mmcv: $(VENV)/.torch $(STACK_DIR)/mmcv.txt
@@ -65,13 +65,14 @@ $(VENV)/.mmcv: $(VENV)/.torch $(STACK_DIR)/mmcv.txt
 	  | tee $(VENV)/mmcv.log \
 	  | awk 'match($$0, /^ *(\[[0-9]+\/[0-9]+\]|Requirement already.*|Collecting.*|Processing.*|Building wheel.*|Successfully.*)/) \
 	      { print substr($$0, 1, RLENGTH); fflush() }' \
-	  || { echo 'error: mmcv was not installed; the reason stands in $(VENV)/mmcv.log (is gcc there?)' >&2; exit 1; }
+	  || { echo 'error: mmcv was not installed; the reason stands in $(VENV)/mmcv.log (are gcc, the Python headers and, for a CUDA torch on a GPU machine, nvcc there?)' >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.torch: $(STACK_DIR)/torch.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
 	  echo "error: PYTHON = $(PYTHON) is $$($(PYTHON) --version 2>&1): Python 3.10, 3.11 or 3.12 is needed; say make PYTHON=python3.11 ..." >&2; exit 1; }
 	@echo '== 1/4 virtual environment $(VENV) and torch'
-	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo 'error: no virtual environment could be made; on Debian and Ubuntu install python3-venv' >&2; exit 1; }
 	@$(PIP) install -r $(STACK_DIR)/torch.txt
 	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ def run(*words: str | Path, path: Path | None = None, status: int = 0) -> str:
         'PYTHONPATH': os.pathsep.join(map(str, filter(None, (ROOT, path)))),
         'PYTHONWARNINGS': 'ignore',
         'OMP_NUM_THREADS': '1',
+        'CUDA_VISIBLE_DEVICES': '',  # the same on every machine
         'PYTHON': sys.executable,
     }
     done = subprocess.run(list(map(str, words)), env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -122,7 +124,9 @@ def test_two_processes_end_with_the_same_weights(data_options, tmp_path):
         "custom_hooks = [dict(type='WriteWeights')]\n"
     )
     words = ['--work-dir', tmp_path / 'run', '--cfg-options', *data_options]
-    env_port = ['env', 'PORT=29731']
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        env_port = ['env', f'PORT={free.getsockname()[1]}']
     run(*env_port, 'tools/dist_train.sh', config, '2', *words, path=tmp_path)
     first, second = ((tmp_path / 'run' / f'rank{rank}').read_text().split() for rank in (0, 1))
     assert first == second

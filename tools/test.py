@@ -28,19 +28,23 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if not Path(args.checkpoint).is_file():
+    local = '://' not in args.checkpoint
+    if local and not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist; check the path.')
     cfg.load_from = args.checkpoint
     if args.show_dir:
-        hook = dict(draw=True, test_out_dir=args.show_dir) if _is_detector(cfg) else dict(enable=True)
+        detector = dict(draw=True, test_out_dir=args.show_dir)
+        classifier = dict(enable=True, interval=1, out_dir=str(Path(cfg.work_dir, args.show_dir)))
+        hook = detector if _is_detector(cfg) else classifier
         cfg.default_hooks.visualization.update(hook)
     runner = build_runner(cfg, parts=('test',))
     if args.out:
         runner.test_evaluator.metrics.append(_dump(cfg, args.out))
     metrics = runner.test()
     if args.metrics and runner.rank == 0:
-        source = {'config': args.config, 'checkpoint': args.checkpoint, 'sha256': sha256_of(args.checkpoint)}
-        content = {'metrics': metrics, **source}
+        content = {'metrics': metrics, 'config': args.config, 'checkpoint': args.checkpoint}
+        if local:
+            content['sha256'] = sha256_of(args.checkpoint)
         text = json.dumps(content, indent=2, default=float) + '\n'
         write_atomically(args.metrics, lambda part: part.write_text(text, encoding='utf-8'))
 

@@ -3,7 +3,7 @@
 import argparse
 
 from upvit_mm.cli import one_line_errors
-from upvit_mm.runner import add_run_arguments, build_runner, load_config
+from upvit_mm.runner import add_run_arguments, build_runner, load_config, set_training_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,16 +24,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ValueError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size; set it.')
-        cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    set_training_options(cfg, args.amp, args.auto_scale_lr, args.resume)
     build_runner(cfg, parts=('train', 'val')).train()
 
 

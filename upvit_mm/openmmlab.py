@@ -74,6 +74,13 @@ def require_mmcv_ops() -> None:
         ImportError: what failed, and how to install mmcv so that it has them.
     """
     try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'mmcv cannot import OpenCV ({error}). On a machine without a screen install its system libraries (Debian: '
+            'libgl1 libglib2.0-0) or replace opencv-python by opencv-python-headless.'
+        ) from error
+    try:
         import torch
         from mmcv.ops import nms
 

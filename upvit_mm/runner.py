@@ -51,6 +51,32 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def set_training_options(cfg: Config, amp: bool, auto_scale_lr: bool, resume: str | None) -> None:
+    """What mmdet's training flags mean.
+
+    Args:
+        cfg: changed in place.
+        amp: mixed precision with dynamic loss scaling.
+        auto_scale_lr: scale the learning rate with the real batch size.
+        resume: a checkpoint to go on from, ``'auto'`` for the latest in the work dir, or None.
+
+    Raises:
+        ValueError: ``amp`` without an accelerator, or ``auto_scale_lr`` for a config that names no base batch size.
+    """
+    if amp:
+        if not torch.cuda.is_available():
+            raise ValueError('--amp: mixed-precision training needs a GPU; leave it out on a CPU.')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ValueError('--auto-scale-lr: the config has no auto_scale_lr.base_batch_size; set it.')
+        cfg.auto_scale_lr.enable = True
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+
+
 def build_runner(cfg: Config, parts: tuple[str, ...]) -> Runner:
     """The Runner of a config whose data were checked first.
 
@@ -72,4 +98,10 @@ def _start_on_cpus(cfg: Config) -> None:
     """Join the process group with gloo; mmengine's own start asks for a GPU and is skipped when one is joined."""
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group(backend='gloo')
-    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', device_ids=None))
+    wrapper = dict(  # mmengine's defaults, but for the device
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.setdefault('model_wrapper_cfg', wrapper)

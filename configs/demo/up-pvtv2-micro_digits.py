@@ -15,5 +15,5 @@ model = dict(
         num_classes=10,
         in_channels=_base_.arch.embed_dims[-1],
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')))
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=20))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval=20))
 randomness = dict(seed=0)

@@ -13,4 +13,9 @@ model = dict(
     backbone=dict(
         arch=_base_.arch, init_cfg=dict(type='Pretrained', checkpoint='checkpoints/up-deit-tiny_in1k.pth')),
     neck=dict(in_channels=_base_.arch.embed_dims))
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4),
+    paramwise_cfg=dict(
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        custom_keys={'cls_token': dict(decay_mult=0.0), 'pos_embed': dict(decay_mult=0.0)}))

@@ -1,6 +1,6 @@
 """Mask R-CNN 1x on COCO with UP-PVTv2-B1: 8 GPUs x 2 images, 12 epochs; training time not yet measured.
 
-To beat: plain PVTv2-B1 with this recipe, box AP 41.8, mask AP 38.8 (paper: arXiv 2106.13797, table 5). Not yet measured by us.
+To beat: plain PVTv2-B1 with this recipe, box AP 41.8, mask AP 38.8 (paper: arXiv 2106.13797, table 3). Not yet measured by us.
 The backbone checkpoint is a pruned and fine-tuned one, in any layout that upvit_mm.checkpoints knows.
 """
 

@@ -71,7 +71,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: corrupt, or it holds objects other than tensors and plain data.
     """
-    path = _download(str(path)) if str(path).startswith(('http://', 'https://')) else Path(path)
+    path = _download(str(path)) if str(path).startswith(('http://', 'https://')) else Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {str(path)!r} does not exist; check the path.')
     try:

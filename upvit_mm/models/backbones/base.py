@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import check_state, load_backbone, to_ours_in_place
 from upvit_mm.models.layers import Stage
+from upvit_mm.models.layers.grid import Grid
 
 
 class UPBackbone(BaseModule):
@@ -28,6 +29,7 @@ class UPBackbone(BaseModule):
     """
 
     family: str
+    num_prefix_tokens = 0  # tokens in front that have no place on the grid
     stages: nn.ModuleList
 
     def __init__(self, arch, frozen_stages: int = -1, norm_eval: bool = False, init_cfg=None):
@@ -143,6 +145,12 @@ class UPBackbone(BaseModule):
         if parts[2] == 'norm':
             return before + self.arch.depths[stage], count
         return (0 if stage == 0 else 1 + before), count
+
+    # ---------------------------------------------------------------- forward
+
+    def enter_stage(self, i: int, x: Tensor) -> tuple[Tensor, Grid]:
+        """The image, or the map of stage ``i - 1``, as the tokens ``(B, P+N, C)`` that stage ``i`` starts with."""
+        return self.stages[i].patch_embed(x)
 
     # ---------------------------------------------------------------- helpers
 

@@ -14,7 +14,6 @@ from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, PosEmbedRe
 from upvit_mm.models.layers.grid import Grid, outgoing, tokens_to_map
 from upvit_mm.registry import MODELS
 
-NUM_PREFIX_TOKENS = 1  # the class token
 OUT_TYPES = ('featmap', 'cls_token')
 
 
@@ -40,6 +39,7 @@ class UPDeiT(UPBackbone):
     """
 
     family = 'deit'
+    num_prefix_tokens = 1  # the class token
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class UPDeiT(UPBackbone):
 
         embed_dims = self.arch.embed_dims[0]
         grid = (self.arch.pos_embed_grid,) * 2
-        self.cls_token = nn.Parameter(torch.empty(1, NUM_PREFIX_TOKENS, embed_dims))
-        self.pos_embed = nn.Parameter(torch.empty(1, NUM_PREFIX_TOKENS + grid[0] * grid[1], embed_dims))
-        self.resize_pos_embed = PosEmbedResizer(grid, NUM_PREFIX_TOKENS)
+        self.cls_token = nn.Parameter(torch.empty(1, self.num_prefix_tokens, embed_dims))
+        self.pos_embed = nn.Parameter(torch.empty(1, self.num_prefix_tokens + grid[0] * grid[1], embed_dims))
+        self.resize_pos_embed = PosEmbedResizer(grid, self.num_prefix_tokens)
         rates = self.drop_path_rates(drop_path_rate)[0]
         blocks = [self._build_block(j, rates[j], 0 if j in global_blocks else window_size) for j in range(depth)]
         patch_size = self.arch.patch_size
@@ -103,7 +103,7 @@ class UPDeiT(UPBackbone):
             scale=arch.qk_scales[0][j],
         )
         if window_size:
-            attn = WindowedAttention(window_size, NUM_PREFIX_TOKENS, **widths)
+            attn = WindowedAttention(window_size, self.num_prefix_tokens, **widths)
         else:
             attn = Attention(**widths)
         return Block(embed_dims, attn, Mlp(embed_dims, arch.mlp_hidden_dims[0][j], dwconv=False), drop_path)
@@ -134,9 +134,7 @@ class UPDeiT(UPBackbone):
         """
         self.check_image(x)
         stage = self.stages[0]
-        tokens, grid = stage.patch_embed(x)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)  # (B, 1+N, C)
-        tokens = tokens + self.resize_pos_embed(self.pos_embed, grid)
+        tokens, grid = self.enter_stage(0, x)
         outs = []
         for j in range(self.out_indices[-1] + 1):
             tokens = stage.run_block(j, tokens, grid)
@@ -145,10 +143,15 @@ class UPDeiT(UPBackbone):
                 outs.append(self._select(out, grid))
         return tuple(outs)
 
+    def enter_stage(self, i: int, x: Tensor) -> tuple[Tensor, Grid]:
+        tokens, grid = super().enter_stage(i, x)
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)  # (B, 1+N, C)
+        return tokens + self.resize_pos_embed(self.pos_embed, grid), grid
+
     def _select(self, tokens: Tensor, grid: Grid) -> Tensor:
         if self.out_type == 'cls_token':
             return tokens[:, 0]
-        return outgoing(tokens_to_map(tokens[:, NUM_PREFIX_TOKENS:], grid))
+        return outgoing(tokens_to_map(tokens[:, self.num_prefix_tokens :], grid))
 
 
 def four_global_blocks(depth: int) -> tuple[int, ...]:

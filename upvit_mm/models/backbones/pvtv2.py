@@ -91,7 +91,7 @@ class UPPVTv2(UPBackbone):
         self.check_image(x)
         outs = []
         for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
-            tokens, grid = stage.patch_embed(x)
+            tokens, grid = self.enter_stage(i, x)
             for j in range(len(stage.blocks)):
                 tokens = stage.run_block(j, tokens, grid)
             x = tokens_to_map(stage.norm(tokens), grid)

@@ -35,7 +35,14 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+        return self.add_mlp(self.add_attn(x, grid), grid)
+
+    def add_attn(self, x: Tensor, grid: Grid) -> Tensor:
+        """The first half: tokens ``(B, P+N, C)`` plus what attention makes of them."""
+        return x + self.drop_path(self.attn(self.norm1(x), grid))
+
+    def add_mlp(self, x: Tensor, grid: Grid) -> Tensor:
+        """The second half: tokens ``(B, P+N, C)`` plus what the feed-forward network makes of them."""
         return x + self.drop_path(self.mlp(self.norm2(x), grid))
 
 

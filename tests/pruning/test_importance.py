@@ -1,0 +1,184 @@
+"""Scores against their definitions."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning.baselines import magnitude_scores, random_scores
+from upvit_mm.pruning.importance import fisher_scores, kl_scores
+from upvit_mm.pruning.network import Entry, PosteriorNet
+
+CLASSES = 4
+
+
+@pytest.fixture
+def net(family, build, randomise):
+    backbone = build(family, out_indices=(-1,))
+    return PosteriorNet(backbone, randomise(nn.Linear(backbone.arch.embed_dims[-1], CLASSES), seed=7)).double()
+
+
+@pytest.fixture
+def batches(image):
+    """Five images in batches of 3 and 2."""
+    x = image(64, 64, batch=5).double()
+    return [(x[:3], [0, 1, 2]), (x[3:], [3, 4])]
+
+
+def state_of(net: PosteriorNet) -> dict:
+    state = {f'backbone.{k}': v for k, v in net.backbone.state_dict().items()}
+    return state | {f'head.fc.{k}': v for k, v in net.head.state_dict().items()}
+
+
+def test_logits_are_those_of_an_mmpretrain_classifier(family, net, batches, scope):
+    from mmpretrain.registry import MODELS
+
+    scope('mmpretrain')
+    backbone = dict(type=f'upvit_mm.{type(net.backbone).__name__}', arch=net.backbone.arch.to_dict(), out_indices=(-1,))
+    pooling = dict(neck=dict(type='GlobalAveragePooling')) if family == 'pvtv2' else {}
+    backbone |= {'out_type': 'cls_token'} if family == 'deit' else {}
+    head = dict(type='LinearClsHead', num_classes=CLASSES, in_channels=net.backbone.arch.embed_dims[-1])
+    model = MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head, **pooling)).double().eval()
+    model.load_state_dict(state_of(net))
+    with torch.no_grad():
+        assert torch.allclose(net(batches[0][0]), model(batches[0][0], mode='tensor'), atol=1e-12)
+
+
+def test_resuming_anywhere_gives_the_same_logits(net, batches):
+    with torch.no_grad():
+        passed, logits = net.activations(batches[0][0])
+        assert len(passed) == net.backbone.arch.num_stages + 2 * sum(net.backbone.arch.depths)
+        for entry, (x, grid) in passed.items():
+            assert torch.allclose(net.resume(entry, x, grid), logits, atol=1e-12)
+
+
+def test_kl_equals_slicing_the_channel_out(family, build, net, batches):
+    """The literal definition: slice one channel out, rebuild, run; every channel of every dim that can lose one."""
+    scores = kl_scores(net, batches, max_rows=7)
+    state = state_of(net)
+    for dim in prunable_dims(net.backbone.arch).values():
+        channels = range(dim.size) if dim.size < 12 else (0, dim.size // 2, dim.size - 1)
+        for c in channels:
+            if dim.groups > 1:
+                continue  # one channel less is no multiple of the heads; see the next test
+            plan = make_plan(net.backbone.arch, {dim.name: [k for k in range(dim.size) if k != c]})
+            assert scores[dim.name][c] == pytest.approx(divergence(family, build, net, state, plan, batches), rel=1e-6)
+
+
+def test_kl_of_head_channels_equals_slicing_one_from_each_head(family, build, net, batches):
+    """Heads stay equally wide, so the rebuilt net lacks one channel of each: the gate must do the same."""
+    for dim in prunable_dims(net.backbone.arch).values():
+        if dim.groups == 1 or dim.size == dim.groups:
+            continue
+        run = dim.size // dim.groups
+        lost = [g * run + g % run for g in range(dim.groups)]
+        plan = make_plan(net.backbone.arch, {dim.name: [k for k in range(dim.size) if k not in lost]})
+        gate = torch.ones(dim.size, dtype=torch.float64).index_fill(0, torch.tensor(lost), 0)
+        total = 0.0
+        with torch.no_grad():
+            for images, _ in batches:
+                reference = importance.log_posteriors(net(images))
+                with importance.gates(net.backbone, {dim.name: gate}):
+                    pruned = importance.log_posteriors(net(images))
+                total += (reference.exp() * (reference - pruned)).sum().item()
+        assert total / 5 == pytest.approx(divergence(family, build, net, state_of(net), plan, batches), rel=1e-6)
+
+
+def divergence(family, build, net, state, plan, batches) -> float:
+    backbone = build(family, plan.target_arch, out_indices=(-1,))
+    head = nn.Linear(plan.target_arch.embed_dims[-1], CLASSES)
+    small = PosteriorNet(backbone, head).double()
+    sliced = slice_state(state, plan)
+    small.backbone.load_state_dict({k[9:]: v for k, v in sliced.items() if k.startswith('backbone.')})
+    small.head.load_state_dict({k[8:]: v for k, v in sliced.items() if k.startswith('head.fc.')})
+    with torch.no_grad():
+        terms = [(importance.log_posteriors(net(x)), importance.log_posteriors(small(x))) for x, _ in batches]
+    return sum((p.exp() * (p - q)).sum().item() for p, q in terms) / 5
+
+
+def test_kl_does_not_depend_on_how_it_is_batched(net, batches):
+    names = [name for name in prunable_dims(net.backbone.arch) if name.endswith(('0.embed', '0.v'))]
+    small, large = (kl_scores(net, batches, names, max_rows) for max_rows in (1, 1000))
+    assert list(small) == names
+    assert all(torch.allclose(small[n], large[n], rtol=1e-9) for n in names)
+    assert all((scores >= 0).all() and scores.max() > 0 for scores in large.values())
+
+
+def test_fisher_expects_the_fisher_information(net, batches, monkeypatch):
+    """Averaged over all sign vectors it is the exact value, here by one backward pass a class."""
+    signs = torch.tensor(list(itertools.product((-1, 1), repeat=CLASSES)))  # (16, classes)
+    monkeypatch.setattr(importance, '_signs', lambda numbers, *args: signs[:, None].expand(-1, len(numbers), -1))
+    scores = fisher_scores(net, batches, draws=len(signs))
+    expected = {name: torch.zeros_like(score) for name, score in scores.items()}
+    for images, _ in batches:
+        for image in images.split(1):
+            leaves = {n: image.new_ones(len(s), requires_grad=True) for n, s in scores.items()}
+            with importance.gates(net.backbone, leaves):
+                log_p = importance.log_posteriors(net(image))[0]
+            for k in range(CLASSES):
+                gradients = torch.autograd.grad(log_p[k], list(leaves.values()), retain_graph=True)
+                for name, gradient in zip(leaves, gradients):
+                    expected[name] += 0.5 * log_p[k].exp().detach() * gradient.square() / 5
+    for name in scores:
+        assert torch.allclose(scores[name], expected[name], rtol=1e-8, atol=1e-14)
+
+
+def test_fisher_depends_on_seed_and_image_alone(net, batches, image):
+    x = image(64, 64, batch=5).double()
+    whole, parts, other = (
+        fisher_scores(net, b, draws=2, seed=s) for b, s in (([(x, list(range(5)))], 3), (batches, 3), (batches, 4))
+    )
+    for name in whole:
+        assert torch.allclose(whole[name], parts[name], rtol=1e-9)
+        assert not torch.allclose(whole[name], other[name], rtol=1e-3)
+    reverse = fisher_scores(net, [(x.flip(0), [4, 3, 2, 1, 0])], draws=2, seed=3)
+    assert all(torch.allclose(whole[name], reverse[name], rtol=1e-9) for name in whole)
+
+
+def test_scoring_leaves_the_network_as_it_was(net, batches, identical):
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    kl_scores(net, batches, ['stages.0.embed'])
+    fisher_scores(net, batches, draws=1)
+    assert identical(net.state_dict(), before)
+    assert all(p.grad is None for p in net.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_magnitude_is_the_norm_of_what_goes_with_a_channel(family, net):
+    arch, state = net.backbone.arch, state_of(net)
+    scores = magnitude_scores(arch, state)
+    for dim in prunable_dims(arch).values():
+        if dim.groups > 1:
+            continue
+        sliced = slice_state(state, make_plan(arch, {dim.name: range(1, dim.size)}))
+        lost = 0.0
+        for key, tensor in state.items():
+            lost += (tensor.square().sum() - sliced[key].square().sum()).item()
+        # a tensor that the dim owns on two axes (the spatial reduction) loses the crossing once, not twice
+        crossing = sum(
+            state[k][0, 0].square().sum().item() for k, axis in dim.slots if axis == 1 and (k, 0) in dim.slots
+        )
+        assert scores[dim.name][0].item() ** 2 == pytest.approx(lost + crossing, rel=1e-9)
+
+
+def test_random_scores_follow_the_seed(family, net):
+    first, again, other = (random_scores(net.backbone.arch, seed) for seed in (1, 1, 2))
+    assert all(torch.equal(first[n], again[n]) and not torch.equal(first[n], other[n]) for n in first)
+
+
+def test_bad_input(net, batches, build, family):
+    with pytest.raises(ValueError, match=r"dim 'stages.0.width'"):
+        kl_scores(net, batches, ['stages.0.width'])
+    with pytest.raises(ValueError, match='no images'):
+        kl_scores(net, [])
+    with pytest.raises(ValueError, match='draws = 0'):
+        fisher_scores(net, batches, draws=0)
+    with pytest.raises(ValueError, match='not finite'):
+        kl_scores(net, [(batches[0][0] * float('nan'), [0, 1, 2])])
+    with pytest.raises(ValueError, match='head reads 3 channels'):
+        PosteriorNet(build(family), nn.Linear(3, 2))
+    assert Entry(0) < Entry(0, 0) < Entry(0, 1) < Entry(1)

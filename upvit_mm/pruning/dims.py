@@ -1,0 +1,68 @@
+"""Prunable dims: which tensor axes must shrink together.
+
+Both families declare a table (``dims_deit``, ``dims_pvtv2``); nothing is traced. Tensor names are those of a
+classifier's state dict: ``backbone.*`` in our layout, and ``head.fc.*``, which may be absent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.pruning import dims_deit, dims_pvtv2
+from upvit_mm.pruning.table import Slot, block_name, stage_name
+
+KINDS = ('embed', 'qk', 'v', 'mlp_hidden')
+
+
+@dataclass(frozen=True)
+class PrunableDim:
+    """A width of the network.
+
+    Attributes:
+        name: ``stages.0.embed``, ``stages.0.blocks.3.qk``, ``.v`` or ``.mlp_hidden``; DeiT is stage 0.
+        size: channels.
+        groups: consecutive runs of equal length in it that a pruned width must keep equal (attention heads); 1 = none.
+        slots: every ``(tensor, axis)`` that has this width.
+    """
+
+    name: str
+    size: int
+    groups: int
+    slots: tuple[Slot, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.name.rsplit('.', 1)[1]
+
+    @property
+    def stage(self) -> int:
+        return int(self.name.split('.')[1])
+
+    @property
+    def block(self) -> int | None:
+        """Block in the stage; None for ``embed``."""
+        parts = self.name.split('.')
+        return int(parts[3]) if len(parts) > 3 else None
+
+
+def prunable_dims(arch: ArchSpec) -> dict[str, PrunableDim]:
+    """Every prunable dim of an architecture by name, from the front of the network to its end."""
+    table = {'deit': dims_deit, 'pvtv2': dims_pvtv2}[arch.family]
+    dims = []
+    for i, depth in enumerate(arch.depths):
+        dims.append(PrunableDim(f'{stage_name(i)}.embed', arch.embed_dims[i], 1, tuple(table.embed_slots(arch, i))))
+        for j in range(depth):
+            name, heads = block_name(i, j), arch.num_heads[i][j]
+            dims += [
+                PrunableDim(f'{name}.qk', arch.qk_dims[i][j], heads, tuple(table.qk_slots(i, j))),
+                PrunableDim(f'{name}.v', arch.v_dims[i][j], heads, tuple(table.v_slots(i, j))),
+                PrunableDim(f'{name}.mlp_hidden', arch.mlp_hidden_dims[i][j], 1, tuple(table.mlp_hidden_slots(i, j))),
+            ]
+    return {dim.name: dim for dim in dims}
+
+
+def fixed_axes(arch: ArchSpec) -> set[Slot]:
+    """Axes that no dim owns: image channels, kernel sides, token counts, classes."""
+    table = {'deit': dims_deit, 'pvtv2': dims_pvtv2}[arch.family]
+    return set(table.fixed_slots(arch)) | {('head.fc.weight', 0), ('head.fc.bias', 0)}

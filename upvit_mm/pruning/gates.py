@@ -1,0 +1,89 @@
+"""Gates: 0/1 (or any) multipliers on the channels of a dense network, through hooks that leave no trace.
+
+A gate of 0 computes what the network without that channel computes:
+
+- ``mlp_hidden`` and ``v``: the input of ``mlp.fc2`` and of ``attn.proj`` is multiplied;
+- ``qk``: the queries are multiplied, so the channel adds nothing to the logits (their scale stays);
+- ``embed``: the residual stream is only ever read through LayerNorms, so each of them takes its statistics over the
+  kept channels alone and gives 0 for the others;
+- ``depth`` (see ``depth.py``): the output of ``attn`` or of ``mlp`` is multiplied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+Handle = torch.utils.hooks.RemovableHandle
+
+
+@contextlib.contextmanager
+def gates(backbone: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Gate a backbone inside the ``with`` block and restore it exactly behind it.
+
+    Args:
+        backbone: ``UPPVTv2`` or ``UPDeiT`` (any module with their names).
+        values: gate by dim name, or by ``stages.i.blocks.j.attn`` / ``.mlp`` for a branch. A gate broadcasts against
+            tokens ``(B, N, C)``: ``(C,)`` for all images, ``(B, 1, C)`` for each image (or candidate) its own; a branch
+            has 1 in the place of ``C``. Gates may require gradients.
+
+    Raises:
+        ValueError: a name that the backbone does not have.
+    """
+    handles: list[Handle] = []
+    try:
+        for name, gate in values.items():
+            handles += _attach(backbone, name, gate)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _attach(backbone: nn.Module, name: str, gate: Tensor) -> list[Handle]:
+    parent, _, kind = name.rpartition('.')
+    try:
+        module = backbone.get_submodule(parent)
+        if kind == 'embed':
+            norms = [m for m in module.modules() if isinstance(m, nn.LayerNorm)]
+            return [norm.register_forward_hook(_gated_norm(gate)) for norm in norms]
+        if kind == 'mlp_hidden':
+            return [module.mlp.fc2.register_forward_pre_hook(_gated_input(gate))]
+        if kind == 'v':
+            return [module.attn.proj.register_forward_pre_hook(_gated_input(gate))]
+        if kind == 'qk':
+            return [module.attn.q.register_forward_hook(_gated_output(gate))]
+        if kind in ('attn', 'mlp'):
+            return [getattr(module, kind).register_forward_hook(_gated_output(gate))]
+    except AttributeError as error:
+        raise ValueError(f'gate {name!r}: the backbone has no such dim ({error}).') from error
+    raise ValueError(f'gate {name!r}: must end in embed, qk, v, mlp_hidden, attn or mlp.')
+
+
+def _gated_input(gate: Tensor):
+    return lambda module, args: (args[0] * gate, *args[1:])
+
+
+def _gated_output(gate: Tensor):
+    return lambda module, args, output: output * gate
+
+
+def _gated_norm(gate: Tensor):
+    """LayerNorm over the kept channels; others give 0.
+
+    With gates in {0, 1} this is the norm of the smaller network. Between them it is a smooth path, whose slope at 1
+    is what the Fisher estimate needs.
+    """
+
+    def hook(module: nn.LayerNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = args[0]
+        kept = gate.sum(-1, keepdim=True)
+        mean = (x * gate).sum(-1, keepdim=True) / kept
+        centred = x - mean
+        variance = (centred.square() * gate).sum(-1, keepdim=True) / kept
+        return (centred * torch.rsqrt(variance + module.eps) * module.weight + module.bias) * gate
+
+    return hook

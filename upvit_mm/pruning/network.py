@@ -1,0 +1,105 @@
+"""The classifier that scoring looks at: images to class logits, enterable midway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from upvit_mm.pruning.dims import PrunableDim
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A place of the forward pass.
+
+    Attributes:
+        stage: 0, ...
+        half: -1 before the stage's patch embedding, 2j before the attention of block j, 2j + 1 before its feed-forward
+            network.
+    """
+
+    stage: int
+    half: int = -1
+
+    @classmethod
+    def of(cls, dim: PrunableDim) -> Entry:
+        """The last place in front of everything that a gate of the dim changes."""
+        if dim.block is None:
+            return cls(dim.stage)
+        return cls(dim.stage, 2 * dim.block + (dim.kind == 'mlp_hidden'))
+
+
+class PosteriorNet(nn.Module):
+    """A backbone with its linear head, in evaluation mode.
+
+    DeiT's head reads the class token, PVTv2's the mean over tokens, as in mmpretrain's classifiers of both.
+
+    Args:
+        backbone: ``UPDeiT`` or ``UPPVTv2``.
+        head: from the last embedding to the classes.
+
+    Raises:
+        ValueError: the head reads another width than the backbone's last embedding.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Linear):
+        super().__init__()
+        width = backbone.arch.embed_dims[-1]
+        if head.in_features != width:
+            raise ValueError(f'head reads {head.in_features} channels: the last embedding of the backbone has {width}.')
+        self.backbone = backbone
+        self.head = head
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 3, h, w)`` -> logits ``(B, classes)``."""
+        return self.resume(Entry(0), images, None)
+
+    def activations(self, images: Tensor) -> tuple[dict[Entry, tuple[Tensor, Grid | None]], Tensor]:
+        """What flows past every entry, and the logits.
+
+        Returns:
+            By entry the image or map ``(B, c, y, x)`` (``half`` -1) or tokens ``(B, P+N, C)``, with the token grid;
+            and logits ``(B, classes)``.
+        """
+        passed: dict[Entry, tuple[Tensor, Grid | None]] = {}
+        logits = self.resume(Entry(0), images, None, passed)
+        return passed, logits
+
+    def resume(self, entry: Entry, x: Tensor, grid: Grid | None, passed: dict | None = None) -> Tensor:
+        """Logits ``(B, classes)`` from what flows past an entry.
+
+        Args:
+            entry: where ``x`` belongs.
+            x: as ``activations`` gives it.
+            grid: token grid, None for an image or map.
+            passed: filled with everything that flows past later entries when given.
+        """
+        stages = self.backbone.stages
+        first = entry.half
+        for i in range(entry.stage, len(stages)):
+            if first < 0:
+                if passed is not None:
+                    passed[Entry(i)] = (x, None)
+                x, grid = self.backbone.enter_stage(i, x)
+            for half in range(max(first, 0), 2 * len(stages[i].blocks)):
+                if passed is not None:
+                    passed[Entry(i, half)] = (x, grid)
+                x = self._run_half(i, half, x, grid)
+            x, first = stages[i].norm(x), -1
+            if i + 1 < len(stages):
+                x = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, H, W)
+        pooled = x[:, 0] if self.backbone.num_prefix_tokens else x.mean(dim=1)
+        return self.head(pooled)
+
+    def _run_half(self, i: int, half: int, x: Tensor, grid: Grid) -> Tensor:
+        blocks = self.backbone.stages[i].blocks
+        block, last = blocks[half // 2], half == 2 * len(blocks) - 1
+        if half % 2 == 0:
+            return block.add_attn(x, grid)
+        if last and self.backbone.num_prefix_tokens:
+            x = x[:, :1]  # behind the last attention only the class token is looked at
+        return block.add_mlp(x, grid)

@@ -1,0 +1,148 @@
+"""PrunePlan: what stays of a network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.files import write_atomically
+from upvit_mm.pruning.depth import Pair, all_blocks, check_blocks
+from upvit_mm.pruning.dims import prunable_dims
+from upvit_mm.pruning.table import block_name, stage_name
+
+PLAN_VERSION = 1
+Blocks = tuple[tuple[Pair, ...], ...]  # [stage][new block]
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What stays of a network; ``make_plan`` derives and checks one.
+
+    Attributes:
+        source_arch: the dense architecture.
+        target_arch: the pruned one.
+        kept: kept channels by dim name of the source: sorted, unique int64, absolute on the axis.
+        kept_blocks: per stage and new block, the source blocks of its attention and of its feed-forward network.
+        meta: provenance and predicted costs, plain data.
+    """
+
+    source_arch: ArchSpec
+    target_arch: ArchSpec
+    kept: dict[str, Tensor]
+    kept_blocks: Blocks
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write ``plan.json`` atomically."""
+        content = {
+            'version': PLAN_VERSION,
+            'source_arch': self.source_arch.to_dict(),
+            'target_arch': self.target_arch.to_dict(),
+            'kept': {name: indices.tolist() for name, indices in self.kept.items()},
+            'kept_blocks': self.kept_blocks,
+            'meta': self.meta,
+        }
+        text = json.dumps(content) + '\n'
+        return write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> PrunePlan:
+        """Read and check ``plan.json``.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a plan, another version, or one that contradicts itself.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f'plan {str(path)!r} does not exist; tools/prune.py writes it.')
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+            version = content['version']
+            source, target = (ArchSpec.from_dict(content[key]) for key in ('source_arch', 'target_arch'))
+            kept, blocks, meta = (content[key] for key in ('kept', 'kept_blocks', 'meta'))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f'plan {str(path)!r} is damaged or no plan: {error}.') from error
+        if version != PLAN_VERSION:
+            raise ValueError(f'plan {str(path)!r} has version {version!r}: this package reads {PLAN_VERSION}.')
+        plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name)
+        if plan.target_arch != target:
+            raise ValueError(f'plan {str(path)!r}: kept channels and blocks do not give its target_arch.')
+        return replace(plan, meta=meta)
+
+
+def make_plan(
+    source: ArchSpec,
+    kept: Mapping[str, Sequence[int] | Tensor],
+    kept_blocks: Sequence[Sequence[Pair]] | None = None,
+    num_heads: Sequence[Sequence[int]] | None = None,
+    qk_scales: Sequence[Sequence[float]] | None = None,
+    name: str = '',
+) -> PrunePlan:
+    """A plan from the channels and blocks that stay.
+
+    Args:
+        source: the dense architecture.
+        kept: kept channels by dim name; a dim that is left out stays whole. In ``qk`` and ``v`` the sorted channels
+            are dealt to the new heads in consecutive runs of equal length.
+        kept_blocks: per stage, see ``PrunePlan``; None keeps all.
+        num_heads: of the new blocks, ``[stage][new block]``; None keeps those of the source.
+        qk_scales: of the new blocks; None keeps those of the source, so that the pruned network computes what was
+            scored. Other values are folded into the weights of q when the network is sliced.
+        name: of the target architecture.
+
+    Raises:
+        ValueError: an unknown dim, channels out of range or twice, an impossible stack of blocks, or widths that the
+            heads do not divide.
+    """
+    dims = prunable_dims(source)
+    unknown = sorted(set(kept) - set(dims))
+    if unknown:
+        known = ', '.join(list(dims)[:5])
+        raise ValueError(f'kept has unknown dim(s) {", ".join(unknown[:5])}; the source has {known}, ...')
+    indices = {n: _indices(n, kept[n] if n in kept else range(d.size), d.size) for n, d in dims.items()}
+    if kept_blocks is None:
+        kept_blocks = [all_blocks(depth) for depth in source.depths]
+    if len(kept_blocks) != source.num_stages:
+        raise ValueError(f'kept_blocks has {len(kept_blocks)} stage(s): the source has {source.num_stages}.')
+    stages = enumerate(zip(kept_blocks, source.depths))
+    blocks = tuple(check_blocks(f'kept_blocks[{i}]', pairs, depth) for i, (pairs, depth) in stages)
+
+    def of_attn(values):
+        return tuple(tuple(values[i][attn] for attn, _ in pairs) for i, pairs in enumerate(blocks))
+
+    def width(kind: str, part: int):
+        names = [[f'{block_name(i, pair[part])}.{kind}' for pair in pairs] for i, pairs in enumerate(blocks)]
+        return tuple(tuple(len(indices[name]) for name in stage) for stage in names)
+
+    target = replace(
+        source,
+        name=name,
+        embed_dims=tuple(len(indices[f'{stage_name(i)}.embed']) for i in range(source.num_stages)),
+        depths=tuple(len(pairs) for pairs in blocks),
+        num_heads=num_heads or of_attn(source.num_heads),
+        qk_dims=width('qk', 0),
+        v_dims=width('v', 0),
+        mlp_hidden_dims=width('mlp_hidden', 1),
+        qk_scales=qk_scales or of_attn(source.qk_scales),
+    )
+    return PrunePlan(source, target, indices, blocks)
+
+
+def _indices(name: str, values: Sequence[int] | Tensor, size: int) -> Tensor:
+    indices = torch.as_tensor(values if isinstance(values, Tensor) else list(values))
+    valid = indices.ndim == 1 and len(indices) and not indices.is_floating_point()
+    indices = indices.to(torch.int64)
+    if not valid or int(indices.min()) < 0 or int(indices.max()) >= size or not bool((indices.diff() > 0).all()):
+        raise ValueError(
+            f'kept[{name!r}] = {indices.tolist()[:10]}: must be sorted, unique channels of 0 to {size - 1}, 1 or more.'
+        )
+    return indices

@@ -1,0 +1,77 @@
+"""Physical slicing of a classifier's (or backbone's) state dict; it knows tensor names, no family."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from upvit_mm.pruning.dims import prunable_dims
+from upvit_mm.pruning.plan import PrunePlan
+from upvit_mm.pruning.table import BACKBONE, block_name
+
+State = dict[str, Tensor]
+ATTN_BRANCH = ('norm1', 'attn')  # modules of a block that belong to its attention; the rest is feed-forward
+BLOCK_KEY = re.compile(rf'{re.escape(BACKBONE)}stages\.(?P<i>\d+)\.blocks\.(?P<j>\d+)\.(?P<module>\w+)\.(?P<rest>.+)')
+
+
+def slice_state(state: Mapping[str, Tensor], plan: PrunePlan) -> State:
+    """The tensors of the network that a plan leaves.
+
+    Args:
+        state: ``backbone.*`` of the source architecture in our layout, and ``head.fc.*`` if there is a head.
+        plan: what stays.
+
+    Returns:
+        ``backbone.*`` of the target architecture and the head; copies, never views. Where the target's logit scale
+        differs from the source's, the factor is folded into q, so that the logits do not change.
+
+    Raises:
+        ValueError: a tensor that a kept dim owns is missing or has another size than the source architecture.
+    """
+    sliced = dict(state)
+    for dim in prunable_dims(plan.source_arch).values():
+        kept = plan.kept[dim.name]
+        for key, axis in dim.slots:
+            if key not in sliced:
+                if key.startswith('head.'):
+                    continue  # a backbone alone
+                raise ValueError(f'checkpoint has no {key}, which {dim.name} of the plan prunes; another arch?')
+            if state[key].shape[axis] != dim.size:
+                raise ValueError(
+                    f'{key} has shape {tuple(state[key].shape)}: {dim.name} of the plan has {dim.size} channels on '
+                    f'axis {axis}; is the checkpoint of another arch?'
+                )
+            if len(kept) < dim.size:
+                sliced[key] = sliced[key].index_select(axis, kept.to(sliced[key].device))
+    return _fold_scales(_restack({k: v.clone() for k, v in sliced.items()}, plan), plan)
+
+
+def _restack(state: State, plan: PrunePlan) -> State:
+    """Renumber the kept blocks."""
+    places: dict[tuple[int, int, bool], int] = {}  # (stage, source block, is attention) -> new block
+    for i, pairs in enumerate(plan.kept_blocks):
+        for new, (attn, mlp) in enumerate(pairs):
+            places[i, attn, True] = places[i, mlp, False] = new
+    restacked = {}
+    for key, tensor in state.items():
+        match = BLOCK_KEY.fullmatch(key)
+        if match is None:
+            restacked[key] = tensor
+            continue
+        i, j, module = int(match['i']), int(match['j']), match['module']
+        new = places.get((i, j, module in ATTN_BRANCH))
+        if new is not None:
+            restacked[f'{BACKBONE}{block_name(i, new)}.{module}.{match["rest"]}'] = tensor
+    return restacked
+
+
+def _fold_scales(state: State, plan: PrunePlan) -> State:
+    for i, pairs in enumerate(plan.kept_blocks):
+        for new, (attn, _) in enumerate(pairs):
+            factor = plan.source_arch.qk_scales[i][attn] / plan.target_arch.qk_scales[i][new]
+            if factor != 1:
+                for parameter in ('weight', 'bias'):
+                    state[f'{BACKBONE}{block_name(i, new)}.attn.q.{parameter}'] *= factor
+    return state
