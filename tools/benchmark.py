@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from upvit_mm.arch import resolve_arch
+from upvit_mm.benchmark.backbone import compare_backbones
+from upvit_mm.benchmark.rivals import rivals_of
 from upvit_mm.cli import one_line_errors
 from upvit_mm.files import write_atomically
 
@@ -28,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     backbone.add_argument('--arch', default='pvtv2-b0', help='stock name or arch.json')
     backbone.add_argument('--size', type=size, default=(800, 1344), help='HEIGHTxWIDTH of the forward pass')
     backbone.add_argument('--train-size', type=size, default=(512, 512), help='HEIGHTxWIDTH of the training step')
-    backbone.add_argument('--against', nargs='*', default=['timm', 'mmdet'], help='of timm, mmdet')
+    backbone.add_argument('--against', nargs='*', help='of timm, mmdet (default: all that have it)')
     backbone.add_argument('--batch', type=int, default=1, help='images a step')
     backbone.add_argument('--repeats', type=int, default=7, help='timed runs of each network')
     backbone.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
@@ -40,11 +42,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from upvit_mm.benchmark.backbone import compare_backbones
-
+    arch = resolve_arch(args.arch)
     results = compare_backbones(
-        resolve_arch(args.arch),
-        args.against,
+        arch,
+        rivals_of(arch.family) if args.against is None else args.against,
         {'forward': args.size, 'training': args.train_size},
         args.batch,
         args.repeats,

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 import pickle
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from mmengine.config import Config
@@ -22,11 +24,15 @@ from upvit_mm.cli import one_line_errors
 from upvit_mm.data.digits import CLASSES
 from upvit_mm.data.prepare import prepare_digits
 from upvit_mm.files import sha256_of, write_atomically
+from upvit_mm.openmmlab import SUPPORTED, installed_version
 
 SCENES, SIZE, SEED = 800, 128, 0
 PICTURES = 8
-MIN_SCORE = 0.3
+MIN_SCORE = 0.5
 console = Console(stderr=True)
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -35,21 +41,35 @@ class Step:
 
     Attributes:
         name: folder below the work dir.
-        config: config file.
+        config: config file, relative to the repository.
         quick_epochs: epochs with ``--quick``.
+        targets: what a whole run must reach, by metric.
         backbone_from: step whose checkpoint gives the backbone.
     """
 
     name: str
     config: str
     quick_epochs: int
+    targets: dict[str, float]
     backbone_from: str | None = None
 
 
 STEPS = (
-    Step('classifier', 'configs/demo/up-pvtv2-micro_digits.py', quick_epochs=3),
-    Step('retinanet', 'configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py', 1, 'classifier'),
-    Step('mask-rcnn', 'configs/demo/mask-rcnn_up-pvtv2-micro_fpn_digits.py', 1, 'classifier'),
+    Step('classifier', 'configs/demo/up-pvtv2-micro_digits.py', 3, {'accuracy/top1': 85.0}),
+    Step(
+        'retinanet',
+        'configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py',
+        1,
+        {'coco/bbox_mAP': 0.30},
+        backbone_from='classifier',
+    ),
+    Step(
+        'mask-rcnn',
+        'configs/demo/mask-rcnn_up-pvtv2-micro_fpn_digits.py',
+        1,
+        {'coco/bbox_mAP': 0.30, 'coco/segm_mAP': 0.25},
+        backbone_from='classifier',
+    ),
 )
 
 
@@ -62,7 +82,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    work_dir = args.work_dir / 'quick' if args.quick else args.work_dir
+    work_dir = (args.work_dir / 'quick' if args.quick else args.work_dir).absolute()
+    os.chdir(ROOT)  # configs name the data relative to the repository
     console.rule('digits')
     data = Path(Config.fromfile(STEPS[1].config).data_root)
     prepare_digits(data, SCENES, SIZE, SEED, track)
@@ -73,43 +94,72 @@ def main() -> None:
     write_report(work_dir, data, results, args.quick)
     console.rule()
     console.print(f'report: {work_dir / "report.md"}')
+    missed = {} if args.quick else {step.name: m for step in STEPS if (m := missed_targets(step, results[step.name]))}
+    if missed:
+        sys.exit(f'error: below target: {missed}')
+
+
+def missed_targets(step: Step, result: dict) -> dict[str, str]:
+    """Metrics below what the step must reach."""
+    metrics = result['metrics']
+    return {key: f'{metrics[key]} < {target}' for key, target in step.targets.items() if metrics[key] < target}
 
 
 def run_step(step: Step, work_dir: Path, data: Path, results: dict, quick: bool) -> dict:
     """Train and evaluate, go on where a killed run stopped, or reuse a finished result of the same inputs."""
     folder = work_dir / step.name
     options = [f'train_cfg.max_epochs={step.quick_epochs}'] if quick else []
+    inputs = [Config.fromfile(step.config).pretty_text, sha256_of(data / 'dataset.json'), *code_identity()]
     if step.backbone_from:
         source = results[step.backbone_from]['checkpoint']
         options += ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={source}']
-    inputs = [Config.fromfile(step.config).pretty_text, *options, sha256_of(data / 'dataset.json')]
-    inputs += [sha256_of(results[step.backbone_from]['checkpoint'])] if step.backbone_from else []
-    fingerprint = hashlib.sha256('\n'.join(inputs).encode()).hexdigest()
-
-    marker, result_file = folder / 'inputs.sha256', folder / 'result.json'
-    if folder.exists() and (not marker.is_file() or marker.read_text() != fingerprint):
-        shutil.rmtree(folder)
+        inputs.append(sha256_of(source))
+    fingerprint = hashlib.sha256('\n'.join([*inputs, *options]).encode()).hexdigest()
+    result_file = claim_folder(folder, fingerprint)
     if result_file.is_file():
         console.print(f'{folder}: finished before with the same inputs')
         return json.loads(result_file.read_text())
-    write_atomically(marker, lambda part: part.write_text(fingerprint))
 
     start = time.monotonic()
     train = ['tools/train.py', step.config, '--work-dir', str(folder), '--resume']
-    run([*train, *(['--cfg-options', *options] if options else [])])
-    checkpoint = Path((folder / 'last_checkpoint').read_text().strip())
-    metrics_file, predictions = folder / 'metrics.json', folder / 'predictions.pkl'
+    train += ['--cfg-options', *options] if options else []
+    run(train)
+    checkpoint = folder / Path((folder / 'last_checkpoint').read_text().strip()).name
     test = ['tools/test.py', step.config, str(checkpoint), '--work-dir', str(folder / 'test')]
-    run([*test, '--metrics', str(metrics_file), '--out', str(predictions)])
+    run([*test, '--metrics', str(folder / 'metrics.json'), '--out', str(folder / 'predictions.pkl')])
     result = {
-        'checkpoint': str(folder / checkpoint.name),
-        'metrics': json.loads(metrics_file.read_text())['metrics'],
-        'command': shlex.join(['python', *train, *(['--cfg-options', *options] if options else [])]),
+        'checkpoint': str(checkpoint),
+        'metrics': json.loads((folder / 'metrics.json').read_text())['metrics'],
+        'targets': step.targets,
+        'command': shlex.join(['python', *train]),
         'seed': SEED,
-        'seconds': round(time.monotonic() - start),
+        'versions': {name: metadata.version(name) for name in ('torch', 'timm')}
+        | {module: installed_version(module) for module in SUPPORTED},
+        'seconds': round(time.monotonic() - start),  # of the last run, when an earlier one was stopped
     }
     write_atomically(result_file, lambda part: part.write_text(json.dumps(result, indent=2) + '\n'))
     return result
+
+
+def code_identity() -> list[str]:
+    """What else decides a result: the versions underneath and this package's code."""
+    versions = [f'{module} {installed_version(module)}' for module in SUPPORTED] + [metadata.version('torch')]
+    return versions + [sha256_of(path) for path in sorted((ROOT / 'upvit_mm').rglob('*.py'))]
+
+
+def claim_folder(folder: Path, fingerprint: str) -> Path:
+    """Make a step's folder, empty unless it belongs to the same inputs, and return where its result stands.
+
+    Raises:
+        ValueError: the folder holds something that is not the demo's.
+    """
+    marker = folder / 'inputs.sha256'
+    if folder.exists() and not marker.is_file():
+        raise ValueError(f'{str(folder)!r} holds something else than a demo run; name another --work-dir.')
+    if folder.exists() and marker.read_text() != fingerprint:
+        shutil.rmtree(folder)
+    write_atomically(marker, lambda part: part.write_text(fingerprint))
+    return folder / 'result.json'
 
 
 def run(command: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from importlib import metadata
@@ -65,6 +66,23 @@ def _within(version: str, low: str, high: str) -> bool:
         return Version(low) <= Version(version) < Version(high)
     except InvalidVersion:
         return False
+
+
+class RunLogHandler(logging.Handler):
+    """Hands what the pure-torch parts of this package log to the log of the current mmengine run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from mmengine.logging import print_log
+
+        print_log(record.getMessage(), logger='current', level=record.levelno)
+
+
+def log_into_runs() -> None:
+    """Let the package's own logger write into mmengine's; done when ``upvit_mm.models`` is imported."""
+    logger = logging.getLogger('upvit_mm')
+    if not any(isinstance(handler, RunLogHandler) for handler in logger.handlers):
+        logger.addHandler(RunLogHandler())
+        logger.setLevel(logging.INFO)
 
 
 def require_mmcv_ops() -> None:

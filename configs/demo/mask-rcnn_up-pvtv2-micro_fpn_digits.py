@@ -29,6 +29,6 @@ model = dict(
 val_evaluator = dict(
     type='CocoMetric', ann_file=_base_.data_root + 'annotations/instances_val.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
-train_cfg = dict(max_epochs=10, val_interval=5)
+train_cfg = dict(max_epochs=7, val_interval=7)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval=20))
 randomness = dict(seed=0)

@@ -22,6 +22,6 @@ model = dict(
 val_evaluator = dict(
     type='CocoMetric', ann_file=_base_.data_root + 'annotations/instances_val.json', metric='bbox')
 test_evaluator = val_evaluator
-train_cfg = dict(max_epochs=12, val_interval=6)
+train_cfg = dict(max_epochs=18, val_interval=9)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval=20))
 randomness = dict(seed=0)

@@ -38,7 +38,18 @@ def test_folders(root):
         check_datasets(config(root), ('train',))
     with pytest.raises(FileNotFoundError, match=r"nowhere' does not exist"):
         check_datasets(dict(val_dataloader=dict(dataset=dict(type='CustomDataset', data_root='nowhere'))), ('val',))
-    check_datasets(config('s3://bucket/coco'), ('train',))  # not on this disk: left to mmengine
+
+
+def test_data_elsewhere_are_left_to_mmengine():
+    check_datasets(config('s3://bucket/coco'), ('train',))
+    check_datasets(dict(train_dataloader=dict(dataset=dict(type='CIFAR10', data_root='nowhere'))), ('train',))
+    cfg = config('nowhere')
+    cfg['train_dataloader']['dataset']['dataset']['backend_args'] = dict(backend='petrel')
+    check_datasets(cfg, ('train',))
+    cfg = config('')
+    dataset = cfg['train_dataloader']['dataset']['dataset']
+    dataset.update(ann_file='s3://bucket/a.json', data_prefix=dict(img='s3://bucket/train'))
+    check_datasets(cfg, ('train',))
 
 
 def test_annotation_file(root):
@@ -66,6 +77,21 @@ def test_categories(root):
     check_datasets(config(root, CLASSES[:-1], allow_unlisted_categories=True), ('train',))
     with pytest.raises(ValueError, match=r'lacks 1 of the 11 classes of the config: ten'):
         check_datasets(config(root, (*CLASSES, 'ten')), ('train',))
+
+
+def test_classes_in_another_order_would_be_named_wrong(root):
+    with pytest.raises(ValueError, match=r"another order.*classes=\('0', '1', '2'"):
+        check_datasets(config(root, CLASSES[::-1]), ('train',))
+
+
+def test_classes_from_a_file(root, tmp_path):
+    names = tmp_path / 'names.txt'
+    names.write_text('\n'.join(CLASSES))
+    check_datasets(config(root, str(names)), ('train',))
+    with pytest.raises(
+        ValueError, match=r"classes = 'seven': no such file of names; a tuple of one name needs a comma"
+    ):
+        check_datasets(config(root, 'seven'), ('train',))
 
 
 def test_default_classes_are_those_of_coco(root):

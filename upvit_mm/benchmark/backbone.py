@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import platform
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.benchmark.rivals import build_backbones
-from upvit_mm.benchmark.speed import forward_step, peak_memory, precision, time_alternating, training_step
+from upvit_mm.benchmark.speed import forward_step, peak_memory, time_alternating, training_step
 
 SEED = 0
 TOLERANCE = 5e-2  # of a map's largest value; mmdet's LayerNorm eps differs, and weights are random
@@ -54,7 +56,7 @@ def compare_backbones(
         'settings': {
             'arch': arch.name,
             'batch': batch,
-            'device': torch.cuda.get_device_name() if device == 'cuda' else platform.processor() or platform.machine(),
+            'device': torch.cuda.get_device_name() if device == 'cuda' else _cpu_name(),
             'amp': amp,
             'threads': torch.get_num_threads(),
             'torch': torch.__version__,
@@ -63,10 +65,8 @@ def compare_backbones(
     }
     for kind, size in sizes.items():
         x = _image(batch, size, device)
-        with precision(torch.device(device), amp):
-            if not amp:
-                _check_agreement(models, x)
-            timings = time_alternating(models, STEPS[kind], x, repeats)
+        _check_agreement(models, x)
+        timings = time_alternating(models, partial(STEPS[kind], amp=amp), x, repeats)
         ours = timings['ours'].median
         results[kind] = {'size': list(size)}
         for name, timing in timings.items():
@@ -77,6 +77,13 @@ def compare_backbones(
                 'peak_bytes': peak,
             }
     return results
+
+
+def _cpu_name() -> str:
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()
 
 
 def _build(arch: ArchSpec, rivals: Sequence[str], device: str) -> dict[str, nn.Module]:
@@ -107,6 +114,6 @@ def _peak_in_fresh_process(arch, name, kind, size, batch, device, amp) -> int:
 def _peak(arch, name, kind, size, batch, device, amp, threads) -> int:
     torch.set_num_threads(threads)
     model = _build(arch, [] if name == 'ours' else [name], device)[name]
-    STEPS[kind](model, _image(batch, (64, 64), device))  # libraries load and allocate on first use
-    with precision(torch.device(device), amp):
-        return peak_memory(model, STEPS[kind], _image(batch, size, device))
+    step = partial(STEPS[kind], amp=amp)
+    step(model, _image(batch, (64, 64), device))  # libraries load and allocate on first use
+    return peak_memory(model, step, _image(batch, size, device))

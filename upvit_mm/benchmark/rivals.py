@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
@@ -30,7 +31,7 @@ def build_backbones(arch: ArchSpec, rivals: Sequence[str]) -> dict[str, nn.Modul
     models: dict[str, nn.Module] = {'ours': ours}
     for name in rivals:
         if (arch.family, name) not in _BUILDERS:
-            known = ', '.join(sorted(n for family, n in _BUILDERS if family == arch.family))
+            known = ', '.join(rivals_of(arch.family))
             raise ValueError(f'against = {name!r}: has no {arch.family} backbone; known for it: {known}.')
         _require_stock(arch, name)
         model, layout = _BUILDERS[arch.family, name](arch)
@@ -41,10 +42,16 @@ def build_backbones(arch: ArchSpec, rivals: Sequence[str]) -> dict[str, nn.Modul
     return {name: model.eval() for name, model in models.items()}
 
 
+def rivals_of(family: str) -> list[str]:
+    """Names of those that have a backbone of this family."""
+    return [name for known, name in _BUILDERS if known == family]
+
+
 def _require_stock(arch: ArchSpec, rival: str) -> None:
     for i, dim in enumerate(arch.embed_dims):
         widths = {*arch.qk_dims[i], *arch.v_dims[i]}
-        same = len(set(arch.num_heads[i])) == len(set(arch.mlp_hidden_dims[i])) == 1
+        same = len(set(arch.num_heads[i])) == len(set(arch.mlp_hidden_dims[i])) == len(set(arch.qk_scales[i])) == 1
+        same = same and math.isclose(arch.qk_scales[i][0], (dim / arch.num_heads[i][0]) ** -0.5)
         if widths != {dim} or not same or arch.mlp_hidden_dims[i][0] % dim:
             raise ValueError(
                 f'arch {arch.name or "custom"!r}: stage {i} has pruned widths, which {rival} cannot build; '

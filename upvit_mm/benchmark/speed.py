@@ -39,15 +39,17 @@ class Timing:
         return asdict(self)
 
 
-def forward_step(model: nn.Module, x: Tensor) -> None:
+def forward_step(model: nn.Module, x: Tensor, amp: bool = False) -> None:
     """Inference: maps of an image, no gradients."""
-    with torch.inference_mode():
+    with torch.inference_mode(), precision(x.device, amp):
         model(x)
 
 
-def training_step(model: nn.Module, x: Tensor) -> None:
+def training_step(model: nn.Module, x: Tensor, amp: bool = False) -> None:
     """Forward and backward through all maps, without an optimizer."""
-    sum(feature.square().mean() for feature in model(x)).backward()
+    with precision(x.device, amp):
+        loss = sum(feature.square().mean() for feature in model(x))
+    loss.backward()
     for parameter in model.parameters():
         parameter.grad = None
 
@@ -70,7 +72,8 @@ def time_alternating(
         raise ValueError(f'repeats = {repeats}: at least 2 are needed for a median with spread.')
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for round_ in range(-WARM_UP, repeats):
-        for name, model in models.items():
+        order = list(models.items())
+        for name, model in order if round_ % 2 else reversed(order):
             elapsed = _timed(step, model, x)
             if round_ >= 0:
                 seconds[name].append(elapsed)

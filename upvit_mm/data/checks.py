@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset')
+FOLDER_TYPES = ('CustomDataset', 'mmpretrain.CustomDataset', 'ImageNet', 'mmpretrain.ImageNet')
 
 
 def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str]) -> None:
-    """Check every COCO dataset and class-folder dataset on the local disk that the given parts of a config read.
+    """Check every COCO and image-folder dataset that the given parts of a config read from this machine's disk.
 
     A category of the annotation file that the config does not list raises, since mmdet drops its objects without a
-    word; set ``allow_unlisted_categories = True`` in the config to train on a subset on purpose.
+    word; set ``allow_unlisted_categories = True`` in the config to train on a subset on purpose. Datasets of other
+    types and those behind a ``backend_args`` or an address are left to mmengine.
 
     Args:
         cfg: a config of mmdet or mmpretrain.
@@ -23,16 +25,17 @@ def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
-        ValueError: an annotation file is damaged or has categories that the config does not list, or the reverse.
+        ValueError: an annotation file is damaged, or its categories are not those of the config in the same order.
     """
     for part in parts:
         for dataset in _datasets(cfg.get(f'{part}_dataloader')):
-            root = Path(dataset.get('data_root') or '')
-            if '://' in str(dataset.get('data_root')):
-                continue  # an object store; mmengine reports what it does not find
-            _check_folders(dataset, root)
-            if dataset.get('type') in COCO_TYPES and dataset.get('ann_file'):
-                _check_coco(dataset, root / dataset['ann_file'], bool(cfg.get('allow_unlisted_categories')))
+            kind = dataset.get('type')
+            if dataset.get('backend_args') or kind not in COCO_TYPES + FOLDER_TYPES:
+                continue
+            _check_folders(dataset)
+            if kind in COCO_TYPES and dataset.get('ann_file') and not _is_address(dataset, dataset['ann_file']):
+                allow_unlisted = bool(cfg.get('allow_unlisted_categories'))
+                _check_coco(dataset, _path(dataset, dataset['ann_file']), allow_unlisted)
 
 
 def _datasets(node: Any) -> Iterator[Mapping[str, Any]]:
@@ -47,20 +50,28 @@ def _datasets(node: Any) -> Iterator[Mapping[str, Any]]:
             yield from _datasets(child)
 
 
-def _check_folders(dataset: Mapping[str, Any], root: Path) -> None:
+def _path(dataset: Mapping[str, Any], part: str) -> Path:
+    return Path(dataset.get('data_root') or '', part)
+
+
+def _is_address(dataset: Mapping[str, Any], part: str) -> bool:
+    return '://' in part or '://' in str(dataset.get('data_root'))
+
+
+def _check_folders(dataset: Mapping[str, Any]) -> None:
     prefix = dataset.get('data_prefix')
     prefixes = list(prefix.values()) if isinstance(prefix, Mapping) else [prefix] if isinstance(prefix, str) else []
-    for folder in {root, *(root / p for p in prefixes if isinstance(p, str))}:
-        if not folder.is_dir():
+    for part in ['', *(p for p in prefixes if isinstance(p, str))]:
+        if not _is_address(dataset, part) and not _path(dataset, part).is_dir():
             raise FileNotFoundError(
-                f'data folder {str(folder)!r} does not exist: put the data there, link it, or set data_root '
-                '(the embedded digits: python tools/prepare_digits.py).'
+                f'data folder {str(_path(dataset, part))!r} does not exist: put the data there, link it, or set '
+                'data_root (the embedded digits: python tools/prepare_digits.py).'
             )
 
 
 def _check_coco(dataset: Mapping[str, Any], path: Path, allow_unlisted: bool) -> None:
     found = read_categories(path)
-    classes = (dataset.get('metainfo') or {}).get('classes') or _default_classes()
+    classes = _classes(dataset)
     missing = [name for name in classes if name not in found]
     if missing:
         raise ValueError(
@@ -74,12 +85,26 @@ def _check_coco(dataset: Mapping[str, Any], path: Path, allow_unlisted: bool) ->
             f'{", ".join(unlisted[:5])}. Add them to metainfo=dict(classes=...) and num_classes, or set '
             'allow_unlisted_categories=True to leave their objects out.'
         )
+    in_file_order = [name for name in found if name in classes]
+    if in_file_order != classes:
+        raise ValueError(
+            f'annotation file {str(path)!r} has the classes of the config in another order: mmdet numbers labels as '
+            f'the file does and would name them wrong. Set metainfo=dict(classes={tuple(in_file_order)}).'
+        )
 
 
-def _default_classes() -> tuple[str, ...]:
-    from mmdet.datasets import CocoDataset  # here, since a classification config needs no mmdet
+def _classes(dataset: Mapping[str, Any]) -> list[str]:
+    """Class names of a dataset as mmdet understands its settings: a sequence, or the path of a file of lines."""
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if not classes:
+        from mmdet.datasets import CocoDataset  # here, since a classification config needs no mmdet
 
-    return tuple(CocoDataset.METAINFO['classes'])
+        classes = CocoDataset.METAINFO['classes']
+    if isinstance(classes, str):
+        if not Path(classes).is_file():
+            raise ValueError(f'classes = {classes!r}: no such file of names; a tuple of one name needs a comma.')
+        classes = Path(classes).read_text(encoding='utf-8').splitlines()
+    return list(classes)
 
 
 def read_categories(path: Path) -> list[str]:

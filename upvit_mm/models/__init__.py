@@ -1,8 +1,9 @@
 """How an ArchSpec becomes modules, registered for OpenMMLab under the scope ``upvit_mm``."""
 
-from upvit_mm.openmmlab import require_openmmlab
+from upvit_mm.openmmlab import log_into_runs, require_openmmlab
 
 require_openmmlab()
+log_into_runs()
 
 from upvit_mm.models.backbones import UPDeiT, UPPVTv2  # noqa: E402
 from upvit_mm.models.necks import SimpleFeaturePyramid  # noqa: E402

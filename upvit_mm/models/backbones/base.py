@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +14,8 @@ from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import check_state, load_backbone, to_ours_in_place
 from upvit_mm.models.layers import Stage
 from upvit_mm.models.layers.grid import Grid
+
+logger = logging.getLogger('upvit_mm')
 
 
 class UPBackbone(BaseModule):
@@ -78,7 +81,9 @@ class UPBackbone(BaseModule):
         self.init_cfg = configured
         if first_call:
             for config in pretrained:
-                self.load_state_dict(load_backbone(config['checkpoint'], prefix=config.get('prefix')))
+                state = load_backbone(config['checkpoint'], prefix=config.get('prefix'))
+                self.load_state_dict(state)
+                logger.info('%s: loaded %d tensors from %s', self._describe(), len(state), config['checkpoint'])
 
     # ------------------------------------------------------------ checkpoints
 

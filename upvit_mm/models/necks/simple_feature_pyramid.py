@@ -17,7 +17,7 @@ class SimpleFeaturePyramid(BaseModule):
     """One stride-16 map to ``num_outs`` maps at strides ``4 * 2**start_level`` and up, at most 128.
 
     Strides 4 and 8 come from deconvolutions, those above 16 from max pooling; every level then has a 1x1 and a
-    3x3 convolution, each with LayerNorm over channels.
+    3x3 convolution, each with LayerNorm over channels. With patches of another size than 16 all strides scale alike.
 
     Args:
         in_channels: channels of the backbone's map; a list of one, as ``arch.embed_dims`` gives it, will do.
