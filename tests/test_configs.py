@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hub import get_config
 
 from upvit_mm.arch import ArchSpec, arch_names, get_arch
+from upvit_mm.runner import add_run_arguments
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ARCHS = sorted((CONFIGS / '_base_/archs').glob('*.json'))
@@ -32,6 +34,7 @@ model = dict(
         _delete_=True, type='upvit_mm.UPPVTv2', arch=_base_.arch,
         init_cfg=dict(type='Pretrained', checkpoint='{checkpoint}')),
     neck=dict(in_channels=_base_.arch.embed_dims))
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
 """
 
 
@@ -88,7 +91,7 @@ def test_detector_config(path, scope):
 
 @pytest.mark.parametrize('path', [p for p in DETECTORS if p.parent.name == 'detection'], ids=name_of)
 def test_coco_recipe(path):
-    """The published one (arXiv 2106.13797, sec. 4.2)."""
+    """What the configs promise in their docstrings."""
     cfg = Config.fromfile(path)
     assert cfg.optim_wrapper.optimizer.type == 'AdamW'
     assert 'momentum' not in cfg.optim_wrapper.optimizer
@@ -147,6 +150,7 @@ def test_six_lines_swap_the_backbone_of_a_stock_config(stock, pruned, scope):
     path = pruned / 'swapped.py'
     path.write_text(SWAP.format(stock=stock, arch='./arch.json', checkpoint=pruned / 'pruned.pth'))
     cfg = Config.fromfile(path)
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, weight_decay=1e-4)
 
     from mmdet.registry import MODELS
 
@@ -159,17 +163,38 @@ def test_six_lines_swap_the_backbone_of_a_stock_config(stock, pruned, scope):
     assert any('loss' in key for key in losses)
 
 
-@pytest.mark.parametrize('stock', STOCK_DETECTORS[:2], ids=lambda s: s.split('/')[0])
-def test_cfg_options_alone_swap_the_backbone(stock, pruned, scope):
-    cfg = get_config(f'mmdet::{stock}')
-    options = {
-        'model.backbone._delete_': True,
-        'model.backbone.type': 'upvit_mm.UPPVTv2',
-        'model.backbone.arch': str(pruned / 'arch.json'),
-        'model.backbone.init_cfg.type': 'Pretrained',
-        'model.backbone.init_cfg.checkpoint': str(pruned / 'pruned.pth'),
-        'model.neck.in_channels': [16, 24, 35, 40],
-    }
-    cfg.merge_from_dict(options)
-    assert set(cfg.model.backbone) == {'type', 'arch', 'init_cfg'}
-    detector_losses(cfg, scope)
+@pytest.mark.parametrize('stock', STOCK_DETECTORS, ids=lambda s: s.split('/')[0])
+def test_cfg_options_alone_swap_the_backbone(stock, pruned):
+    """As the README's command line writes them, parsed as every tool parses them."""
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    options = f"""model.backbone._delete_=True
+        model.backbone.type=upvit_mm.UPPVTv2 model.backbone.arch={pruned}/arch.json
+        model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint={pruned}/pruned.pth
+        model.neck.in_channels=[16,24,35,40]
+        optim_wrapper.optimizer._delete_=True optim_wrapper.optimizer.type=AdamW optim_wrapper.optimizer.lr=1e-4"""
+    (pruned / 'stock.py').write_text(f"_base_ = ['mmdet::{stock}']")
+    cfg = Config.fromfile(pruned / 'stock.py')
+    cfg.merge_from_dict(parser.parse_args(['--cfg-options', *options.split()]).cfg_options)
+
+    path = pruned / 'swapped.py'
+    path.write_text(SWAP.format(stock=stock, arch='./arch.json', checkpoint=pruned / 'pruned.pth'))
+    expected = Config.fromfile(path)
+    expected.model.backbone.arch = f'{pruned}/arch.json'
+    assert cfg.model == expected.model
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4)
+
+
+def test_own_data_config_of_the_readme(tmp_path):
+    """The README's example is a whole config: it parses, and its classes are those of the heads."""
+    text = (CONFIGS.parent / 'README.md').read_text()
+    (code,) = (block for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL) if 'fruit' in block)
+    (tmp_path / 'own.py').write_text(code.replace("'./configs", f"'{CONFIGS}"))
+    cfg = Config.fromfile(tmp_path / 'own.py')
+    assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 2
+    for part in ('train', 'val', 'test'):
+        dataset = cfg[f'{part}_dataloader'].dataset
+        assert (dataset.data_root, dataset.metainfo.classes) == ('data/fruit/', ('apple', 'pear'))
+        assert dataset.pipeline
+    assert cfg.test_evaluator.ann_file == 'data/fruit/val.json'
+    assert cfg.test_evaluator.metric == ['bbox', 'segm']

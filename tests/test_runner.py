@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 import pytest
+import torch
 
 from upvit_mm.cli import one_line_errors
-from upvit_mm.runner import add_run_arguments, load_config
+from upvit_mm.runner import add_run_arguments, load_config, set_training_options
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DEMO = str(CONFIGS / 'demo/retinanet_up-pvtv2-micro_fpn_digits.py')
@@ -42,3 +43,24 @@ def test_our_errors_are_one_line(capsys):
 def test_foreign_errors_keep_their_traceback():
     with pytest.raises(ValueError, match='invalid literal'), one_line_errors():
         int('x')
+
+
+def test_training_flags(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = load_config(parse(str(CONFIGS / 'detection/retinanet_up-pvtv2-b0_fpn_1x_coco.py')))
+    set_training_options(cfg, amp=True, auto_scale_lr=True, resume='auto')
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
+    assert (cfg.resume, cfg.load_from) == (True, None)
+    set_training_options(cfg, amp=False, auto_scale_lr=False, resume='epoch_3.pth')
+    assert (cfg.resume, cfg.load_from) == (True, 'epoch_3.pth')
+
+
+def test_training_flags_that_cannot_be_met(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    cfg = load_config(parse(DEMO))
+    with pytest.raises(ValueError, match='--amp: mixed-precision training needs a GPU'):
+        set_training_options(cfg, amp=True, auto_scale_lr=False, resume=None)
+    with pytest.raises(ValueError, match=r'the config has no auto_scale_lr.base_batch_size'):
+        set_training_options(cfg, amp=False, auto_scale_lr=True, resume=None)

@@ -18,7 +18,7 @@ class Entry:
     Attributes:
         stage: 0, ...
         half: -1 before the stage's patch embedding, 2j before the attention of block j, 2j + 1 before its feed-forward
-            network.
+            network, twice the depth before the stage's norm.
     """
 
     stage: int
@@ -89,11 +89,12 @@ class PosteriorNet(nn.Module):
                 if passed is not None:
                     passed[Entry(i, half)] = (x, grid)
                 x = self._run_half(i, half, x, grid)
+            if passed is not None:
+                passed[Entry(i, 2 * len(stages[i].blocks))] = (x, grid)
             x, first = stages[i].norm(x), -1
             if i + 1 < len(stages):
                 x = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, H, W)
-        pooled = x[:, 0] if self.backbone.num_prefix_tokens else x.mean(dim=1)
-        return self.head(pooled)
+        return self.head(x[:, 0] if self.backbone.num_prefix_tokens else x.mean(dim=1))
 
     def _run_half(self, i: int, half: int, x: Tensor, grid: Grid) -> Tensor:
         blocks = self.backbone.stages[i].blocks

@@ -1,0 +1,125 @@
+"""Compensation against direct solutions and cases where the answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning.compensate import compensate
+from upvit_mm.pruning.network import PosteriorNet
+
+CLASSES = 4
+
+
+@pytest.fixture
+def dense(family, build, randomise) -> PosteriorNet:
+    backbone = build(family, out_indices=(-1,))
+    return PosteriorNet(backbone, randomise(nn.Linear(backbone.arch.embed_dims[-1], CLASSES), seed=7)).double()
+
+
+@pytest.fixture
+def images(image):
+    return image(64, 64, batch=24).double()
+
+
+@pytest.fixture
+def sliced_by(family, build, dense):
+    """``sliced_by(plan)``: the sliced network."""
+
+    def make(plan) -> PosteriorNet:
+        state = {f'backbone.{k}': v for k, v in dense.backbone.state_dict().items()}
+        state |= {f'head.fc.{k}': v for k, v in dense.head.state_dict().items()}
+        state = slice_state(state, plan)
+        head = nn.Linear(plan.target_arch.embed_dims[-1], CLASSES)
+        net = PosteriorNet(build(family, plan.target_arch, out_indices=(-1,)), head).double()
+        net.backbone.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith('backbone.')})
+        net.head.load_state_dict({k[8:]: v for k, v in state.items() if k.startswith('head.fc.')})
+        return net
+
+    return make
+
+
+def batches(images, size):
+    return lambda: [(part, range(len(part))) for part in images.split(size)]
+
+
+def half_of(spec, *kinds) -> dict:
+    kept = {}
+    for dim in prunable_dims(spec).values():
+        if dim.kind in kinds:
+            run = dim.size // dim.groups
+            kept[dim.name] = [g * run + c for g in range(dim.groups) for c in range((run + 1) // 2)]
+    return kept
+
+
+def kl(dense, net, images) -> float:
+    with torch.no_grad():
+        p, q = (importance.log_posteriors(n(images)) for n in (dense, net))
+    return (p.exp() * (p - q)).sum(dim=-1).mean().item()
+
+
+@pytest.mark.parametrize('kinds', [('mlp_hidden',), ('qk', 'v'), ('embed',), ('embed', 'qk', 'v', 'mlp_hidden')])
+def test_it_comes_closer_to_the_dense_network(dense, sliced_by, images, kinds):
+    plan = make_plan(dense.backbone.arch, half_of(dense.backbone.arch, *kinds))
+    net = sliced_by(plan)
+    before, left = kl(dense, net, images), {}
+    compensate(dense, net, plan, batches(images, 8), report=left.__setitem__)
+    assert kl(dense, net, images) < 0.5 * before
+    assert len(left) == 2 * sum(plan.target_arch.depths) + 1
+    assert all(-1e-9 <= share <= 1 + 1e-9 for share in left.values())
+
+
+def test_removed_blocks_are_made_up_for(dense, sliced_by, images):
+    depths = dense.backbone.arch.depths
+    blocks = [[(0, depth - 1)] for depth in depths]
+    plan = make_plan(dense.backbone.arch, {}, blocks)
+    net = sliced_by(plan)
+    before = kl(dense, net, images)
+    compensate(dense, net, plan, batches(images, 8))
+    assert kl(dense, net, images) < 0.5 * before
+
+
+def test_the_batching_does_not_matter(dense, sliced_by, images):
+    plan = make_plan(dense.backbone.arch, half_of(dense.backbone.arch, 'mlp_hidden', 'v'))
+    nets = [sliced_by(plan) for _ in range(2)]
+    for net, size in zip(nets, (24, 5)):
+        compensate(dense, net, plan, batches(images, size))
+    for a, b in zip(nets[0].parameters(), nets[1].parameters()):
+        assert torch.allclose(a, b, atol=1e-7)
+
+
+def test_nothing_lacks_when_everything_is_kept(dense, sliced_by, images, identical):
+    plan = make_plan(dense.backbone.arch, {}, name=dense.backbone.arch.name)
+    net = sliced_by(plan)
+    compensate(dense, net, plan, batches(images, 24))
+    assert identical(net.state_dict(), dense.state_dict())
+
+
+def test_dead_copies_are_taken_over_exactly(dense, sliced_by, images):
+    """Two hidden channels that always agree: the kept one can carry both, so nothing is lost."""
+    mlp = dense.backbone.stages[0].blocks[0].mlp
+    with torch.no_grad():
+        for layer in (mlp.fc1, *([mlp.dwconv] if mlp.dwconv is not None else [])):
+            layer.weight[1] = layer.weight[0]
+            layer.bias[1] = layer.bias[0]
+    dim = prunable_dims(dense.backbone.arch)['stages.0.blocks.0.mlp_hidden']
+    plan = make_plan(dense.backbone.arch, {dim.name: [c for c in range(dim.size) if c != 1]})
+    net = sliced_by(plan)
+    assert kl(dense, net, images) > 1e-6
+    compensate(dense, net, plan, batches(images, 24), ridge=1e-13)
+    assert kl(dense, net, images) < 1e-15
+    fc2 = net.backbone.stages[0].blocks[0].mlp.fc2
+    assert torch.allclose(fc2.weight[:, 0], mlp.fc2.weight[:, 0] + mlp.fc2.weight[:, 1], atol=1e-6)
+
+
+def test_bad_input(dense, sliced_by, images):
+    plan = make_plan(dense.backbone.arch, half_of(dense.backbone.arch, 'v'))
+    net = sliced_by(plan)
+    with pytest.raises(ValueError, match='ridge = 0'):
+        compensate(dense, net, plan, batches(images, 8), ridge=0)
+    with pytest.raises(ValueError, match='no images'):
+        compensate(dense, net, plan, list)
+    with pytest.raises(ValueError, match='the sliced network has another architecture'):
+        compensate(dense, dense, plan, batches(images, 8))
