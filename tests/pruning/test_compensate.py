@@ -123,3 +123,11 @@ def test_bad_input(dense, sliced_by, images):
         compensate(dense, net, plan, list)
     with pytest.raises(ValueError, match='the sliced network has another architecture'):
         compensate(dense, dense, plan, batches(images, 8))
+
+
+def test_too_few_images_are_said(dense, sliced_by, images, caplog):
+    plan = make_plan(dense.backbone.arch, half_of(dense.backbone.arch, 'v'))
+    with caplog.at_level('WARNING', 'upvit_mm'):
+        compensate(dense, sliced_by(plan), plan, batches(images[:3], 3))
+    width = dense.backbone.arch.embed_dims[-1] + 1
+    assert f'compensation of head has 3 samples for {width} inputs' in caplog.text

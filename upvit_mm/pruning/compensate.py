@@ -11,6 +11,7 @@ This is ours, not the paper's.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -23,6 +24,7 @@ from upvit_mm.pruning.network import Entry, PosteriorNet
 from upvit_mm.pruning.plan import PrunePlan
 from upvit_mm.pruning.table import stage_name
 
+logger = logging.getLogger('upvit_mm')
 Report = Callable[[str, float], None]  # layer, share of the lack that is left
 
 
@@ -107,6 +109,10 @@ def _correct(
         handle.remove()
     if rows == 0:
         raise ValueError('there are no images to compensate with.')
+    if rows < 2 * size:
+        logger.warning(
+            'compensation of %s has %d samples for %d inputs and may fit them alone; use more images.', name, rows, size
+        )
     change = torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(size, dtype=gram.dtype), moment)
     layer.weight += change[:-1].T.to(layer.weight)
     layer.bias += change[-1].to(layer.bias)
