@@ -55,7 +55,7 @@ class Step:
 
 
 STEPS = (
-    Step('classifier', 'configs/demo/up-pvtv2-micro_digits.py', 3, {'accuracy/top1': 85.0}),
+    Step('classifier', 'configs/demo/up-pvtv2-micro_digits.py', 1, {'accuracy/top1': 85.0}),
     Step(
         'retinanet',
         'configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py',
