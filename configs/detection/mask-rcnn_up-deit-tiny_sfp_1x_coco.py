@@ -7,7 +7,7 @@ The backbone checkpoint is a pruned and fine-tuned one, in any layout that upvit
 _base_ = [
     '../_base_/models/mask-rcnn_up-deit_sfp.py',
     'mmdet::_base_/datasets/coco_instance.py',
-    '../_base_/schedules/mask-rcnn_adamw_1x.py',
+    '../_base_/schedules/mask-rcnn_adamw_vit_1x.py',
     'mmdet::_base_/default_runtime.py',
     '../_base_/archs/deit-tiny.json',
 ]
@@ -15,8 +15,3 @@ model = dict(
     backbone=dict(
         arch=_base_.arch, init_cfg=dict(type='Pretrained', checkpoint='checkpoints/up-deit-tiny_in1k.pth')),
     neck=dict(in_channels=_base_.arch.embed_dims))
-optim_wrapper = dict(
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        custom_keys={'cls_token': dict(decay_mult=0.0), 'pos_embed': dict(decay_mult=0.0)}))
