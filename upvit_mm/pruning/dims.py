@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning import dims_deit, dims_pvtv2
-from upvit_mm.pruning.table import Slot, block_name, stage_name
+from upvit_mm.pruning.table import Slot, block_name, qk_slots, stage_name, v_slots
 
 KINDS = ('embed', 'qk', 'v', 'mlp_hidden')
 
@@ -55,8 +55,8 @@ def prunable_dims(arch: ArchSpec) -> dict[str, PrunableDim]:
         for j in range(depth):
             name, heads = block_name(i, j), arch.num_heads[i][j]
             dims += [
-                PrunableDim(f'{name}.qk', arch.qk_dims[i][j], heads, tuple(table.qk_slots(i, j))),
-                PrunableDim(f'{name}.v', arch.v_dims[i][j], heads, tuple(table.v_slots(i, j))),
+                PrunableDim(f'{name}.qk', arch.qk_dims[i][j], heads, tuple(qk_slots(i, j))),
+                PrunableDim(f'{name}.v', arch.v_dims[i][j], heads, tuple(v_slots(i, j))),
                 PrunableDim(f'{name}.mlp_hidden', arch.mlp_hidden_dims[i][j], 1, tuple(table.mlp_hidden_slots(i, j))),
             ]
     return {dim.name: dim for dim in dims}

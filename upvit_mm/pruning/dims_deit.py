@@ -13,12 +13,8 @@ from upvit_mm.pruning.table import (
     columns,
     head_columns,
     kernel_sides,
-    qk_slots,
     rows,
-    v_slots,
 )
-
-__all__ = ['embed_slots', 'fixed_slots', 'mlp_hidden_slots', 'qk_slots', 'v_slots']
 
 
 def embed_slots(arch: ArchSpec, i: int) -> Iterator[Slot]:
