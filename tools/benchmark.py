@@ -13,7 +13,7 @@ from upvit_mm.arch import resolve_arch
 from upvit_mm.benchmark.backbone import compare_backbones
 from upvit_mm.benchmark.rivals import rivals_of
 from upvit_mm.cli import one_line_errors
-from upvit_mm.files import write_atomically
+from upvit_mm.files import write_text_atomically
 
 
 def size(text: str) -> tuple[int, int]:
@@ -70,7 +70,7 @@ def main() -> None:
     if args.save:
         results['command'] = shlex.join(['python', *sys.argv])
         text = json.dumps(results, indent=2) + '\n'
-        write_atomically(args.save, lambda part: part.write_text(text, encoding='utf-8'))
+        write_text_atomically(args.save, text)
 
 
 if __name__ == '__main__':

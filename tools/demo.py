@@ -23,7 +23,7 @@ from upvit_mm.benchmark.pictures import ground_truth, read_predictions, save_she
 from upvit_mm.cli import one_line_errors
 from upvit_mm.data.digits import CLASSES
 from upvit_mm.data.prepare import prepare_digits
-from upvit_mm.files import sha256_of, write_atomically
+from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.openmmlab import SUPPORTED, installed_version
 
 SCENES, SIZE, SEED = 800, 128, 0
@@ -137,7 +137,7 @@ def run_step(step: Step, work_dir: Path, data: Path, results: dict, quick: bool)
         | {module: installed_version(module) for module in SUPPORTED},
         'seconds': round(time.monotonic() - start),  # of the last run, when an earlier one was stopped
     }
-    write_atomically(result_file, lambda part: part.write_text(json.dumps(result, indent=2) + '\n'))
+    write_text_atomically(result_file, json.dumps(result, indent=2) + '\n')
     return result
 
 
@@ -158,7 +158,7 @@ def claim_folder(folder: Path, fingerprint: str) -> Path:
         raise ValueError(f'{str(folder)!r} holds something else than a demo run; name another --work-dir.')
     if folder.exists() and marker.read_text() != fingerprint:
         shutil.rmtree(folder)
-    write_atomically(marker, lambda part: part.write_text(fingerprint))
+    write_text_atomically(marker, fingerprint)
     return folder / 'result.json'
 
 
@@ -173,7 +173,7 @@ def run(command: list[str]) -> None:
 def write_report(work_dir: Path, data: Path, results: dict, quick: bool) -> None:
     """``results.json`` with every figure, ``detections.png`` and ``report.md``."""
     text = json.dumps(results, indent=2) + '\n'
-    write_atomically(work_dir / 'results.json', lambda part: part.write_text(text))
+    write_text_atomically(work_dir / 'results.json', text)
 
     coco = COCO(data / 'annotations' / 'instances_val.json')
     image_ids = sorted(coco.imgs)[:PICTURES]
@@ -201,7 +201,7 @@ def write_report(work_dir: Path, data: Path, results: dict, quick: bool) -> None
     lines += ['How each was made (figures: `results.json`):', '', '```']
     lines += [result['command'] for result in results.values()]
     lines += ['```', '']
-    write_atomically(work_dir / 'report.md', lambda part: part.write_text('\n'.join(lines)))
+    write_text_atomically(work_dir / 'report.md', '\n'.join(lines))
 
 
 if __name__ == '__main__':

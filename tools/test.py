@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.evaluator import DumpResults
 
 from upvit_mm.cli import one_line_errors
-from upvit_mm.files import sha256_of, write_atomically
+from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.runner import add_run_arguments, build_runner, load_config
 
 
@@ -46,7 +46,7 @@ def main() -> None:
         if local:
             content['sha256'] = sha256_of(args.checkpoint)
         text = json.dumps(content, indent=2, default=float) + '\n'
-        write_atomically(args.metrics, lambda part: part.write_text(text, encoding='utf-8'))
+        write_text_atomically(args.metrics, text)
 
 
 def _is_detector(cfg) -> bool:

@@ -35,6 +35,11 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
     return path
 
 
+def write_text_atomically(path: str | os.PathLike, text: str) -> Path:
+    """Write a UTF-8 text file as ``write_atomically`` does."""
+    return write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
+
+
 def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a temporary folder beside ``path``, then put it in the place of ``path``.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import check_state, load_classifier, save_checkpoint
 from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
-from upvit_mm.files import sha256_of, write_atomically
+from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.models import UPDeiT, UPPVTv2
 from upvit_mm.pruning import PrunePlan, plan_for_target, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
@@ -105,7 +105,7 @@ def prune(cfg: Config, checkpoint: str, target: ArchSpec, work_dir: Path, settin
     dense = build_net(source, state, settings.device)
     proxy = proxy_set(cfg, settings.per_class, settings.seed, settings.batch_size)
     held_out = held_out_set(cfg, settings.eval_images, settings.seed, settings.batch_size)
-    write_atomically(work_dir / 'proxy.txt', lambda part: part.write_text('\n'.join(proxy.paths) + '\n'))
+    write_text_atomically(work_dir / 'proxy.txt', '\n'.join(proxy.paths) + '\n')
 
     def batches():
         return proxy.batches(settings.device)
@@ -130,7 +130,7 @@ def prune(cfg: Config, checkpoint: str, target: ArchSpec, work_dir: Path, settin
     plan.target_arch.save_json(work_dir / 'arch.json')
     save_checkpoint(work_dir / 'sliced.pth', sliced_state, arch=plan.target_arch.to_dict(), **plan.meta)
     report = json.dumps({'held_out': results, 'images': len(held_out.numbers), **plan.meta}, indent=2) + '\n'
-    write_atomically(work_dir / 'report.json', lambda part: part.write_text(report, encoding='utf-8'))
+    write_text_atomically(work_dir / 'report.json', report)
     return Outcome(plan, results)
 
 

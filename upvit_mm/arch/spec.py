@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upvit_mm.files import write_atomically
+from upvit_mm.files import write_text_atomically
 
 SPEC_VERSION = 1
 FAMILIES = ('deit', 'pvtv2')
@@ -144,7 +144,7 @@ class ArchSpec:
         """Write ``{"arch": {...}}`` atomically and return the path."""
         fields = ',\n'.join(f'    {json.dumps(k)}: {json.dumps(v)}' for k, v in self.to_dict().items())
         text = f'{{\n  "arch": {{\n{fields}\n  }}\n}}\n'  # one line a field: a table, not a ribbon
-        return write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
+        return write_text_atomically(path, text)
 
     # ---------------------------------------------------------------- derived
 

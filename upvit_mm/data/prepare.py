@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from upvit_mm.data.digits import CLASSES, Digits, load_digits, split_digits
 from upvit_mm.data.scenes import Instance, compose_scene, compose_single
-from upvit_mm.files import write_atomically, write_folder_atomically
+from upvit_mm.files import write_folder_atomically, write_text_atomically
 from upvit_mm.version import __version__
 
 LAYOUT_VERSION = 1
@@ -118,7 +118,7 @@ def write_scenes(
         'categories': [{'id': i + 1, 'name': name, 'supercategory': 'digit'} for i, name in enumerate(CLASSES)],
     }
     path = folder / 'annotations' / f'instances_{split}.json'
-    write_atomically(path, lambda part: part.write_text(json.dumps(content), encoding='utf-8'))
+    write_text_atomically(path, json.dumps(content))
 
 
 def coco_annotation(instance: Instance, image_id: int, annotation_id: int) -> dict:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.files import write_atomically
+from upvit_mm.files import write_text_atomically
 from upvit_mm.pruning.depth import Pair, all_blocks, check_blocks
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.table import block_name, stage_name
@@ -51,7 +51,7 @@ class PrunePlan:
             'meta': self.meta,
         }
         text = json.dumps(content) + '\n'
-        return write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
+        return write_text_atomically(path, text)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> PrunePlan:
