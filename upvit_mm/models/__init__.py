@@ -6,6 +6,16 @@ require_openmmlab()
 log_into_runs()
 
 from upvit_mm.models.backbones import UPDeiT, UPPVTv2  # noqa: E402
+from upvit_mm.models.classifiers import DistillClassifier  # noqa: E402
+from upvit_mm.models.losses import FeatureMSE, SoftTargetKL, TokenMSE  # noqa: E402
 from upvit_mm.models.necks import SimpleFeaturePyramid  # noqa: E402
 
-__all__ = ['SimpleFeaturePyramid', 'UPDeiT', 'UPPVTv2']
+__all__ = [
+    'DistillClassifier',
+    'FeatureMSE',
+    'SimpleFeaturePyramid',
+    'SoftTargetKL',
+    'TokenMSE',
+    'UPDeiT',
+    'UPPVTv2',
+]

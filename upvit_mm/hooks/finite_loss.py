@@ -1,0 +1,91 @@
+"""Stop a training whose loss is no number any more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from upvit_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class StopOnNonFiniteLoss(Hook):
+    """Ends the training of any mmengine model at the first NaN or infinite loss term, and keeps the last checkpoint.
+
+    The terms are read behind the model's forward pass, so the step that would spoil the weights is not taken. Weights
+    are looked at before a checkpoint is written, since the last step before it may have spoilt them.
+
+    Note:
+        In a distributed run the process that meets it ends, and the launcher ends the others. Losses that a model
+        computes elsewhere than in ``forward(mode='loss')`` are caught one step later. A loss scaler lives with infinite
+        gradients, which never get here; a loss that is infinite itself is beyond its help.
+
+    Raises:
+        ValueError: iteration, term, value, the last checkpoint and what can be done.
+    """
+
+    priority = 'ABOVE_NORMAL'  # before averaging, logging and saving
+
+    def before_train(self, runner: Runner) -> None:
+        # a local function: copies of the model share it, while those of a method would copy the whole runner
+        def look(module: nn.Module, args, kwargs, losses) -> None:
+            if kwargs.get('mode') == 'loss':
+                _check_losses(runner, losses)
+
+        self._watch = _unwrapped(runner).register_forward_hook(look, with_kwargs=True)
+
+    def after_train(self, runner: Runner) -> None:
+        self._watch.remove()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        _check_losses(runner, outputs)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        # not left to before_save_checkpoint, by when the checkpoint hook may have removed the last good file
+        _check_weights(runner, runner.iter)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        _check_weights(runner, checkpoint['meta']['iter'])
+
+
+def _check_losses(runner: Runner, losses: Any) -> None:
+    terms = {}
+    for name, value in losses.items() if isinstance(losses, Mapping) else ():
+        parts = [value] if isinstance(value, Tensor) else value if isinstance(value, list) else []
+        if 'loss' in name and parts:  # mmengine's rule for what is summed
+            terms[name] = sum(part.mean() for part in parts)
+    if not terms:
+        return
+    finite = torch.stack([torch.isfinite(term) for term in terms.values()])
+    if finite.all():  # one wait for the device, whatever the number of terms
+        return
+    values = {name: term.item() for name, term in terms.items()}
+    wrong = [f'{name} = {values[name]}' for name, good in zip(terms, finite.tolist()) if not good]
+    others = [f'{name} = {values[name]:.4g}' for name, good in zip(terms, finite.tolist()) if good]
+    _stop(runner, runner.iter + 1, ', '.join(wrong) + (f' (finite: {", ".join(others)})' if others else ''))
+
+
+def _check_weights(runner: Runner, iteration: int) -> None:
+    wrong = [name for name, weight in _unwrapped(runner).named_parameters() if not torch.isfinite(weight).all()]
+    if wrong:
+        _stop(runner, iteration, f'{len(wrong)} weight tensors are not finite, first {wrong[0]}; they were not saved')
+
+
+def _stop(runner: Runner, iteration: int, what: str) -> None:
+    last = Path(runner.work_dir, 'last_checkpoint')
+    kept = f'The last checkpoint is {last.read_text(encoding="utf-8")}' if last.is_file() else 'No checkpoint yet'
+    raise ValueError(
+        f'training stopped at iteration {iteration} (epoch {runner.epoch + 1}): {what}. {kept}. Look at the data '
+        'of this batch, lower the learning rate, set optim_wrapper.clip_grad or train without AMP, then resume.'
+    )
+
+
+def _unwrapped(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

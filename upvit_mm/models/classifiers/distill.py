@@ -1,0 +1,100 @@
+"""Fine-tuning by distillation: an mmpretrain classifier with a frozen teacher beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmpretrain.models import ImageClassifier
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from upvit_mm.models.classifiers.teacher import Teacher, check_backbone, observe
+from upvit_mm.models.losses import DistillLoss
+from upvit_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class DistillClassifier(ImageClassifier):
+    """``ImageClassifier`` whose loss adds terms that compare it with a frozen teacher on the same batch.
+
+    The teacher is no submodule: ``state_dict``, parameters, optimizer and copies (EMA's among them) know nothing of
+    it, yet it follows ``.to()``, ``.cuda()``, ``.half()``. The student's tensors keep the names of an
+    ``ImageClassifier``, so its checkpoint loads in one, or with ``prefix='backbone.'`` in a detector.
+
+    Args:
+        backbone: the student's.
+        teacher: ``dict(backbone=..., neck=..., head=..., checkpoint=..., data_preprocessor=...)``, see ``Teacher``.
+            None for evaluation where the teacher's checkpoint is not at hand.
+        distill: by name a config of a ``DistillLoss``; its term is logged as ``loss_NAME``, the head's own as
+            ``loss_ce``, the sum as ``loss``.
+        **settings: ``neck``, ``head``, ``train_cfg``, ``data_preprocessor``, ``init_cfg`` of ``ImageClassifier``.
+
+    Raises:
+        FileNotFoundError: a checkpoint or plan does not exist.
+        ValueError: a teacher's checkpoint that does not fit, class counts or widths that differ, a plan that does not
+            lead from teacher to student; the message names values and remedy.
+    """
+
+    teacher: Teacher | None = None
+
+    def __init__(self, backbone: Mapping, teacher: Mapping | None, distill: Mapping[str, Mapping], **settings: Any):
+        super().__init__(backbone, **settings)
+        check_backbone('backbone', self.backbone)
+        self.distill_losses = nn.ModuleDict()
+        if teacher is None:
+            return
+        if not distill or 'ce' in distill:  # loss_ce is the head's
+            raise ValueError(f'distill = {dict(distill)!r}: must have one term or more, none of them named ce.')
+        teacher = Teacher(**teacher, student_preprocessor=self.data_preprocessor)
+        object.__setattr__(self, 'teacher', teacher)  # nn.Module's own would make it a submodule
+        self._check_heads(teacher.classifier)
+        for name, config in distill.items():
+            self.distill_losses[name] = term = MODELS.build(config)
+            if not isinstance(term, DistillLoss):
+                raise ValueError(f'distill.{name}.type = {config["type"]!r}: must be a DistillLoss of upvit_mm.')
+            if term.compares == 'logits' and not teacher.classifier.with_head:
+                raise ValueError(f'distill.{name} compares logits: the teacher needs a head; give teacher.head.')
+            term.connect(self.backbone.arch, teacher.classifier.backbone.arch)
+
+    def _check_heads(self, teacher: ImageClassifier) -> None:
+        if not self.with_head:
+            raise ValueError('head = None: the student needs one.')
+        if teacher.with_head and teacher.head.num_classes != self.head.num_classes:
+            raise ValueError(
+                f'teacher.head.num_classes = {teacher.head.num_classes}, head.num_classes = {self.head.num_classes}: '
+                'must be the same; to distil features alone between data sets, leave teacher.head out.'
+            )
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """The head's loss, renamed ``loss_ce``, and one term per entry of ``distill``.
+
+        Args:
+            inputs: ``(B, 3, h, w)`` as the preprocessor gives it, CutMix and Mixup done; the teacher sees it too.
+            data_samples: labels, mixed where the images are.
+
+        Raises:
+            ValueError: there is no teacher.
+        """
+        if self.teacher is None:
+            raise ValueError('teacher = None: this model can only be evaluated; give the teacher to train it.')
+        wanted = {term.compares for term in self.distill_losses.values()}
+        theirs = self.teacher(inputs, wanted)
+        feats, ours = observe(self, inputs, wanted)
+        losses = self.head.loss(feats, data_samples)
+        # mmengine logs the sum as `loss`; a term of that name would take its place in the log
+        losses = {'loss_ce' if key == 'loss' else key: value for key, value in losses.items()}
+        for name, term in self.distill_losses.items():
+            losses[f'loss_{name}'] = term(ours[term.compares], theirs[term.compares])
+        return losses
+
+    def _apply(self, fn, *args, **kwargs):
+        """Every move and cast of a module passes here."""
+        super()._apply(fn, *args, **kwargs)
+        if self.teacher is not None:
+            self.teacher._apply(fn, *args, **kwargs)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What ``copy.deepcopy`` and pickle take along: not the teacher, which no copy needs."""
+        return {key: value for key, value in self.__dict__.items() if key != 'teacher'}

@@ -1,0 +1,3 @@
+from upvit_mm.models.losses.distillation import DistillLoss, FeatureMSE, SoftTargetKL, TokenMSE
+
+__all__ = ['DistillLoss', 'FeatureMSE', 'SoftTargetKL', 'TokenMSE']
