@@ -15,9 +15,12 @@ ALLOWED = {
     'arch': set(),
     'pruning': {'arch'},
     'checkpoints': {'arch', 'pruning'},
-    'models': {'arch', 'checkpoints', 'registry', 'openmmlab'},  # checkpoints: a backbone's load hook
+    # checkpoints: a backbone's load hook; pruning: the plan that a distilled student comes from
+    'models': {'arch', 'pruning', 'checkpoints', 'registry', 'openmmlab'},
+    'hooks': {'registry'},
     'consistency': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
+    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'},
     'data': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
 }
 PURE = ('arch', 'pruning', 'files')  # no import of OpenMMLab, not even indirectly

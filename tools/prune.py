@@ -1,46 +1,119 @@
-"""Prune a dense DeiT or PVTv2 classifier (mmpretrain config) to a smaller architecture."""
+"""Prune a dense DeiT or PVTv2 classifier (mmpretrain config) to an architecture or a budget.
+
+A config may hold the same settings as `prune = dict(target=..., method=...)`; the command line overrides them.
+"""
 
 import argparse
-from dataclasses import fields
+import logging
 from pathlib import Path
 
-from mmengine.config import Config
+import torch
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.table import Table
 
-from upvit_mm.arch import resolve_arch
 from upvit_mm.cli import one_line_errors
-from upvit_mm.prune import METHODS, Settings, prune
 from upvit_mm.pruning import HEAD_POLICIES
+from upvit_mm.workflow.processes import LAUNCHERS, join_crew
+from upvit_mm.workflow.prune import PruneJob
+from upvit_mm.workflow.report import cost_rows, width_rows
+from upvit_mm.workflow.settings import METHODS, Settings, goal_and_settings
+
+DEFAULTS = Settings()
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='mmpretrain config of the dense classifier')
     parser.add_argument('checkpoint', help='its weights, in any known layout')
-    parser.add_argument('--target', required=True, help='architecture to reach: a stock name or an arch.json')
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for scores, plan and the pruned network')
-    parser.add_argument('--method', choices=METHODS, default='fisher', help='of scoring')
-    parser.add_argument('--draws', type=int, default=4, help='backward passes an image (fisher)')
-    parser.add_argument('--per-class', type=int, default=5, help='images of every class in the proxy set')
-    parser.add_argument('--head-policy', choices=HEAD_POLICIES, default='within', help='what happens to heads')
-    parser.add_argument('--tie-qkv', action='store_true', help='one index set for q, k and v')
-    parser.add_argument('--compensate', action='store_true', help='re-solve the linear layers after slicing')
-    parser.add_argument('--ridge', type=float, default=1e-3, help='of the compensation')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--eval-images', type=int, default=1000, help='held-out images to judge the result on, at most')
-    parser.add_argument('--batch-size', type=int, default=32, help='images at once')
-    parser.add_argument('--max-rows', type=int, default=256, help='images x candidates at once (kl); bounds memory')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    goal = parser.add_argument_group('what to reach (one of them)').add_mutually_exclusive_group()
+    goal.add_argument('--target', help='architecture: a stock name or an arch.json')
+    goal.add_argument(
+        '--widths', nargs='+', action=DictAction, help='fields of arch.json that change, as embed_dims="[192]"'
+    )
+    goal.add_argument('--budget', help='macs=50%%@800x1333, macs=1.2G@224x224, params=3.7M or params=40%%')
+    goal.add_argument('--plan', help='a plan.json to carry out')
+
+    def add(group, name: str, help: str, **options) -> None:
+        default = getattr(DEFAULTS, name)
+        if isinstance(default, bool):
+            options['action'] = 'store_true'
+        elif default is not None:
+            options['type'] = type(default)
+            help = f'{help} (default: {default})'
+        group.add_argument(f'--{name.replace("_", "-")}', default=argparse.SUPPRESS, help=help, **options)
+
+    scoring = parser.add_argument_group('scoring')
+    scoring.add_argument('--scores', help='a scores.pt to use instead of scoring')
+    add(scoring, 'method', 'of scoring', choices=METHODS)
+    add(scoring, 'draws', 'backward passes an image (fisher, hybrid)')
+    add(scoring, 'near_share', 'share of each dim around the cut that hybrid scores exactly')
+    add(scoring, 'per_class', 'images of every class in the proxy set')
+    add(scoring, 'images', "plain folder of images to use instead of the config's data")
+    add(scoring, 'num_images', 'size of the proxy set when it comes from --images')
+    planning = parser.add_argument_group('planning')
+    add(planning, 'head_policy', 'what happens to heads', choices=HEAD_POLICIES)
+    add(planning, 'tie_qkv', 'one index set for q, k and v')
+    add(planning, 'round_to', 'widths that a budget chooses are multiples of it; q, k and v in each head')
+    add(planning, 'min_share', 'no width that a budget chooses falls below this share of the dense one')
+    add(planning, 'non_uniform', 'a budget gives each block its own widths, by score for cost')
+    add(planning, 'window_size', "side in tokens of a DeiT detector's windows, for budgets in MACs; 0 = global")
+    planning.add_argument('--dry-run', action='store_true', help='print widths and costs; slice nothing')
+    result = parser.add_argument_group('result')
+    add(result, 'compensate', 're-solve the linear layers after slicing')
+    add(result, 'ridge', 'of the compensation')
+    add(result, 'eval_images', 'held-out images to judge the result on, at most; 0 = none')
+    running = parser.add_argument_group('running')
+    add(running, 'seed', 'of the proxy set and of what is random in the method')
+    add(running, 'batch_size', 'images at once')
+    add(running, 'max_rows', 'images x candidates at once (kl, hybrid); bounds memory')
+    running.add_argument(
+        '--device',
+        choices=('cpu', 'cuda'),
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='where; with a launcher, one GPU a process',
+    )
+    running.add_argument('--launcher', choices=LAUNCHERS, default='none', help='scoring on several processes')
+    running.add_argument('--threads', type=int, help="CPU threads of each process (default: torch's setting)")
+    running.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
     return parser.parse_args()
+
+
+def show(console: Console, title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(title=title)
+    for k, name in enumerate(header):
+        table.add_column(name, justify='right' if k else 'left')
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def main() -> None:
     args = parse_args()
-    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    crew, device = join_crew(args.launcher, args.device)
+    if crew.rank:
+        logging.getLogger('upvit_mm').setLevel(logging.WARNING)
     cfg = Config.fromfile(args.config)
-    outcome = prune(cfg, args.checkpoint, resolve_arch(args.target), args.work_dir, settings)
+    cfg.merge_from_dict(args.cfg_options or {})
+    goal, settings = goal_and_settings(cfg, vars(args) | {'device': device})
+    job = PruneJob(cfg, args.checkpoint, goal, args.work_dir, settings, args.scores, crew)
+    console = Console()
+    if args.dry_run:
+        if (target := job.target()) is not None:
+            show(console, 'widths', *width_rows(job.source, target))
+            show(console, 'costs', *cost_rows(job.costs(target)))
+        return
+    outcome = job.run()
+    if outcome is None:
+        return
+    show(console, 'costs', *cost_rows(job.costs(outcome.plan.target_arch)))
     for name, figures in outcome.held_out.items():
-        print(f'{name}: top-1 {figures["top1"]:.2f} %, KL to the dense network {figures["kl"]:.4f} (held-out images)')
-    print(f'{args.work_dir}: arch.json and sliced.pth')
+        top1 = f'top-1 {figures["top1"]:.2f} %, ' if 'top1' in figures else ''
+        console.print(f'{name}: {top1}KL to the dense network {figures["kl"]:.4f} (held-out images)', highlight=False)
+    console.print(f'{args.work_dir}: arch.json, sliced.pth and report.md', highlight=False, soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
@@ -38,6 +41,16 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
 def write_text_atomically(path: str | os.PathLike, text: str) -> Path:
     """Write a UTF-8 text file as ``write_atomically`` does."""
     return write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
+
+
+def save_atomically(path: str | os.PathLike, content: Any) -> Path:
+    """``torch.save`` as ``write_atomically`` does it; equal content gives equal bytes."""
+
+    def write(part: Path) -> None:
+        with part.open('wb') as file:  # given a path, torch writes the temporary name into the archive
+            torch.save(content, file)
+
+    return write_atomically(path, write)
 
 
 def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:

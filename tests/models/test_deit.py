@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from upvit_mm.arch.layout import four_global_blocks
 from upvit_mm.checkpoints import to_ours
-from upvit_mm.models.backbones.deit import four_global_blocks
 from upvit_mm.models.layers import WindowedAttention
 
 # ---------------------------------------------------------------------- parity

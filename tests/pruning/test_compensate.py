@@ -8,6 +8,7 @@ from torch import nn
 
 from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.compensate import compensate
+from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.network import PosteriorNet
 
 CLASSES = 4
@@ -42,7 +43,7 @@ def sliced_by(family, build, dense):
 
 
 def batches(images, size):
-    return lambda: [(part, range(len(part))) for part in images.split(size)]
+    return [Batch(part, range(len(part))) for part in images.split(size)]
 
 
 def half_of(spec, *kinds) -> dict:

@@ -9,6 +9,7 @@ from torch import nn
 from upvit_mm.pruning import importance, make_plan, slice_state
 from upvit_mm.pruning.depth import all_blocks, removal_candidates, remove
 from upvit_mm.pruning.depth_scores import choose_blocks
+from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.network import PosteriorNet
 
 
@@ -30,15 +31,15 @@ def test_each_removal_is_the_one_that_costs_least(build, image, randomise):
     expected = all_blocks(5)
     for depth in (4, 3):
         expected = min((remove(expected, c) for c in removal_candidates(expected)), key=loss)
-        chosen = choose_blocks(net, lambda: [(x[:3], [0, 1, 2]), (x[3:], [3])], [depth])
+        chosen = choose_blocks(net, [Batch(x[:3], [0, 1, 2]), Batch(x[3:], [3])], [depth])
         assert chosen == (expected,)
 
 
 def test_stages_keep_their_depths(build, image, randomise):
     net = PosteriorNet(build('pvtv2', out_indices=(-1,)), randomise(nn.Linear(40, 4)))
-    blocks = choose_blocks(net, lambda: [(image(64, 64), [0, 1])], [1, 1, 2, 1])
+    blocks = choose_blocks(net, [Batch(image(64, 64), [0, 1])], [1, 1, 2, 1])
     assert [len(pairs) for pairs in blocks] == [1, 1, 2, 1]
     assert blocks[2] == all_blocks(2)
     for depths in ([1, 3, 2, 1], [0, 2, 2, 1], [1, 2]):
         with pytest.raises(ValueError, match=r'depths = \['):
-            choose_blocks(net, list, depths)
+            choose_blocks(net, [], depths)

@@ -10,7 +10,7 @@ from torch import nn
 
 from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
-from upvit_mm.pruning.importance import fisher_scores, kl_scores
+from upvit_mm.pruning.importance import Batch, fisher_scores, kl_scores, kl_sums, taylor_sums
 from upvit_mm.pruning.network import Entry, PosteriorNet
 
 CLASSES = 4
@@ -26,7 +26,7 @@ def net(family, build, randomise):
 def batches(image):
     """Five images in batches of 3 and 2."""
     x = image(64, 64, batch=5).double()
-    return [(x[:3], [0, 1, 2]), (x[3:], [3, 4])]
+    return [Batch(x[:3], [0, 1, 2]), Batch(x[3:], [3, 4])]
 
 
 def state_of(net: PosteriorNet) -> dict:
@@ -80,7 +80,7 @@ def test_kl_of_head_channels_equals_slicing_one_from_each_head(family, build, ne
         gate = torch.ones(dim.size, dtype=torch.float64).index_fill(0, torch.tensor(lost), 0)
         total = 0.0
         with torch.no_grad():
-            for images, _ in batches:
+            for images, *_ in batches:
                 reference = importance.log_posteriors(net(images))
                 with importance.gates(net.backbone, {dim.name: gate}):
                     pruned = importance.log_posteriors(net(images))
@@ -96,13 +96,13 @@ def divergence(family, build, net, state, plan, batches) -> float:
     small.backbone.load_state_dict({k[9:]: v for k, v in sliced.items() if k.startswith('backbone.')})
     small.head.load_state_dict({k[8:]: v for k, v in sliced.items() if k.startswith('head.fc.')})
     with torch.no_grad():
-        terms = [(importance.log_posteriors(net(x)), importance.log_posteriors(small(x))) for x, _ in batches]
+        terms = [(importance.log_posteriors(net(x)), importance.log_posteriors(small(x))) for x, *_ in batches]
     return sum((p.exp() * (p - q)).sum().item() for p, q in terms) / 5
 
 
 def test_kl_does_not_depend_on_how_it_is_batched(net, batches):
     names = [name for name in prunable_dims(net.backbone.arch) if name.endswith(('0.embed', '0.v'))]
-    small, large = (kl_scores(net, batches, names, max_rows) for max_rows in (1, 1000))
+    small, large = (kl_scores(net, batches, names, max_rows=max_rows) for max_rows in (1, 1000))
     assert list(small) == names
     assert all(torch.allclose(small[n], large[n], rtol=1e-9) for n in names)
     assert all((scores >= 0).all() and scores.max() > 0 for scores in large.values())
@@ -114,7 +114,7 @@ def test_fisher_expects_the_fisher_information(net, batches, monkeypatch):
     monkeypatch.setattr(importance, '_signs', lambda numbers, *args: signs[:, None].expand(-1, len(numbers), -1))
     scores = fisher_scores(net, batches, draws=len(signs))
     expected = {name: torch.zeros_like(score) for name, score in scores.items()}
-    for images, _ in batches:
+    for images, *_ in batches:
         for image in images.split(1):
             leaves = {n: image.new_ones(len(s), requires_grad=True) for n, s in scores.items()}
             with importance.gates(net.backbone, leaves):
@@ -130,13 +130,40 @@ def test_fisher_expects_the_fisher_information(net, batches, monkeypatch):
 def test_fisher_depends_on_seed_and_image_alone(net, batches, image):
     x = image(64, 64, batch=5).double()
     whole, parts, other = (
-        fisher_scores(net, b, draws=2, seed=s) for b, s in (([(x, list(range(5)))], 3), (batches, 3), (batches, 4))
+        fisher_scores(net, b, draws=2, seed=s) for b, s in (([Batch(x, list(range(5)))], 3), (batches, 3), (batches, 4))
     )
     for name in whole:
         assert torch.allclose(whole[name], parts[name], rtol=1e-9)
         assert not torch.allclose(whole[name], other[name], rtol=1e-3)
-    reverse = fisher_scores(net, [(x.flip(0), [4, 3, 2, 1, 0])], draws=2, seed=3)
+    reverse = fisher_scores(net, [Batch(x.flip(0), [4, 3, 2, 1, 0])], draws=2, seed=3)
     assert all(torch.allclose(whole[name], reverse[name], rtol=1e-9) for name in whole)
+
+
+def test_kl_of_some_channels(net, batches):
+    name = 'stages.0.blocks.0.mlp_hidden'
+    some = {name: torch.tensor([1, 4, 5, 11])}
+    whole = kl_scores(net, batches, [name])[name]
+    sums = sum(dict(kl_sums(net, batch, some, max_rows=6))[name] for batch in batches)
+    expected = torch.zeros_like(whole).index_copy(0, some[name], whole[some[name]])
+    assert torch.allclose(sums / 5, expected, rtol=1e-9)
+
+
+def test_taylor_is_the_mean_size_of_the_slope(net, batches):
+    """One image and one gate vector at a time; with labels, and without them on the predictions."""
+    labels = [torch.tensor([0, 3, 2]), torch.tensor([1, 1])]
+    given = [Batch(b.images, b.numbers, y) for b, y in zip(batches, labels)]
+    name = 'stages.0.blocks.0.v'
+    for some in (batches, given):
+        total = sum(dict(taylor_sums(net, batch, [name]))[name] for batch in some)
+        expected = torch.zeros_like(total)
+        for batch in some:
+            for k, image in enumerate(batch.images.split(1)):
+                leaf = image.new_ones(len(total), requires_grad=True)
+                with importance.gates(net.backbone, {name: leaf}):
+                    log_p = importance.log_posteriors(net(image))[0]
+                label = log_p.argmax() if batch.labels is None else batch.labels[k]
+                expected += torch.autograd.grad(-log_p[label], leaf)[0].abs()
+        assert torch.allclose(total, expected, rtol=1e-8)
 
 
 def test_scoring_leaves_the_network_as_it_was(net, batches, identical):
@@ -178,7 +205,7 @@ def test_bad_input(net, batches, build, family):
     with pytest.raises(ValueError, match='draws = 0'):
         fisher_scores(net, batches, draws=0)
     with pytest.raises(ValueError, match='not finite'):
-        kl_scores(net, [(batches[0][0] * float('nan'), [0, 1, 2])])
+        kl_scores(net, [Batch(batches[0].images * float('nan'), [0, 1, 2])])
     with pytest.raises(ValueError, match='head reads 3 channels'):
         PosteriorNet(build(family), nn.Linear(3, 2))
     assert Entry(0) < Entry(0, 0) < Entry(0, 1) < Entry(1)

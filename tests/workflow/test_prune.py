@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,71 +10,29 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.data.image_set import choose_images, held_out_set, proxy_set
-from upvit_mm.prune import Settings, prune
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.scores import load_scores
-
-ROOT = Path(__file__).parents[1]
-CONFIGS = {'deit': 'configs/demo/up-deit-micro_digits.py', 'pvtv2': 'configs/demo/up-pvtv2-micro_digits.py'}
-NARROWER = {  # half the attention, 5/8 of the FFN, 3/4 of the embedding; PVTv2 also loses blocks
-    'deit': dict(embed_dims=[72], qk_dims=48, v_dims=48, mlp_hidden_dims=240),
-    'pvtv2': dict(
-        embed_dims=[12, 24, 60, 96],
-        depths=[1, 2, 1, 2],
-        num_heads=[1, 2, 5, 8],
-        qk_dims=[8, 16, 40, 64],
-        v_dims=[8, 16, 40, 64],
-        qk_scales=0.25,
-        mlp_hidden_dims=[80, 160, 200, 320],
-    ),
-}
+from upvit_mm.workflow.prune import prune
+from upvit_mm.workflow.settings import Settings
 
 
-@pytest.fixture
-def cfg(family, digits_folder) -> Config:
-    """The demo's config of a classifier, on the small data set."""
-    cfg = Config.fromfile(ROOT / CONFIGS[family])
-    for part in ('train', 'val', 'test'):
-        cfg[f'{part}_dataloader'].dataset.data_root = str(digits_folder / 'classification')
-    return cfg
-
-
-@pytest.fixture
-def checkpoint(cfg, scope, tmp_path) -> str:
-    """An untrained classifier of that config."""
-    from mmpretrain.registry import MODELS
-
-    scope('mmpretrain')
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    torch.nn.init.normal_(model.head.fc.weight, std=0.3)
-    torch.save({'state_dict': model.state_dict()}, tmp_path / 'dense.pth')
-    return str(tmp_path / 'dense.pth')
-
-
-@pytest.fixture
-def target(family, cfg) -> ArchSpec:
-    return ArchSpec.from_dict({**cfg.arch, 'name': 'narrow', **NARROWER[family]})
-
-
-def test_the_tool_and_what_becomes_of_its_files(family, cfg, checkpoint, target, scope, tmp_path):
-    cfg.dump(tmp_path / 'dense.py')
+def test_the_tool_and_what_becomes_of_its_files(dense_config, prune_tool, run, target, scope, tmp_path):
     target.save_json(tmp_path / 'target.json')
     words = ['--target', 'target.json', '--work-dir', 'out', '--per-class', '12', '--draws', '1', '--compensate']
-    env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
-    command = [sys.executable, str(ROOT / 'tools/prune.py'), 'dense.py', checkpoint, *words, '--eval-images', '40']
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert 'compensated: top-1' in done.stdout
+    output = run(prune_tool(*words, '--eval-images', '40'))
+    assert 'compensated: top-1' in output
     out = tmp_path / 'out'
     assert {p.name for p in out.iterdir()} == {
         'arch.json',
+        'plain.pth',
         'plan.json',
         'proxy.txt',
         'report.json',
+        'report.md',
         'scores.pt',
         'sliced.pth',
+        'steps.json',
+        'widths.png',
     }
     assert len((out / 'proxy.txt').read_text().splitlines()) == 120
     plan = PrunePlan.load(out / 'plan.json')
@@ -91,7 +45,7 @@ def test_the_tool_and_what_becomes_of_its_files(family, cfg, checkpoint, target,
     assert 0 < held_out['compensated']['kl'] < held_out['sliced']['kl']
 
     (tmp_path / 'small.py').write_text(
-        f"_base_ = ['{ROOT / CONFIGS[family]}']\n"
+        f"_base_ = ['{dense_config}']\n"
         f'arch = {ArchSpec.from_json(out / "arch.json").to_dict()}\n'
         "model = dict(backbone=dict(arch=dict(_delete_=True, **arch)), head=dict(in_channels=arch['embed_dims'][-1]))\n"
     )
@@ -156,7 +110,7 @@ def test_bad_input(cfg, checkpoint, target, tmp_path):
         Settings(method='guess')
     quick = dict(method='random', eval_images=10)
     with pytest.raises(ValueError, match='class 0 has 400 images: 401 of every class'):
-        prune(cfg, checkpoint, target, tmp_path, Settings(per_class=401, **quick))
+        prune(cfg, checkpoint, target, tmp_path, Settings(per_class=401, method='taylor', eval_images=10))
     with pytest.raises(FileNotFoundError, match=r"checkpoint 'no.pth' does not exist"):
         prune(cfg, 'no.pth', target, tmp_path, Settings(**quick))
     state = torch.load(checkpoint, weights_only=True)['state_dict']
@@ -167,52 +121,3 @@ def test_bad_input(cfg, checkpoint, target, tmp_path):
     wider = ArchSpec.from_dict({**target.to_dict(), 'mlp_hidden_dims': 4096})
     with pytest.raises(ValueError, match=r'mlp_hidden: the target keeps 4096 of'):
         prune(cfg, checkpoint, wider, tmp_path, Settings(**quick))
-
-
-# -------------------------------------------------------------------- image sets
-
-
-def test_proxy_set_is_balanced_seeded_and_in_test_transforms(cfg, scope):
-    scope('mmpretrain')
-    first, again, other = (proxy_set(cfg, 3, seed, batch_size=8) for seed in (1, 1, 2))
-    assert first.numbers == again.numbers != other.numbers
-    assert first.labels[first.numbers].tolist() == [c for c in range(10) for _ in range(3)]
-    batches = list(first.batches())
-    assert [len(x) for x, _ in batches] == [8, 8, 8, 6]
-    assert [n for _, numbers in batches for n in numbers] == first.numbers
-    assert batches[0][0].shape[1:] == (3, 64, 64)
-    assert all('/train/' in path for path in first.paths)
-    held_out = held_out_set(cfg, 50, seed=0)
-    assert len(held_out.numbers) == 50
-    assert all('/val/' in path for path in held_out.paths)
-    assert len(held_out_set(cfg, 10**6, seed=0).numbers) == 1000
-
-
-def test_choice_of_images():
-    labels = [0] * 5 + [1] * 5 + [2] * 5
-    chosen = choose_images(labels, 2, 0, 3)
-    assert chosen == sorted(set(chosen))
-    assert [labels[n] for n in chosen] == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(ValueError, match='class 3 has 0 images'):
-        choose_images(labels, 2, 0, 4)
-    with pytest.raises(ValueError, match='per_class = 0'):
-        choose_images(labels, 0, 0, 3)
-
-
-def test_unreadable_images_are_left_out_or_refused(cfg, scope, digits_folder, tmp_path, caplog):
-    import shutil
-
-    scope('mmpretrain')
-    root = shutil.copytree(digits_folder / 'classification', tmp_path / 'classification')
-    for part in ('train', 'val'):
-        cfg[f'{part}_dataloader'].dataset.data_root = str(root)
-    whole = proxy_set(cfg, 20, seed=0)
-    Path(whole.paths[7]).write_bytes(b'no picture')
-    with caplog.at_level('WARNING', 'upvit_mm'):
-        left = proxy_set(cfg, 20, seed=0)  # 1 of 200
-    assert left.numbers == whole.numbers[:7] + whole.numbers[8:]
-    assert f'{whole.paths[7]} cannot be read and is left out' in caplog.text
-    for path in whole.paths[:3]:
-        Path(path).write_bytes(b'')
-    with pytest.raises(ValueError, match=r'4 of 200 images cannot be read, .*png among them'):
-        proxy_set(cfg, 20, seed=0)

@@ -16,6 +16,7 @@ from upvit_mm.files import write_text_atomically
 SPEC_VERSION = 1
 FAMILIES = ('deit', 'pvtv2')
 NUM_STAGES = {'deit': 1, 'pvtv2': 4}
+BLOCK_FIELDS = ('num_heads', 'mlp_hidden_dims', 'qk_dims', 'v_dims', 'qk_scales')
 
 PerStage = tuple[int, ...]  # [stage]
 PerBlock = tuple[tuple[int, ...], ...]  # [stage][block]
@@ -145,6 +146,21 @@ class ArchSpec:
         fields = ',\n'.join(f'    {json.dumps(k)}: {json.dumps(v)}' for k, v in self.to_dict().items())
         text = f'{{\n  "arch": {{\n{fields}\n  }}\n}}\n'  # one line a field: a table, not a ribbon
         return write_text_atomically(path, text)
+
+    def with_widths(self, changes: Mapping[str, Any]) -> ArchSpec:
+        """This architecture with some fields changed; logit scales stay unless they are given too.
+
+        Fields of blocks that are equal within each stage follow a change of ``depths``.
+
+        Raises:
+            ValueError: an unknown field, or a result that breaks a rule.
+        """
+        fields = self.to_dict() | {'name': ''}
+        if 'depths' in changes:
+            for field in BLOCK_FIELDS:
+                if all(len(set(stage)) == 1 for stage in fields[field]):
+                    fields[field] = [stage[0] for stage in fields[field]]
+        return ArchSpec.from_dict(fields | dict(changes))
 
     # ---------------------------------------------------------------- derived
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from upvit_mm.checkpoints.keys import State, to_ours
-from upvit_mm.files import write_atomically
+from upvit_mm.files import save_atomically, write_atomically
 from upvit_mm.version import __version__
 
 logger = logging.getLogger('upvit_mm')
@@ -141,7 +141,7 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Tensor], **prov
     meta = {'format_version': FORMAT_VERSION, 'upvit_mm_version': __version__, **provenance}
     # clones: a view would drag its whole storage into the file
     tensors = {k: v.detach().to('cpu', copy=True).contiguous() for k, v in state.items()}
-    return write_atomically(path, lambda part: torch.save({'state_dict': tensors, 'meta': meta}, part))
+    return save_atomically(path, {'state_dict': tensors, 'meta': meta})
 
 
 def _state_dict(content: Mapping[str, Any], path) -> State:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor
+
+from upvit_mm.pruning.importance import Batch
 
 logger = logging.getLogger('upvit_mm')
 MAX_UNREADABLE = 0.01  # share
@@ -33,7 +35,7 @@ def choose_images(labels: Sequence[int], per_class: int, seed: int, num_classes:
     return np.sort(np.concatenate(chosen)).tolist()
 
 
-def proxy_set(cfg: Config, per_class: int, seed: int, batch_size: int = 32) -> ImageSet:
+def proxy_set(cfg: Config, per_class: int, seed: int, batch_size: int = 32, device: str = 'cpu') -> ImageSet:
     """``per_class`` random training images of every class.
 
     Raises:
@@ -43,46 +45,73 @@ def proxy_set(cfg: Config, per_class: int, seed: int, batch_size: int = 32) -> I
     def choose(labels: np.ndarray) -> list[int]:
         return choose_images(labels, per_class, seed, cfg.model.head.num_classes)
 
-    return ImageSet(cfg, cfg.train_dataloader.dataset, choose, batch_size)
+    return ImageSet(cfg, cfg.train_dataloader.dataset, choose, batch_size, device)
 
 
-def held_out_set(cfg: Config, count: int, seed: int, batch_size: int = 32) -> ImageSet:
+def held_out_set(cfg: Config, count: int, seed: int, batch_size: int = 32, device: str = 'cpu') -> ImageSet:
     """At most ``count`` random images of the validation set, on which results are reported.
 
     Raises:
         ValueError: see ``ImageSet``.
     """
-
-    def choose(labels: np.ndarray) -> list[int]:
-        order = np.random.default_rng(seed).permutation(len(labels))
-        return np.sort(order[:count]).tolist()
-
-    return ImageSet(cfg, cfg.val_dataloader.dataset, choose, batch_size)
+    return ImageSet(cfg, cfg.val_dataloader.dataset, _random_numbers(seed, 0, count), batch_size, device)
 
 
-class ImageSet:
-    """Some images of an mmpretrain dataset, in the config's test transforms, held as uint8.
+def folder_sets(
+    cfg: Config, folder: str, count: int, eval_count: int, seed: int, batch_size: int = 32, device: str = 'cpu'
+) -> tuple[ImageSet, ImageSet]:
+    """A proxy set of ``count`` random images of a plain folder, and at most ``eval_count`` others of it.
+
+    Without labels there is no class balance and no accuracy.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it has fewer than ``count + 1`` images; see ``ImageSet``.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f'image folder {folder!r} does not exist.')
+    dataset = dict(type='CustomDataset', data_root=folder, with_label=False)
+    proxy = ImageSet(cfg, dataset, _random_numbers(seed, 0, count), batch_size, device)
+    if len(proxy.dataset) <= count:
+        raise ValueError(
+            f'image folder {folder!r} has {len(proxy.dataset)} images: {count} for the proxy set are wanted, and '
+            'others to judge on.'
+        )
+    logger.info('%s: images without labels, so the proxy set is not balanced over classes', folder)
+    return proxy, ImageSet(cfg, dataset, _random_numbers(seed, count, count + eval_count), batch_size, device)
+
+
+def _random_numbers(seed: int, start: int, stop: int) -> Callable[[Sequence], list[int]]:
+    """From all images to those at these places of a random order."""
+    return lambda images: np.sort(np.random.default_rng(seed).permutation(len(images))[start:stop]).tolist()
+
+
+class ImageSet(Sequence[Batch]):
+    """Some images of an mmpretrain dataset, in the config's test transforms, held as uint8; a sequence of batches.
 
     Args:
         cfg: an mmpretrain classifier config; gives transforms and preprocessing.
         dataset: settings of the dataset.
-        choose: from the labels of all its images to the numbers of those to read.
+        choose: from the labels of all its images (or, without labels, from the images) to the numbers of those to read.
         batch_size: images that are given at once.
+        device: where batches are put.
 
     Raises:
         ValueError: more than 1 % of the images cannot be read.
     """
 
-    def __init__(self, cfg: Config, dataset: dict, choose: Callable[[np.ndarray], Sequence[int]], batch_size: int):
+    def __init__(
+        self, cfg: Config, dataset: dict, choose: Callable[..., Sequence[int]], batch_size: int, device: str = 'cpu'
+    ):
         from mmpretrain.registry import DATASETS, MODELS
 
         pipeline = cfg.test_dataloader.dataset.pipeline
         self.dataset = DATASETS.build(dict(dataset, pipeline=pipeline, _scope_='mmpretrain'))
-        self.labels = np.asarray(self.dataset.get_gt_labels())
-        self.numbers = list(choose(self.labels))
+        self.labels = np.asarray(self.dataset.get_gt_labels()) if dataset.get('with_label', True) else None
+        self.numbers = list(choose(range(len(self.dataset)) if self.labels is None else self.labels))
         preprocessor = dict(cfg.get('data_preprocessor') or {})
         self.preprocessor = MODELS.build({'type': 'mmpretrain.ClsDataPreprocessor', **preprocessor})
-        self.batch_size = batch_size
+        self.batch_size, self.device = batch_size, device
         self._images = self._read()
 
     @property
@@ -90,12 +119,22 @@ class ImageSet:
         """The images' files, for the record."""
         return [str(self.dataset.get_data_info(n).get('img_path', n)) for n in self.numbers]
 
-    def batches(self, device: str = 'cpu', dtype: torch.dtype = torch.float32) -> Iterator[tuple[Tensor, list[int]]]:
-        """Images ``(B, 3, h, w)`` and their numbers in the dataset."""
-        for start in range(0, len(self.numbers), self.batch_size):
-            inputs = self._images[start : start + self.batch_size]
-            batch = self.preprocessor({'inputs': inputs, 'data_samples': None}, training=False)
-            yield batch['inputs'].to(device, dtype), self.numbers[start : start + self.batch_size]
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.numbers) // self.batch_size)
+
+    def size_of(self, k: int) -> int:
+        """Images in batch k."""
+        return len(self.numbers[k * self.batch_size : (k + 1) * self.batch_size])
+
+    def __getitem__(self, k: int) -> Batch:
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        part = slice(k * self.batch_size, (k + 1) * self.batch_size)
+        inputs = self.preprocessor({'inputs': self._images[part], 'data_samples': None}, training=False)['inputs']
+        numbers = self.numbers[part]
+        labels = None if self.labels is None else torch.as_tensor(self.labels[numbers])
+        return Batch(inputs.to(self.device), numbers, labels)
 
     def _read(self) -> list[Tensor]:
         """Every image as uint8; unreadable ones are left out, listed, and too many of them are an error."""

@@ -12,7 +12,7 @@ This is ours, not the paper's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -33,7 +33,7 @@ def compensate(
     dense: PosteriorNet,
     sliced: PosteriorNet,
     plan: PrunePlan,
-    batches: Callable[[], Iterable[Batch]],
+    batches: Sequence[Batch],
     ridge: float = 1e-3,
     report: Report | None = None,
 ) -> None:
@@ -43,8 +43,8 @@ def compensate(
         dense: the network that was sliced.
         sliced: the network of ``plan.target_arch``.
         plan: what was kept.
-        batches: gives the same unlabelled images at every call; it is called once a layer, so that memory does not
-            depend on their number.
+        batches: unlabelled images; they are gone through once a layer, so that memory does not depend on their
+            number.
         ridge: weight of the change's square, in units of the mean square of the layer's input.
         report: called after each layer with the remaining mean square of what lacks, by the one before.
 
@@ -80,7 +80,7 @@ def _correct(
     layer: nn.Linear,
     dense: PosteriorNet,
     sliced: PosteriorNet,
-    batches: Callable[[], Iterable[Batch]],
+    batches: Sequence[Batch],
     lack: Callable[[dict, dict], Tensor] | None,
     ridge: float,
     report: Report | None,
@@ -94,7 +94,7 @@ def _correct(
     inputs: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda module, args: inputs.append(args[0].detach().clone()))
     try:
-        for images, _ in batches():
+        for images, *_ in batches:
             inputs.clear()
             ours, logits = sliced.activations(images)
             theirs, reference = dense.activations(images)

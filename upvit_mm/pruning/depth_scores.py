@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from upvit_mm.pruning.depth import Branch, Pair, all_blocks, branches, removal_candidates, remove
 from upvit_mm.pruning.gates import gates
@@ -15,14 +14,12 @@ from upvit_mm.pruning.table import block_name
 
 
 @torch.inference_mode()
-def choose_blocks(
-    net: PosteriorNet, batches: Callable[[], Iterable[Batch]], depths: Sequence[int]
-) -> tuple[tuple[Pair, ...], ...]:
+def choose_blocks(net: PosteriorNet, batches: Sequence[Batch], depths: Sequence[int]) -> tuple[tuple[Pair, ...], ...]:
     """The blocks that stay when each stage shrinks to a depth, removing the candidate with the lowest KL each time.
 
     Args:
         net: the dense classifier.
-        batches: gives the proxy set; called once a removal.
+        batches: the proxy set; gone through once a removal.
         depths: per stage, at least 1 and at most the dense depth.
 
     Returns:
@@ -41,23 +38,34 @@ def choose_blocks(
         candidates = [(i, c) for i, p in enumerate(stages) if len(p) > depths[i] for c in removal_candidates(p)]
         if not candidates:
             return tuple(stages)
-        losses = [_divergence(net, batches, stages, i, c) for i, c in candidates]
+        losses = _divergences(net, batches, stages, candidates)
         i, candidate = candidates[losses.index(min(losses))]
         stages[i] = remove(stages[i], candidate)
 
 
-def _divergence(net, batches, stages: Sequence[tuple[Pair, ...]], i: int, candidate: tuple[Branch, Branch]) -> float:
-    """Mean KL without everything removed so far and without one candidate more."""
-    left = [*stages[:i], remove(stages[i], candidate), *stages[i + 1 :]]
-    closed: dict[str, Tensor] = {}
-    for k, pairs in enumerate(left):
-        for kind, j in set(branches(all_blocks(net.backbone.arch.depths[k]))) - set(branches(pairs)):
-            closed[f'{block_name(k, j)}.{kind}'] = torch.zeros(1)
-    total, count = 0.0, 0
-    for images, _ in batches():
+def _divergences(
+    net: PosteriorNet,
+    batches: Sequence[Batch],
+    stages: Sequence[tuple[Pair, ...]],
+    candidates: Sequence[tuple[int, tuple[Branch, Branch]]],
+) -> list[float]:
+    """Summed KL without everything removed so far and without one ``(stage, candidate)`` more, for each."""
+    closed = [_closed_branches(net, [*stages[:i], remove(stages[i], c), *stages[i + 1 :]]) for i, c in candidates]
+    totals = [0.0] * len(candidates)
+    for images, *_ in batches:
         reference = log_posteriors(net(images))
-        with gates(net.backbone, {name: gate.to(images) for name, gate in closed.items()}):
-            pruned = log_posteriors(net(images))
-        total += (reference.exp() * (reference - pruned)).sum().item()
-        count += len(images)
-    return total / count
+        for k, names in enumerate(closed):
+            with gates(net.backbone, {name: images.new_zeros(1) for name in names}):
+                pruned = log_posteriors(net(images))
+            totals[k] += (reference.exp() * (reference - pruned)).sum().item()
+    return totals
+
+
+def _closed_branches(net: PosteriorNet, stages: Sequence[tuple[Pair, ...]]) -> list[str]:
+    """Names of the branches that are not in these stages."""
+    depths = net.backbone.arch.depths
+    return [
+        f'{block_name(k, j)}.{kind}'
+        for k, pairs in enumerate(stages)
+        for kind, j in sorted(set(branches(all_blocks(depths[k]))) - set(branches(pairs)))
+    ]

@@ -1,12 +1,16 @@
-"""How much each channel matters: the exact KL score of the paper, and an estimate of it a thousand times cheaper.
+"""How much each channel matters: the exact KL score of the paper, estimates that are far cheaper, and baselines.
 
-Scores are means over images, in float64, higher = keep; every channel is judged alone, in the unpruned network.
+Scores are means over images, in float64, higher = keep; every channel is judged alone, in the unpruned network. Each
+method is a function of one batch that gives sums over its images, dim by dim, so that the work can be spread over
+processes, stopped and resumed (``scoring.py``).
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +21,23 @@ from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.network import Entry, PosteriorNet
 
 Scores = dict[str, Tensor]  # dim name -> (size,)
-Batch = tuple[Tensor, Sequence[int]]  # images (B, 3, h, w), and the number of each in the proxy set
-Report = Callable[[str, int], None]  # dim kind, channels x images done
+Channels = Mapping[str, Tensor]  # dim name -> channels to score, int64
+Report = Callable[[str, float], None]  # dim kind, channels x images done
+Sums = Iterator[tuple[str, Tensor]]  # dim name, sums over the images of a batch (size,)
+
+
+class Batch(NamedTuple):
+    """Images of the proxy set.
+
+    Attributes:
+        images: ``(B, 3, h, w)``.
+        numbers: of each image in its data set.
+        labels: ``(B,)`` int64, or None where they are not known.
+    """
+
+    images: Tensor
+    numbers: Sequence[int]
+    labels: Tensor | None = None
 
 
 def select_dims(net: PosteriorNet, names: Iterable[str] | None) -> list[PrunableDim]:
@@ -36,68 +55,74 @@ def select_dims(net: PosteriorNet, names: Iterable[str] | None) -> list[Prunable
     return [dim for dim in dims.values() if dim.name in names]
 
 
-@torch.inference_mode()
-def kl_scores(
-    net: PosteriorNet,
-    batches: Iterable[Batch],
-    names: Iterable[str] | None = None,
-    max_rows: int = 256,
-    report: Report | None = None,
-) -> Scores:
-    """Mean over images of ``KL(p || p without the channel)``, temperature 1 (UP-ViTs, eq. 1).
+def kl_scores(net: PosteriorNet, batches: Iterable[Batch], names: Iterable[str] | None = None, **settings) -> Scores:
+    """Means of ``kl_sums`` over all images; ``names`` as ``select_dims`` has them."""
+    channels = {dim.name: torch.arange(dim.size) for dim in select_dims(net, names)}
+    return _means(net, batches, list(channels), partial(kl_sums, channels=channels, **settings))
 
-    The dense network runs once a batch. Every candidate then starts from the activation in front of the first layer
-    that it changes, and many candidates run as one batch.
+
+def fisher_scores(
+    net: PosteriorNet, batches: Iterable[Batch], names: Iterable[str] | None = None, **settings
+) -> Scores:
+    """Means of ``fisher_sums`` over all images; ``names`` as ``select_dims`` has them."""
+    names = [dim.name for dim in select_dims(net, names)]
+    return _means(net, batches, names, partial(fisher_sums, names=names, **settings))
+
+
+@torch.inference_mode()
+def kl_sums(
+    net: PosteriorNet, batch: Batch, channels: Channels, max_rows: int = 256, report: Report | None = None
+) -> Sums:
+    """Sum over images of ``KL(p || p without the channel)``, temperature 1 (UP-ViTs, eq. 1).
+
+    The dense network runs once. Every candidate then starts from the activation in front of the first layer that it
+    changes, and many candidates run as one batch.
 
     Args:
         net: the dense classifier.
-        batches: the proxy set.
-        names: dims to score; None scores all.
+        batch: of the proxy set.
+        channels: which channels of which dims; the sums of others are 0.
         max_rows: candidates x images that run at once; bounds the memory.
         report: called after each run.
 
     Raises:
-        ValueError: an unknown dim, no images, or posteriors that are not finite.
+        ValueError: an unknown dim, or posteriors that are not finite.
     """
-    dims = select_dims(net, names)
-    sums = {dim.name: torch.zeros(dim.size, dtype=torch.float64) for dim in dims}
-    count = 0
-    for images, _ in batches:
-        passed, logits = net.activations(images)
-        reference = log_posteriors(logits)
-        for dim in dims:
-            x, grid = passed[Entry.of(dim)]
-            step = max(1, max_rows // len(images))
-            for start in range(0, dim.size, step):
-                channels = range(start, min(start + step, dim.size))
-                divergences = _kl_without(net, dim, channels, x, grid, reference)  # (K, B)
-                sums[dim.name][start : channels.stop] += divergences.sum(dim=1).cpu()
-                if report:
-                    report(dim.kind, divergences.numel())
-        count += len(images)
-    return _means(sums, count)
+    dims = select_dims(net, channels)
+    passed, logits = net.activations(batch.images)
+    reference = log_posteriors(logits)
+    step = max(1, max_rows // len(batch.images))
+    for dim in dims:
+        x, grid = passed[Entry.of(dim)]
+        sums = torch.zeros(dim.size, dtype=torch.float64)
+        for part in channels[dim.name].split(step):
+            divergences = _kl_without(net, dim, part, x, grid, reference)  # (K, B)
+            sums[part] = divergences.sum(dim=1).cpu()
+            if report:
+                report(dim.kind, divergences.numel())
+        yield dim.name, sums
 
 
-def _kl_without(net, dim: PrunableDim, channels: range, x: Tensor, grid, reference: Tensor) -> Tensor:
+def _kl_without(net, dim: PrunableDim, channels: Tensor, x: Tensor, grid, reference: Tensor) -> Tensor:
     """KL of each image ``(B)`` for each of ``K`` channels removed alone: ``(K, B)`` float64."""
     num, batch = len(channels), len(x)
     gate = x.new_ones(num, batch, dim.size)
-    gate[torch.arange(num), :, torch.tensor(channels)] = 0
+    gate[torch.arange(num), :, channels] = 0
     with gates(net.backbone, {dim.name: gate.flatten(0, 1)[:, None]}):  # (K*B, 1, size)
         logits = net.resume(Entry.of(dim), x.repeat(num, *[1] * (x.ndim - 1)), grid)
     pruned = log_posteriors(logits).unflatten(0, (num, batch))  # (K, B, classes)
     return (reference.exp() * (reference - pruned)).sum(dim=-1)
 
 
-def fisher_scores(
+def fisher_sums(
     net: PosteriorNet,
-    batches: Iterable[Batch],
+    batch: Batch,
     names: Iterable[str] | None = None,
     draws: int = 4,
     seed: int = 0,
     report: Report | None = None,
-) -> Scores:
-    """Estimate of ``kl_scores`` for every channel of every dim from ``draws`` backward passes.
+) -> Sums:
+    """Estimate of ``kl_sums`` for every channel of every dim from ``draws`` backward passes.
 
     At the dense network KL has no first-order term in the gates, so the score of a channel is half its diagonal Fisher
     information, ``1/2 E_k[(d log p_k / d gate)^2]``. One backward pass of ``sum_k e_k sqrt(p_k) log p_k`` with random
@@ -105,36 +130,57 @@ def fisher_scores(
 
     Args:
         net: the dense classifier.
-        batches: the proxy set; an image's signs depend on ``seed`` and its number alone.
+        batch: of the proxy set; an image's signs depend on ``seed`` and its number alone.
         names: dims to score; None scores all. Costs are the same.
         draws: backward passes an image, at least 1; the error falls with its square root.
         seed: of the signs.
         report: called after each backward pass.
 
     Raises:
-        ValueError: an unknown dim, no images, fewer than 1 draw, or posteriors that are not finite.
+        ValueError: an unknown dim, fewer than 1 draw, or posteriors that are not finite.
     """
     if draws < 1:
         raise ValueError(f'draws = {draws}: at least 1 backward pass is needed.')
     dims = select_dims(net, names)
-    sums = {dim.name: torch.zeros(dim.size, dtype=torch.float64) for dim in dims}
-    count = 0
-    for images, numbers in batches:
-        leaves = {dim.name: images.new_ones(len(images), 1, dim.size, requires_grad=True) for dim in dims}
-        with torch.enable_grad(), gates(net.backbone, leaves):
-            logits = net(images)
-        log_p = log_posteriors(logits)
-        weights = log_p.detach().exp().sqrt()
-        signs = _signs(numbers, draws, log_p.shape[1], seed).to(log_p)  # (draws, B, classes)
-        for draw in range(draws):
-            target = (signs[draw] * weights * log_p).sum()
-            gradients = torch.autograd.grad(target, list(leaves.values()), retain_graph=draw + 1 < draws)
-            for dim, gradient in zip(dims, gradients):
-                sums[dim.name] += 0.5 / draws * gradient[:, 0].double().square().sum(dim=0).cpu()
-                if report:
-                    report(dim.kind, gradient[:, 0].numel())
-        count += len(images)
-    return _means(sums, count)
+    leaves, log_p = _gated_posteriors(net, batch, dims)
+    weights = log_p.detach().exp().sqrt()
+    signs = _signs(batch.numbers, draws, log_p.shape[1], seed).to(log_p)  # (draws, B, classes)
+    sums = {dim.name: torch.zeros(dim.size, dtype=torch.float64, device=log_p.device) for dim in dims}
+    for draw in range(draws):
+        target = (signs[draw] * weights * log_p).sum()
+        gradients = torch.autograd.grad(target, leaves, retain_graph=draw + 1 < draws)
+        for dim, gradient in zip(dims, gradients):
+            sums[dim.name] += 0.5 / draws * gradient[:, 0].double().square().sum(dim=0)
+            if report:
+                report(dim.kind, gradient[:, 0].numel() / draws)
+    yield from ((name, values.cpu()) for name, values in sums.items())
+
+
+def taylor_sums(
+    net: PosteriorNet, batch: Batch, names: Iterable[str] | None = None, report: Report | None = None
+) -> Sums:
+    """First-order baseline: sum over images of ``|d cross entropy / d gate|`` (arXiv 1905.10650, eq. 2).
+
+    It needs labels; where they are not known, the network's own predictions take their place.
+
+    Raises:
+        ValueError: an unknown dim, or posteriors that are not finite.
+    """
+    dims = select_dims(net, names)
+    leaves, log_p = _gated_posteriors(net, batch, dims)
+    labels = log_p.argmax(dim=1) if batch.labels is None else batch.labels.to(log_p.device)
+    gradients = torch.autograd.grad(F.nll_loss(log_p, labels, reduction='sum'), leaves)
+    for dim, gradient in zip(dims, gradients):
+        if report:
+            report(dim.kind, gradient[:, 0].numel())
+        yield dim.name, gradient[:, 0].double().abs().sum(dim=0).cpu()
+
+
+def _gated_posteriors(net: PosteriorNet, batch: Batch, dims: Sequence[PrunableDim]) -> tuple[list[Tensor], Tensor]:
+    """Gates of each image as leaves ``(B, 1, size)``, and log posteriors ``(B, classes)`` that depend on them."""
+    leaves = [batch.images.new_ones(len(batch.images), 1, dim.size, requires_grad=True) for dim in dims]
+    with torch.enable_grad(), gates(net.backbone, {dim.name: leaf for dim, leaf in zip(dims, leaves)}):
+        return leaves, log_posteriors(net(batch.images))
 
 
 def log_posteriors(logits: Tensor) -> Tensor:
@@ -158,7 +204,14 @@ def _signs(numbers: Sequence[int], draws: int, classes: int, seed: int) -> Tenso
     return torch.stack(signs, dim=1)
 
 
-def _means(sums: Scores, count: int) -> Scores:
+def _means(net, batches: Iterable[Batch], names: Sequence[str], sums_of: Callable[..., Sums]) -> Scores:
+    dims = prunable_dims(net.backbone.arch)
+    totals = {name: torch.zeros(dims[name].size, dtype=torch.float64) for name in names}
+    count = 0
+    for batch in batches:
+        for name, sums in sums_of(net, batch):
+            totals[name] += sums
+        count += len(batch.images)
     if count == 0:
         raise ValueError('the proxy set has no images; nothing can be scored.')
-    return {name: total / count for name, total in sums.items()}
+    return {name: total / count for name, total in totals.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.files import write_atomically
+from upvit_mm.files import save_atomically
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.planner import check_scores
 
@@ -34,7 +35,7 @@ def save_scores(path: str | os.PathLike, scores: Mapping[str, Tensor], arch: Arc
     check_scores(prunable_dims(arch), scores)
     meta = {'version': SCORES_VERSION, 'arch': arch.to_dict(), **provenance}
     tensors = {name: values.detach().cpu().double().clone() for name, values in scores.items()}
-    return write_atomically(path, lambda part: torch.save({'scores': tensors, 'meta': meta}, part))
+    return save_atomically(path, {'scores': tensors, 'meta': meta})
 
 
 def load_scores(path: str | os.PathLike, arch: ArchSpec) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -57,3 +58,12 @@ def load_scores(path: str | os.PathLike, arch: ArchSpec) -> tuple[dict[str, Tens
         raise ValueError(f'scores {str(path)!r} have version {version!r}: this package reads {SCORES_VERSION}.')
     check_scores(prunable_dims(arch), scores)
     return scores, meta
+
+
+def scores_digest(scores: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the numbers, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(scores):
+        digest.update(name.encode())
+        digest.update(scores[name].double().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -2,69 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+import shutil
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import Tensor, nn
+from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.checkpoints import check_state, load_classifier, save_checkpoint
-from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
+from upvit_mm.checkpoints import load_classifier, save_checkpoint
+from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, proxy_set
 from upvit_mm.files import sha256_of, write_text_atomically
-from upvit_mm.models import UPDeiT, UPPVTv2
-from upvit_mm.pruning import PrunePlan, plan_for_target, slice_state
+from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
+from upvit_mm.pruning.budget import Budget, Grain, target_for_budget
 from upvit_mm.pruning.compensate import compensate
+from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.depth_scores import choose_blocks
-from upvit_mm.pruning.importance import fisher_scores, kl_scores, log_posteriors
+from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.network import PosteriorNet
-from upvit_mm.pruning.scores import load_scores, save_scores
+from upvit_mm.pruning.scores import load_scores, save_scores, scores_digest
+from upvit_mm.pruning.scoring import Crew
+from upvit_mm.pruning.table import block_name
+from upvit_mm.workflow.ledger import Ledger, fingerprint
+from upvit_mm.workflow.nets import build_net, judge, peak_memory
+from upvit_mm.workflow.report import write_report
+from upvit_mm.workflow.score import score_images
+from upvit_mm.workflow.settings import Goal, Settings, goal_text
 
 logger = logging.getLogger('upvit_mm')
-METHODS = ('fisher', 'kl', 'magnitude', 'random')
-BACKBONES = {'deit': UPDeiT, 'pvtv2': UPPVTv2}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to prune.
-
-    Attributes:
-        method: of scoring, one of ``METHODS``.
-        draws: backward passes an image (fisher).
-        per_class: images of every class in the proxy set.
-        head_policy, tie_qkv: see ``plan_for_target``.
-        compensate: re-solve the linear layers after slicing.
-        ridge: see ``compensate``.
-        seed: of the proxy set and of what is random in the method.
-        eval_images: held-out images on which the result is judged, at most.
-        batch_size: images at once.
-        max_rows: images x candidates at once (kl); bounds the memory.
-        device: ``'cpu'`` or ``'cuda'``.
-    """
-
-    method: str = 'fisher'
-    draws: int = 4
-    per_class: int = 5
-    head_policy: str = 'within'
-    tie_qkv: bool = False
-    compensate: bool = False
-    ridge: float = 1e-3
-    seed: int = 0
-    eval_images: int = 1000
-    batch_size: int = 32
-    max_rows: int = 256
-    device: str = 'cpu'
-
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f'method = {self.method!r}: must be one of {", ".join(METHODS)}.')
+DETECTOR_SIZE = (800, 1333)
 
 
 @dataclass(frozen=True)
@@ -73,116 +44,286 @@ class Outcome:
 
     Attributes:
         plan: what stayed.
-        held_out: ``kl`` to the dense posteriors and ``top1`` in % on held-out images, for ``dense``, ``sliced`` and,
-            if asked for, ``compensated``.
+        held_out: ``kl`` to the dense posteriors and, if labels are known, ``top1`` in % on held-out images, for
+            ``dense``, ``sliced`` and, if asked for, ``compensated``; empty when nothing was judged.
     """
 
     plan: PrunePlan
     held_out: dict[str, dict[str, float]]
 
 
-def prune(cfg: Config, checkpoint: str, target: ArchSpec, work_dir: Path, settings: Settings) -> Outcome:
-    """Score, plan, slice and, if asked for, compensate a dense classifier.
-
-    Scores found in the work dir are used again when they were made from the same inputs.
+class PruneJob:
+    """Scores, plans, slices, compensates and judges; every step is skipped when its inputs have not changed.
 
     Args:
         cfg: mmpretrain config of the dense classifier: its backbone, head and data.
         checkpoint: its weights, in any layout that ``upvit_mm.checkpoints`` knows.
-        target: architecture to reach.
-        work_dir: gets ``proxy.txt``, ``scores.pt``, ``plan.json``, ``arch.json``, ``sliced.pth`` and ``report.json``.
+        goal: the architecture to reach, a budget to meet, or a plan to carry out.
+        work_dir: gets ``proxy.txt``, ``scores.pt``, ``plan.json``, ``arch.json``, ``sliced.pth``, ``report.json``,
+            ``report.md`` and ``widths.png``.
         settings: how.
+        scores_file: scores to use instead of scoring.
+        crew: which of the job's processes this is; all score, the first does the rest.
 
     Raises:
         FileNotFoundError: a missing checkpoint or data folder.
-        ValueError: a checkpoint, target or image set that does not fit; the message says which and why.
+        ValueError: a checkpoint, goal, file of scores or image set that does not fit; the message says which and why.
     """
-    init_default_scope('mmpretrain')
-    source = ArchSpec.from_dict(cfg.model.backbone.arch)
-    state = load_classifier(checkpoint)
-    if 'head.fc.weight' not in state:
-        raise ValueError(f'checkpoint {checkpoint!r} has no linear head; importance is measured on class posteriors.')
-    dense = build_net(source, state, settings.device)
-    proxy = proxy_set(cfg, settings.per_class, settings.seed, settings.batch_size)
-    held_out = held_out_set(cfg, settings.eval_images, settings.seed, settings.batch_size)
-    write_text_atomically(work_dir / 'proxy.txt', '\n'.join(proxy.paths) + '\n')
 
-    def batches():
-        return proxy.batches(settings.device)
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: str,
+        goal: Goal,
+        work_dir: Path,
+        settings: Settings,
+        scores_file: str | None = None,
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
+    ):
+        init_default_scope('mmpretrain')
+        self.cfg, self.checkpoint, self.goal, self.settings = cfg, checkpoint, goal, settings
+        self.work_dir, self.scores_file, self.crew = Path(work_dir), scores_file, crew
+        self.source = ArchSpec.from_dict(cfg.model.backbone.arch)
+        if isinstance(goal, ArchSpec) and goal.family != self.source.family:
+            raise ValueError(f'target family = {goal.family!r}: the source is a {self.source.family}.')
+        self.state = load_classifier(checkpoint)
+        if 'head.fc.weight' not in self.state:
+            raise ValueError(
+                f'checkpoint {checkpoint!r} has no linear head; importance is measured on class posteriors.'
+            )
+        self.num_classes = len(self.state['head.fc.bias'])
+        self.sha256 = sha256_of(checkpoint)
+        self.ledger = Ledger(self.work_dir)
+        self.method = settings.method  # of the scores; a file of scores knows its own
+        self.layout = {'window_size': settings.window_size} if settings.window_size else {}
 
-    scores = _scores(dense, state, batches, work_dir, checkpoint, settings)
-    blocks = None
-    if target.depths != source.depths:
-        blocks = choose_blocks(dense, batches, target.depths)
-    plan = plan_for_target(source, target, scores, settings.head_policy, settings.tie_qkv, blocks)
-    plan.meta.update(tool='prune', settings=asdict(settings), checkpoint=str(checkpoint), sha256=sha256_of(checkpoint))
-    plan.save(work_dir / 'plan.json')
+    # ----------------------------------------------------------- what it works on
 
-    sliced_state = slice_state(state, plan)
-    sliced = build_net(plan.target_arch, sliced_state, settings.device)
-    results = {'dense': judge(dense, dense, held_out, settings.device)}
-    results['sliced'] = judge(dense, sliced, held_out, settings.device)
-    if settings.compensate:
-        compensate(dense, sliced, plan, batches, settings.ridge)
-        results['compensated'] = judge(dense, sliced, held_out, settings.device)
-        sliced_state = {f'backbone.{k}': v for k, v in sliced.backbone.state_dict().items()}
-        sliced_state |= {f'head.fc.{k}': v for k, v in sliced.head.state_dict().items()}
-    plan.target_arch.save_json(work_dir / 'arch.json')
-    save_checkpoint(work_dir / 'sliced.pth', sliced_state, arch=plan.target_arch.to_dict(), **plan.meta)
-    report = json.dumps({'held_out': results, 'images': len(held_out.numbers), **plan.meta}, indent=2) + '\n'
-    write_text_atomically(work_dir / 'report.json', report)
-    return Outcome(plan, results)
+    @cached_property
+    def dense(self) -> PosteriorNet:
+        return build_net(self.source, self.state, self.settings.device)
 
+    @cached_property
+    def _folder_sets(self) -> tuple[ImageSet, ImageSet]:
+        s = self.settings
+        return folder_sets(self.cfg, s.images, s.num_images, s.eval_images, s.seed, s.batch_size, s.device)
 
-def build_net(arch: ArchSpec, state: dict[str, Tensor], device: str = 'cpu') -> PosteriorNet:
-    """The network of a classifier's state dict.
+    @cached_property
+    def proxy(self) -> ImageSet:
+        s = self.settings
+        if s.images:
+            return self._folder_sets[0]
+        return proxy_set(self.cfg, s.per_class, s.seed, s.batch_size, s.device)
 
-    Raises:
-        ValueError: the state dict does not fit the architecture.
-    """
-    head = nn.Linear(arch.embed_dims[-1], len(state['head.fc.bias']))
-    net = PosteriorNet(BACKBONES[arch.family](arch, out_indices=(-1,)), head)
-    weights = {k.replace('head.fc.', 'head.'): v for k, v in state.items()}
-    check_state(weights, net.state_dict(), f'arch {arch.name or "custom"}')
-    net.load_state_dict(weights)
-    return net.to(device)
+    @cached_property
+    def held_out(self) -> ImageSet:
+        s = self.settings
+        if s.images:
+            return self._folder_sets[1]
+        return held_out_set(self.cfg, s.eval_images, s.seed, s.batch_size, s.device)
 
+    @property
+    def _data(self) -> list:
+        """What decides which images there are."""
+        s = self.settings
+        chosen = [self.cfg.train_dataloader.dataset, self.cfg.val_dataloader.dataset] if not s.images else [s.images]
+        pixels = [self.cfg.test_dataloader.dataset.pipeline, self.cfg.get('data_preprocessor')]
+        return [str(chosen), str(pixels), s.some('per_class', 'num_images', 'eval_images', 'seed', 'batch_size')]
 
-@torch.inference_mode()
-def judge(dense: PosteriorNet, pruned: PosteriorNet, images: ImageSet, device: str) -> dict[str, float]:
-    """``kl``: mean over images of KL(dense || pruned); ``top1``: accuracy of the pruned network in %."""
-    divergence, right = 0.0, 0
-    for batch, numbers in images.batches(device):
-        p, q = log_posteriors(dense(batch)), log_posteriors(pruned(batch))
-        divergence += (p.exp() * (p - q)).sum().item()
-        right += int((q.argmax(dim=1).cpu().numpy() == images.labels[numbers]).sum())
-    return {'kl': divergence / len(images.numbers), 'top1': 100 * right / len(images.numbers)}
+    # ------------------------------------------------------------------ the steps
 
+    def run(self) -> Outcome | None:
+        """All steps; None in all processes but the first."""
+        if isinstance(self.goal, PrunePlan):
+            plan, scores = None if self.crew.rank else self._given_plan(self.goal), None
+        else:
+            scores = self.scores()
+            plan = None if self.crew.rank else self.plan(scores)
+        if plan is None:
+            return None
+        self.slice(plan)
+        return Outcome(plan, self.judge(plan, scores))
 
-def _scores(dense, state, batches, work_dir: Path, checkpoint: str, settings: Settings) -> dict[str, Tensor]:
-    arch, path = dense.backbone.arch, work_dir / 'scores.pt'
-    decisive = [
-        settings.method,
-        settings.draws,
-        settings.per_class,
-        settings.seed,
-        arch.to_dict(),
-        sha256_of(checkpoint),
-    ]
-    decisive.append(sha256_of(work_dir / 'proxy.txt'))
-    inputs = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
-    if path.is_file():
-        scores, meta = load_scores(path, arch)
-        if meta.get('inputs') == inputs:
+    def target(self) -> ArchSpec:
+        """The architecture that comes out; scores are needed only where each block gets its own widths."""
+        if isinstance(self.goal, PrunePlan):
+            return self.goal.target_arch
+        by_score = isinstance(self.goal, Budget) and self.settings.non_uniform
+        return self._target_from(self.scores() if by_score else None)
+
+    def scores(self) -> Scores | None:
+        """Scores by dim name, from the file given, from an earlier run or made now; None in other processes."""
+        if self.scores_file:
+            return self._given_scores(self.scores_file)
+        method, path = self.settings.method, self.work_dir / 'scores.pt'
+        inputs = fingerprint('scores', self.sha256, self.source.to_dict(), self._data, self._method_inputs())
+        if self.ledger.is_current('scores', inputs):
             logger.info('%s: scored before from the same inputs', path)
-            return scores
-    if settings.method == 'fisher':
-        scores = fisher_scores(dense, batches(), draws=settings.draws, seed=settings.seed)
-    elif settings.method == 'kl':
-        scores = kl_scores(dense, batches(), max_rows=settings.max_rows)
-    elif settings.method == 'magnitude':
-        scores = magnitude_scores(arch, state)
-    else:
-        scores = random_scores(arch, settings.seed)
-    save_scores(path, scores, arch, method=settings.method, inputs=inputs)
-    return scores
+            return load_scores(path, self.source)[0] if self.crew.rank == 0 else None
+        parts, meta = self.work_dir / 'partial', {}
+        if method == 'magnitude':
+            scores = magnitude_scores(self.source, self.state)
+        elif method == 'random':
+            scores = random_scores(self.source, self.settings.seed)
+        else:
+            scores = score_images(self.dense, self.proxy, self.settings, parts / inputs[:16], self.crew, self._cut)
+            meta = {'images': len(self.proxy.numbers)}
+        if self.crew.rank:
+            return None
+        files = ['scores.pt']
+        if meta:
+            write_text_atomically(self.work_dir / 'proxy.txt', '\n'.join(self.proxy.paths) + '\n')
+            files.append('proxy.txt')
+            logger.info('scored; peak memory of this process %.0f MiB', peak_memory(self.settings.device) / 2**20)
+        save_scores(path, scores, self.source, method=method, checkpoint_sha256=self.sha256, inputs=inputs, **meta)
+        self.ledger.record('scores', inputs, *files)
+        shutil.rmtree(parts, ignore_errors=True)
+        return scores
+
+    def plan(self, scores: Scores) -> PrunePlan:
+        """What stays. Blocks are chosen on images, and so kept from an earlier run."""
+        inputs = fingerprint(
+            'plan', self.sha256, scores_digest(scores), str(self.goal), self._data, self._plan_inputs()
+        )
+        if self.ledger.is_current('plan', inputs):
+            return PrunePlan.load(self.work_dir / 'plan.json')
+        plan = self._plan_from(scores)
+        meta = {'tool': 'prune', 'goal': goal_text(self.goal), 'method': self.method, 'settings': asdict(self.settings)}
+        plan.meta.update(meta, checkpoint=str(self.checkpoint), sha256=self.sha256, costs=self.costs(plan.target_arch))
+        plan.save(self.work_dir / 'plan.json')
+        self.ledger.record('plan', inputs, 'plan.json')
+        return plan
+
+    def slice(self, plan: PrunePlan) -> None:
+        """``arch.json`` and ``sliced.pth``; with compensation also ``plain.pth``, the network without it."""
+        s = self.settings
+        plan_text = [plan.source_arch.to_dict(), plan.target_arch.to_dict(), plan.kept_blocks]
+        plan_text += [{name: kept.tolist() for name, kept in plan.kept.items()}]
+        inputs = [plan_text, self.sha256, s.some('compensate', 'ridge')]
+        inputs = fingerprint('slice', inputs, self._data if s.compensate else None)
+        if self.ledger.is_current('slice', inputs):
+            return
+        state = slice_state(self.state, plan)
+        plan.target_arch.save_json(self.work_dir / 'arch.json')
+        files = ['arch.json', 'sliced.pth']
+        if s.compensate:
+            self._save(plan, state, 'plain.pth')
+            files.append('plain.pth')
+            net = build_net(plan.target_arch, state, s.device)
+            compensate(self.dense, net, plan, self.proxy, s.ridge)
+            state = {f'backbone.{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
+            state |= {f'head.fc.{k}': v.cpu() for k, v in net.head.state_dict().items()}
+        self._save(plan, state, 'sliced.pth')
+        self.ledger.record('slice', inputs, *files)
+
+    def judge(self, plan: PrunePlan, scores: Scores | None) -> dict[str, dict[str, float]]:
+        """Held-out results, and the report of everything."""
+        s, report = self.settings, self.work_dir / 'report.json'
+        hashes = {name: sha256_of(self.work_dir / name) for name in ('sliced.pth', 'plan.json')}
+        inputs = fingerprint(
+            'judge', hashes, self.sha256, self._data, None if scores is None else scores_digest(scores)
+        )
+        if self.ledger.is_current('judge', inputs):
+            return json.loads(report.read_text(encoding='utf-8'))['held_out']
+        results = {}
+        if s.eval_images:
+            results['dense'] = judge(self.dense, self.dense, self.held_out)
+            files = {'sliced': 'plain.pth', 'compensated': 'sliced.pth'} if s.compensate else {'sliced': 'sliced.pth'}
+            for name, file in files.items():
+                state = load_classifier(str(self.work_dir / file))
+                net = build_net(plan.target_arch, state, s.device)
+                results[name] = judge(self.dense, net, self.held_out)
+        images = len(self.held_out.numbers) if s.eval_images else 0
+        content = {'held_out': results, 'images': images, **plan.meta}
+        write_text_atomically(report, json.dumps(content, indent=2) + '\n')
+        write_report(self.work_dir, plan, scores, content)
+        self.ledger.record('judge', inputs, 'report.json', 'report.md', 'widths.png')
+        return results
+
+    def costs(self, target: ArchSpec) -> dict[str, dict[str, int]]:
+        """Costs of the dense and the pruned classifier by name of the count."""
+        sizes = dict.fromkeys([(self.source.img_size,) * 2, DETECTOR_SIZE])
+        if isinstance(self.goal, Budget) and self.goal.metric == 'macs':
+            sizes[self.goal.size] = None
+        costs = {}
+        for name, arch in (('dense', self.source), ('pruned', target)):
+            macs = {f'macs@{h}x{w}': count_macs(arch, (h, w), self.num_classes, **self.layout) for h, w in sizes}
+            costs[name] = macs | {'params': count_params(arch, self.num_classes)}
+            costs[name]['params of the backbone'] = count_params(arch)
+        return costs
+
+    # --------------------------------------------------------------------- parts
+
+    def _method_inputs(self) -> dict:
+        s = self.settings
+        inputs = s.some('method', 'seed')
+        if s.method in ('fisher', 'hybrid'):
+            inputs |= s.some('draws')
+        if s.method in ('kl', 'hybrid'):
+            inputs |= s.some('max_rows')
+        if s.method == 'hybrid':
+            inputs |= {'goal': str(self.goal), **s.some('near_share'), **self._plan_inputs()}
+        return inputs
+
+    def _plan_inputs(self) -> dict:
+        return self.settings.some(
+            'head_policy', 'tie_qkv', 'round_to', 'min_share', 'non_uniform', 'window_size', 'max_rows'
+        )
+
+    def _target_from(self, scores: Scores | None) -> ArchSpec:
+        if isinstance(self.goal, ArchSpec):
+            return self.goal
+        s = self.settings
+        grain = Grain(s.round_to, s.min_share, s.head_policy, s.tie_qkv)
+        by_score = scores if s.non_uniform else None
+        return target_for_budget(self.source, self.goal, grain, self.num_classes, by_score, **self.layout)
+
+    def _plan_from(self, scores: Scores) -> PrunePlan:
+        target, blocks = self._target_from(scores), None
+        if target.depths != self.source.depths:
+            blocks = choose_blocks(self.dense, self.proxy, target.depths)
+        return plan_for_target(self.source, target, scores, self.settings.head_policy, self.settings.tie_qkv, blocks)
+
+    def _cut(self, scores: Scores) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """What a plan from these scores keeps, and the runs of each dim in which it chose."""
+        plan = self._plan_from(scores)
+        groups = {name: dim.groups for name, dim in prunable_dims(self.source).items()}
+        if self.settings.head_policy == 'regroup':
+            for i, pairs in enumerate(plan.kept_blocks):
+                for (attn, _), heads in zip(pairs, plan.target_arch.num_heads[i]):
+                    groups |= {f'{block_name(i, attn)}.{kind}': heads for kind in ('qk', 'v')}
+        return plan.kept, groups
+
+    def _given_scores(self, path: str) -> Scores:
+        scores, meta = load_scores(path, self.source)
+        self.method, belongs_to = meta.get('method', 'unknown'), meta.get('checkpoint_sha256')
+        if belongs_to is None:
+            logger.warning(
+                '%s does not say which checkpoint was scored; make sure that it is %s', path, self.checkpoint
+            )
+        elif belongs_to != self.sha256:
+            raise ValueError(
+                f'scores {path!r} belong to another checkpoint (sha256 {belongs_to[:12]}..., {self.checkpoint!r} has '
+                f'{self.sha256[:12]}...); score again.'
+            )
+        return scores
+
+    def _given_plan(self, plan: PrunePlan) -> PrunePlan:
+        if plan.source_arch != self.source:
+            raise ValueError('the plan belongs to another source architecture than the one of the config.')
+        belongs_to = plan.meta.get('sha256')
+        if belongs_to not in (None, self.sha256):
+            logger.warning('the plan was made for another checkpoint of this architecture (%s...)', belongs_to[:12])
+        meta = {'goal': 'a given plan', 'method': 'unknown', **plan.meta, 'settings': asdict(self.settings)}
+        meta |= {'checkpoint': str(self.checkpoint), 'sha256': self.sha256, 'costs': self.costs(plan.target_arch)}
+        plan = replace(plan, meta=meta)
+        plan.save(self.work_dir / 'plan.json')
+        return plan
+
+    def _save(self, plan: PrunePlan, state: dict[str, Tensor], name: str) -> None:
+        save_checkpoint(self.work_dir / name, state, arch=plan.target_arch.to_dict(), **plan.meta)
+
+
+def prune(cfg: Config, checkpoint: str, goal: Goal, work_dir: Path, settings: Settings, **more) -> Outcome:
+    """Run a whole ``PruneJob``."""
+    return PruneJob(cfg, checkpoint, goal, work_dir, settings, **more).run()

@@ -9,6 +9,7 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from upvit_mm.arch.layout import four_global_blocks
 from upvit_mm.models.backbones.base import UPBackbone, stage_modules
 from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, PosEmbedResizer, Stage, WindowedAttention
 from upvit_mm.models.layers.grid import Grid, outgoing, tokens_to_map
@@ -152,8 +153,3 @@ class UPDeiT(UPBackbone):
         if self.out_type == 'cls_token':
             return tokens[:, 0]
         return outgoing(tokens_to_map(tokens[:, self.num_prefix_tokens :], grid))
-
-
-def four_global_blocks(depth: int) -> tuple[int, ...]:
-    """The last block of each of four equal runs of blocks; all blocks when there are fewer than five."""
-    return tuple(sorted({(k + 1) * depth // 4 - 1 for k in range(4)} - {-1}))

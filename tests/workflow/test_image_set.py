@@ -1,0 +1,78 @@
+"""Image sets of pruning: balanced, seeded, in test transforms, and what is unreadable."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from upvit_mm.data.image_set import choose_images, folder_sets, held_out_set, proxy_set
+
+
+def test_proxy_set_is_balanced_seeded_and_in_test_transforms(cfg, scope):
+    scope('mmpretrain')
+    first, again, other = (proxy_set(cfg, 3, seed, batch_size=8) for seed in (1, 1, 2))
+    assert first.numbers == again.numbers != other.numbers
+    assert first.labels[first.numbers].tolist() == [c for c in range(10) for _ in range(3)]
+    batches = list(first)
+    assert [len(batch.images) for batch in batches] == [8, 8, 8, 6]
+    assert [n for batch in batches for n in batch.numbers] == first.numbers
+    assert torch.cat([batch.labels for batch in batches]).tolist() == first.labels[first.numbers].tolist()
+    assert batches[0].images.shape[1:] == (3, 64, 64)
+    assert all('/train/' in path for path in first.paths)
+    held_out = held_out_set(cfg, 50, seed=0)
+    assert len(held_out.numbers) == 50
+    assert all('/val/' in path for path in held_out.paths)
+    assert len(held_out_set(cfg, 10**6, seed=0).numbers) == 1000
+
+
+def test_choice_of_images():
+    labels = [0] * 5 + [1] * 5 + [2] * 5
+    chosen = choose_images(labels, 2, 0, 3)
+    assert chosen == sorted(set(chosen))
+    assert [labels[n] for n in chosen] == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(ValueError, match='class 3 has 0 images'):
+        choose_images(labels, 2, 0, 4)
+    with pytest.raises(ValueError, match='per_class = 0'):
+        choose_images(labels, 0, 0, 3)
+
+
+def test_unreadable_images_are_left_out_or_refused(cfg, scope, digits_folder, tmp_path, caplog):
+    scope('mmpretrain')
+    root = shutil.copytree(digits_folder / 'classification', tmp_path / 'classification')
+    for part in ('train', 'val'):
+        cfg[f'{part}_dataloader'].dataset.data_root = str(root)
+    whole = proxy_set(cfg, 20, seed=0)
+    Path(whole.paths[7]).write_bytes(b'no picture')
+    with caplog.at_level('WARNING', 'upvit_mm'):
+        left = proxy_set(cfg, 20, seed=0)  # 1 of 200
+    assert left.numbers == whole.numbers[:7] + whole.numbers[8:]
+    assert f'{whole.paths[7]} cannot be read and is left out' in caplog.text
+    for path in whole.paths[:3]:
+        Path(path).write_bytes(b'')
+    with pytest.raises(ValueError, match=r'4 of 200 images cannot be read, .*png among them'):
+        proxy_set(cfg, 20, seed=0)
+
+
+def test_a_plain_folder_has_no_labels(cfg, scope, digits_folder, tmp_path, caplog):
+    scope('mmpretrain')
+    folder = tmp_path / 'pictures'
+    (folder / 'deep').mkdir(parents=True)
+    pictures = sorted((digits_folder / 'classification/train/3').iterdir())[:30]
+    for k, picture in enumerate(pictures):
+        shutil.copy(picture, folder / ('deep' if k % 2 else '.') / picture.name)
+    with caplog.at_level('INFO', 'upvit_mm'):
+        proxy, held_out = folder_sets(cfg, str(folder), 12, 10, seed=0, batch_size=8)
+    assert 'images without labels' in caplog.text
+    assert [len(batch.images) for batch in proxy] == [8, 4]
+    assert all(batch.labels is None for batch in proxy)
+    assert len(held_out.numbers) == 10
+    assert not set(proxy.paths) & set(held_out.paths)
+    again, _ = folder_sets(cfg, str(folder), 12, 10, seed=0)
+    assert again.paths == proxy.paths
+    with pytest.raises(ValueError, match='has 30 images: 30 for the proxy set are wanted'):
+        folder_sets(cfg, str(folder), 30, 10, seed=0)
+    with pytest.raises(FileNotFoundError, match='does not exist'):
+        folder_sets(cfg, str(folder / 'no'), 3, 1, seed=0)

@@ -1,0 +1,324 @@
+"""``tools/prune.py``: its goals, its files as inputs, several processes, kills, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.pruning import PrunePlan, prunable_dims
+from upvit_mm.pruning.baselines import random_scores
+from upvit_mm.pruning.costs import count_macs, count_params
+from upvit_mm.pruning.scores import save_scores
+from upvit_mm.workflow.ledger import Ledger
+from upvit_mm.workflow.processes import join_crew
+from upvit_mm.workflow.prune import PruneJob, prune
+from upvit_mm.workflow.settings import Settings, goal_and_settings
+
+ROOT = Path(__file__).parents[2]
+QUICK = dict(method='random', eval_images=0, per_class=1)
+
+
+def meet(cfg, checkpoint, folder, budget: str, **settings) -> tuple[ArchSpec, ArchSpec]:
+    goal, settings = goal_and_settings(cfg, QUICK | {'budget': budget, **settings})
+    plan = prune(cfg, checkpoint, goal, folder, settings).plan
+    return plan.source_arch, plan.target_arch
+
+
+@pytest.mark.parametrize('settings', [{'round_to': 2}, {'non_uniform': True}, {'head_policy': 'select', 'round_to': 4}])
+def test_budgets(cfg, checkpoint, tmp_path, settings):
+    dense, pruned = meet(cfg, checkpoint, tmp_path / 'a', 'macs=60%@128x160', **settings)
+    assert 0.594 <= count_macs(pruned, (128, 160), 10) / count_macs(dense, (128, 160), 10) <= 0.6
+    dense, pruned = meet(cfg, checkpoint, tmp_path / 'b', 'params=60%', **settings)
+    assert 0.594 <= count_params(pruned, 10) / count_params(dense, 10) <= 0.6
+    report = json.loads((tmp_path / 'b/report.json').read_text())
+    assert report['costs']['pruned']['params'] == count_params(pruned, 10)
+    assert 'macs@800x1333' in (tmp_path / 'b/report.md').read_text()
+    assert '| macs@128x160 |' in (tmp_path / 'a/report.md').read_text()
+
+
+def test_widths_and_the_settings_of_a_config(cfg, checkpoint, tmp_path, family):
+    cfg.prune = dict(target='deit-small', method='random', per_class=3)
+    widths = {'mlp_hidden_dims': 40}
+    goal, settings = goal_and_settings(cfg, {'widths': widths, 'per_class': 1, 'eval_images': 0, 'config': 'x'})
+    assert settings == Settings(method='random', per_class=1, eval_images=0)
+    plan = prune(cfg, checkpoint, goal, tmp_path / 'out', settings).plan
+    assert {w for stage in plan.target_arch.mlp_hidden_dims for w in stage} == {40}
+    assert plan.target_arch.qk_scales == plan.source_arch.qk_scales
+    assert goal_and_settings(cfg, {})[0].name == 'deit-small'
+    for given, match in (({'budget': 'macs=1G', 'target': 'deit-tiny'}, '2 goals are named'),):
+        with pytest.raises(ValueError, match=match):
+            goal_and_settings(cfg, given)
+    cfg.prune = dict(methode='kl')
+    with pytest.raises(ValueError, match=r'prune = dict\(methode=...\) of the config: unknown'):
+        goal_and_settings(cfg, {})
+    with pytest.raises(ValueError, match='0 goals are named'):
+        goal_and_settings(Config(), {})
+
+
+def test_scores_and_plans_as_inputs_need_no_images(family, cfg, checkpoint, target, tmp_path, caplog):
+    """The data set is not there, and still: another target from scores, the same result from the plan."""
+    arch = ArchSpec.from_dict(cfg.arch)
+    first = prune(cfg, checkpoint, goal := _wide(arch), tmp_path / 'first', Settings(method='taylor', **_few()))
+    for part in ('train', 'val', 'test'):
+        cfg[f'{part}_dataloader'].dataset.data_root = '/no/such/folder'
+    scores = str(tmp_path / 'first/scores.pt')
+    again = prune(cfg, checkpoint, goal, tmp_path / 'again', Settings(eval_images=0), scores_file=scores)
+    assert all(torch.equal(again.plan.kept[n], first.plan.kept[n]) for n in first.plan.kept)
+    assert again.plan.meta['method'] == 'taylor'
+    assert again.held_out == {}
+    plan = PrunePlan.load(tmp_path / 'first/plan.json')
+    prune(cfg, checkpoint, plan, tmp_path / 'carried', Settings(eval_images=0))
+    files = [torch.load(tmp_path / f / 'sliced.pth', weights_only=True)['state_dict'] for f in ('first', 'carried')]
+    assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    assert 'not judged' in (tmp_path / 'carried/report.md').read_text().lower()
+
+
+def _wide(arch: ArchSpec) -> ArchSpec:
+    return arch.with_widths({'mlp_hidden_dims': 64})
+
+
+def _few() -> dict:
+    return dict(per_class=1, eval_images=10)
+
+
+def test_scores_of_another_checkpoint_or_of_nobody(family, cfg, checkpoint, tmp_path, caplog):
+    arch = ArchSpec.from_dict(cfg.arch)
+    scores = random_scores(arch, 0)
+    save_scores(tmp_path / 'foreign.pt', scores, arch, checkpoint_sha256='0' * 64)
+    save_scores(tmp_path / 'nameless.pt', scores, arch, method='kl')
+    job = (cfg, checkpoint, _wide(arch), tmp_path / 'out', Settings(eval_images=0))
+    with pytest.raises(ValueError, match='belong to another checkpoint'):
+        prune(*job, scores_file=str(tmp_path / 'foreign.pt'))
+    assert not (tmp_path / 'out').exists()
+    with caplog.at_level('WARNING', 'upvit_mm'):
+        prune(*job, scores_file=str(tmp_path / 'nameless.pt'))
+    assert 'does not say which checkpoint was scored' in caplog.text
+    scores['stages.0.embed'][3] = float('nan')
+    torch.save({'scores': scores, 'meta': {'version': 1}}, tmp_path / 'nan.pt')
+    with pytest.raises(ValueError, match=r"scores of 'stages.0.embed' hold NaN or Inf"):
+        prune(*job, scores_file=str(tmp_path / 'nan.pt'))
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_unchanged_steps_are_skipped(cfg, checkpoint, target, tmp_path):
+    settings = Settings(method='fisher', draws=1, compensate=True, **_few())
+    work = tmp_path / 'out'
+
+    def stamps() -> dict[str, int]:
+        return {p.name: p.stat().st_mtime_ns for p in work.iterdir() if p.name != 'steps.json'}
+
+    prune(cfg, checkpoint, target, work, settings)
+    before = stamps()
+    outcome = prune(cfg, checkpoint, target, work, settings)
+    assert stamps() == before
+    assert outcome.held_out['compensated']['kl'] > 0
+    job = PruneJob(cfg, checkpoint, target, work, settings)
+    job.run()
+    assert not {'dense', 'proxy', 'held_out'} & set(vars(job))  # nothing was built or read
+    # another ridge: compensated and judged anew, not scored
+    prune(cfg, checkpoint, target, work, Settings(method='fisher', draws=1, compensate=True, ridge=0.1, **_few()))
+    changed = {name for name, stamp in stamps().items() if stamp != before[name]}
+    assert {'sliced.pth', 'report.json'} <= changed
+    assert not {'scores.pt', 'proxy.txt', 'plan.json'} & changed
+    # a spoiled file is made again
+    (work / 'sliced.pth').write_bytes(b'')
+    prune(cfg, checkpoint, target, work, settings)
+    assert torch.load(work / 'sliced.pth', weights_only=True)['state_dict']
+
+
+def test_hybrid_follows_exact_scores_near_the_cut(cfg, checkpoint, target, tmp_path):
+    """With a window over everything it keeps what ``kl`` keeps."""
+    plans = {}
+    goal = _wide(ArchSpec.from_dict(cfg.arch))
+    for name, settings in {
+        'kl': dict(method='kl'),
+        'hybrid': dict(method='hybrid', near_share=1.0),
+        'fisher': dict(method='fisher'),
+    }.items():
+        plans[name] = prune(cfg, checkpoint, goal, tmp_path / name, Settings(draws=1, **settings, **_few())).plan.kept
+    names = [n for n in plans['kl'] if n.endswith('mlp_hidden')]
+    assert all(torch.equal(plans['kl'][n], plans['hybrid'][n]) for n in names)
+    assert any(not torch.equal(plans['kl'][n], plans['fisher'][n]) for n in names)
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_dry_run_writes_nothing(prune_tool, run, tmp_path):
+    output = run(prune_tool('--budget', 'params=50%', '--work-dir', 'out', '--dry-run'))
+    assert 'FFN hidden' in output
+    assert '50.0 %' in output or '49.' in output
+    assert not (tmp_path / 'out').exists()
+
+
+# ------------------------------------------------------- processes and interruptions
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_two_processes_give_the_scores_of_one(prune_tool, run, tmp_path, checkpoint):
+    words = ['--widths', 'mlp_hidden_dims=64', '--method', 'hybrid', '--per-class', '4', '--batch-size', '9']
+    words += ['--draws', '1', '--near-share', '0.1', '--eval-images', '10']
+    run(prune_tool(*words, '--work-dir', 'one'))
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    command = [str(ROOT / 'tools/dist_prune.sh'), 'dense.py', checkpoint, '2', *words, '--work-dir', 'two']
+    run(['env', f'PORT={port}', *command])
+    files = [tmp_path / name / 'scores.pt' for name in ('one', 'two')]
+    one, two = (torch.load(path, weights_only=True)['scores'] for path in files)
+    for name in one:
+        assert torch.allclose(one[name], two[name], rtol=1e-6, atol=0)
+    assert not (tmp_path / 'two/partial').exists()
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_killed_and_restarted_the_files_are_bit_identical(prune_tool, run, environment, tmp_path):
+    words = ['--widths', 'mlp_hidden_dims=64', '--method', 'hybrid', '--per-class', '2', '--batch-size', '2']
+    words += ['--eval-images', '10', '--max-rows', '64', '--draws', '1']
+    run(prune_tool(*words, '--work-dir', 'calm'))
+    chance, kills = random.Random(0), 0
+    while kills < 3:
+        process = subprocess.Popen(
+            prune_tool(*words, '--work-dir', 'stormy'),
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        parts = tmp_path / 'stormy/partial'
+        seen = _parts(parts)
+        while process.poll() is None and _parts(parts) <= seen:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.5))
+        process.kill()
+        process.wait()
+        kills += 1
+        assert not (tmp_path / 'stormy/sliced.pth').exists()
+    assert 3 <= _parts(parts) < 20  # ten of fisher, ten of kl
+    run(prune_tool(*words, '--work-dir', 'stormy'))
+    for name in ('scores.pt', 'plan.json', 'arch.json', 'proxy.txt'):
+        assert (tmp_path / 'calm' / name).read_bytes() == (tmp_path / 'stormy' / name).read_bytes(), name
+
+
+def _parts(folder: Path) -> int:
+    return len([p for p in folder.rglob('batch_*.pt') if not p.name.startswith('.')])
+
+
+def test_join_crew(monkeypatch):
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    assert join_crew('none', 'cuda')[1] == 'cuda'
+    with pytest.raises(ValueError, match=r"launcher = 'pytorch': RANK is not set; start with tools/dist_prune.sh"):
+        join_crew('pytorch', 'cpu')
+    with pytest.raises(ValueError, match="launcher = 'mpi'"):
+        join_crew('mpi', 'cpu')
+    for name, value in {'SLURM_PROCID': '5', 'SLURM_NTASKS': '16', 'SLURM_LOCALID': '1'}.items():
+        monkeypatch.setenv(name, value)
+    crew, device = join_crew('slurm', 'cuda')
+    assert (crew.rank, crew.size, device) == (5, 16, 'cuda:1')
+    assert join_crew('slurm', 'cpu')[1] == 'cpu'
+
+
+# --------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize('family', ['deit'])
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ({'budget': 'macs=2%'}, 'out of reach: the narrowest network costs'),
+        ({'budget': 'half'}, "budget = 'half': must look like"),
+        ({'target': 'pvtv2-b0'}, "target family = 'pvtv2': the source is a deit"),
+        ({'widths': {'qk_dims': 50}}, r'qk_dims\[0\]\[0\] = 50: must be a multiple of num_heads'),
+        ({'target': 'deit-tiny'}, 'depths ='),
+        ({'plan': 'no.json'}, r"plan 'no.json' does not exist"),
+        ({'widths': {'mlp_hidden_dims': 9}, 'draws': 0}, 'draws = 0: must be at least 1'),
+        ({'widths': {'mlp_hidden_dims': 9}, 'near_share': 2.0}, r'near_share = 2.0: must be above 0'),
+        ({'widths': {'mlp_hidden_dims': 9}, 'images': 'no', 'method': 'taylor'}, "image folder 'no' does not exist"),
+    ],
+)
+def test_mistakes(cfg, checkpoint, tmp_path, given, message):
+    def run():
+        goal, settings = goal_and_settings(cfg, QUICK | given)
+        prune(cfg, checkpoint, goal, tmp_path / 'out', settings)
+
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run()
+    assert not (tmp_path / 'out/sliced.pth').exists()
+
+
+@pytest.mark.parametrize('family', ['deit'])
+def test_a_mistake_gives_one_line(prune_tool, run):
+    output = run(prune_tool('--budget', 'half', '--work-dir', 'out'), status=1)
+    assert "error: budget = 'half': must look like" in output
+    assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize('family', ['deit'])
+def test_a_full_disk_spoils_nothing(cfg, checkpoint, tmp_path, monkeypatch):
+    """The second target meets a full disk: what the first left stays whole, and its record says so."""
+    goal, settings = _wide(ArchSpec.from_dict(cfg.arch)), Settings(**QUICK)
+    prune(cfg, checkpoint, goal, tmp_path / 'out', settings)
+    before = {p.name: p.read_bytes() for p in (tmp_path / 'out').iterdir()}
+
+    def full(self, *args, **kwargs):
+        raise OSError(28, 'No space left on device', str(self))
+
+    monkeypatch.setattr(Path, 'replace', full)
+    narrower = goal.with_widths({'mlp_hidden_dims': 32})
+    with pytest.raises(OSError, match='No space left'):
+        prune(cfg, checkpoint, narrower, tmp_path / 'out', settings)
+    assert {p.name: p.read_bytes() for p in (tmp_path / 'out').iterdir()} == before
+    monkeypatch.undo()
+    assert prune(cfg, checkpoint, narrower, tmp_path / 'out', settings).plan.target_arch.mlp_hidden_dims[0][0] == 32
+
+
+@pytest.mark.parametrize('family', ['deit'])
+def test_a_work_dir_that_cannot_be_written(prune_tool, run, tmp_path):
+    (tmp_path / 'file').write_text('not a folder')
+    output = run(prune_tool('--widths', 'mlp_hidden_dims=64', '--method', 'random', '--work-dir', 'file'), status=1)
+    assert 'error:' in output
+    assert 'Traceback' not in output
+
+
+# ------------------------------------------------------------------------------ ledger
+
+
+def test_ledger(tmp_path):
+    ledger = Ledger(tmp_path)
+    assert not ledger.is_current('step', 'a')
+    (tmp_path / 'out').write_text('result')
+    ledger.record('step', 'a', 'out')
+    assert ledger.is_current('step', 'a')
+    assert not ledger.is_current('step', 'b')
+    assert not ledger.is_current('other', 'a')
+    (tmp_path / 'out').write_text('changed')
+    assert not ledger.is_current('step', 'a')
+    (tmp_path / 'out').unlink()
+    assert not ledger.is_current('step', 'a')
+    for content in ('', '[]', '{"step": 3}', '{"step": {"inputs": "a"}}'):
+        (tmp_path / 'steps.json').write_text(content)
+        assert not ledger.is_current('step', 'a')
+
+
+def test_every_dim_is_drawn(cfg, checkpoint, tmp_path, family):
+    """The picture of a network that loses blocks, and of a plan without scores."""
+    from upvit_mm.pruning import make_plan
+    from upvit_mm.workflow.report import draw_widths
+
+    arch = ArchSpec.from_dict(cfg.arch)
+    blocks = [[(j, j) for j in range(depth)] for depth in arch.depths]
+    blocks[-1] = [(0, 1)]
+    plan = make_plan(arch, {}, blocks)
+    scores = random_scores(arch, 0)
+    bars = sum(len(container) for axes in draw_widths(plan, scores).axes[:4] for container in axes.containers)
+    gone = 3 * (arch.depths[-1] - 1)
+    assert bars == 2 * (len(prunable_dims(arch)) - gone)
+    assert len(draw_widths(plan, None).axes) == 4

@@ -1,0 +1,174 @@
+"""What a network costs, as a polynomial in its prunable widths.
+
+Every module costs a number times one or two widths, so a cost is a list of terms. They are counted at any input size
+and attention layout, and say at once what one channel of one dim is worth.
+
+A multiply-accumulate (MAC) is counted for every weight used and for both matrix products of attention; norms,
+activations, softmax and resizing of positions are not counted, as usual in the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.layout import four_global_blocks
+from upvit_mm.pruning.dims import prunable_dims
+from upvit_mm.pruning.table import block_name, stage_name
+
+PVTV2_KERNELS, PVTV2_STRIDES = (7, 3, 3, 3), (4, 2, 2, 2)
+Size = tuple[int, int]  # height, width in pixels
+
+
+@dataclass(frozen=True)
+class Term:
+    """``factor`` times the widths of ``dims``, for one module.
+
+    Attributes:
+        module: its name in the backbone, or ``head``.
+        factor: what one channel of each of ``dims`` costs.
+        dims: names of none, one or two dims (twice the same for a square layer).
+    """
+
+    module: str
+    factor: int
+    dims: tuple[str, ...] = ()
+
+
+def widths_of(arch: ArchSpec) -> dict[str, int]:
+    """Width by dim name."""
+    return {name: dim.size for name, dim in prunable_dims(arch).items()}
+
+
+def total(terms: Iterable[Term], widths: Mapping[str, int]) -> int:
+    """The cost of a network of these widths."""
+    return sum(term.factor * prod(widths[name] for name in term.dims) for term in terms)
+
+
+def count_macs(arch: ArchSpec, size: Size = (224, 224), num_classes: int = 0, **layout) -> int:
+    """Multiply-accumulates of one image; see ``mac_terms``."""
+    return total(mac_terms(arch, size, num_classes, **layout), widths_of(arch))
+
+
+def count_params(arch: ArchSpec, num_classes: int = 0) -> int:
+    """Parameters of the backbone, and of its linear head when ``num_classes`` is given."""
+    return total(param_terms(arch, num_classes), widths_of(arch))
+
+
+def mac_terms(
+    arch: ArchSpec,
+    size: Size,
+    num_classes: int = 0,
+    window_size: int = 0,
+    global_blocks: Sequence[int] | None = None,
+) -> list[Term]:
+    """Multiply-accumulates of one image.
+
+    Args:
+        arch: the network.
+        size: ``(height, width)`` of the image in pixels.
+        num_classes: outputs of the classifier's head; 0 counts the backbone alone.
+        window_size, global_blocks: attention layout, as ``UPDeiT`` has them.
+
+    Raises:
+        ValueError: an image below 32 (PVTv2) or ``patch_size`` (DeiT) pixels, or windows in a PVTv2.
+    """
+    smallest = arch.patch_size if arch.family == 'deit' else 32
+    if min(size) < smallest:
+        raise ValueError(f'size = {size[0]}x{size[1]}: both sides need {smallest} pixels or more.')
+    if window_size and arch.family != 'deit':
+        raise ValueError(f'window_size = {window_size}: {arch.family} has spatial reduction instead of windows.')
+    terms = []
+    prefix, grid = (1 if arch.family == 'deit' else 0), size
+    for i, depth in enumerate(arch.depths):
+        kernel, stride = _patch(arch, i)
+        grid = (-(-grid[0] // stride), -(-grid[1] // stride))
+        tokens, embed = prefix + grid[0] * grid[1], f'{stage_name(i)}.embed'
+        name = f'{stage_name(i)}.patch_embed.proj'
+        terms.append(_from_below(arch, i, name, grid[0] * grid[1] * kernel**2, embed))
+        ratio = arch.sr_ratios[i]
+        seen = tokens if ratio == 1 else (grid[0] // ratio) * (grid[1] // ratio)
+        whole = four_global_blocks(depth) if global_blocks is None else {b % depth for b in global_blocks}
+        for j in range(depth):
+            windowed = window_size and j not in whole
+            pairs = _window_pairs(grid, window_size, prefix) if windowed else tokens * seen
+            terms += _block_macs(arch, i, j, embed, tokens, seen, pairs)
+    last = f'{stage_name(arch.num_stages - 1)}.embed'
+    return [*terms, Term('head', num_classes, (last,))]
+
+
+def param_terms(arch: ArchSpec, num_classes: int = 0) -> list[Term]:
+    """Parameters, biases and norms included; see ``count_params``."""
+    terms = []
+    for i, depth in enumerate(arch.depths):
+        stage, embed = stage_name(i), f'{stage_name(i)}.embed'
+        kernel, _ = _patch(arch, i)
+        terms.append(_from_below(arch, i, f'{stage}.patch_embed.proj', kernel**2, embed))
+        terms += [Term(f'{stage}.patch_embed.proj', 1, (embed,)), Term(f'{stage}.norm', 2, (embed,))]
+        if arch.family == 'deit':
+            terms += [Term('cls_token', 1, (embed,)), Term('pos_embed', 1 + arch.pos_embed_grid**2, (embed,))]
+        else:
+            terms.append(Term(f'{stage}.patch_embed.norm', 2, (embed,)))
+        for j in range(depth):
+            terms += _block_params(arch, i, j, embed)
+    last = f'{stage_name(arch.num_stages - 1)}.embed'
+    return [*terms, Term('head', num_classes, (last,)), Term('head', num_classes)]
+
+
+def _patch(arch: ArchSpec, i: int) -> tuple[int, int]:
+    """Kernel and stride of a stage's patch embedding."""
+    return (arch.patch_size,) * 2 if arch.family == 'deit' else (PVTV2_KERNELS[i], PVTV2_STRIDES[i])
+
+
+def _from_below(arch: ArchSpec, i: int, module: str, factor: int, embed: str) -> Term:
+    """A patch embedding reads the image, whose channels are fixed, or the embedding of the stage below."""
+    if i == 0:
+        return Term(module, factor * arch.in_channels, (embed,))
+    return Term(module, factor, (f'{stage_name(i - 1)}.embed', embed))
+
+
+def _window_pairs(grid: Size, window_size: int, prefix: int) -> int:
+    """Pairs of query and key in windowed attention, filled places at the edges included."""
+    window = (min(window_size, grid[0]), min(window_size, grid[1]))
+    if window == grid:
+        return (prefix + grid[0] * grid[1]) ** 2
+    windows = -(-grid[0] // window[0]) * -(-grid[1] // window[1])
+    area = window[0] * window[1]
+    return windows * area * (prefix + area) + prefix * (prefix + grid[0] * grid[1])
+
+
+def _block_macs(arch: ArchSpec, i: int, j: int, embed: str, tokens: int, seen: int, pairs: int) -> list[Term]:
+    block = block_name(i, j)
+    qk, v, hidden = f'{block}.qk', f'{block}.v', f'{block}.mlp_hidden'
+    terms = [
+        Term(f'{block}.attn.q', tokens, (embed, qk)),
+        Term(f'{block}.attn.k', seen, (embed, qk)),
+        Term(f'{block}.attn.v', seen, (embed, v)),
+        Term(f'{block}.attn', pairs, (qk,)),
+        Term(f'{block}.attn', pairs, (v,)),
+        Term(f'{block}.attn.proj', tokens, (v, embed)),
+        Term(f'{block}.mlp.fc1', tokens, (embed, hidden)),
+        Term(f'{block}.mlp.fc2', tokens, (hidden, embed)),
+    ]
+    if arch.sr_ratios[i] > 1:
+        terms.append(Term(f'{block}.attn.sr', seen * arch.sr_ratios[i] ** 2, (embed, embed)))
+    if arch.family == 'pvtv2':
+        terms.append(Term(f'{block}.mlp.dwconv', 9 * tokens, (hidden,)))
+    return terms
+
+
+def _block_params(arch: ArchSpec, i: int, j: int, embed: str) -> list[Term]:
+    block = block_name(i, j)
+    qk, v, hidden = f'{block}.qk', f'{block}.v', f'{block}.mlp_hidden'
+    terms = [Term(f'{block}.{norm}', 2, (embed,)) for norm in ('norm1', 'norm2')]
+    sides = {'attn.q': (embed, qk), 'attn.k': (embed, qk), 'attn.v': (embed, v), 'attn.proj': (v, embed)}
+    for module, (source, out) in (sides | {'mlp.fc1': (embed, hidden), 'mlp.fc2': (hidden, embed)}).items():
+        terms += [Term(f'{block}.{module}', 1, (source, out)), Term(f'{block}.{module}', 1, (out,))]
+    if arch.sr_ratios[i] > 1:
+        terms.append(Term(f'{block}.attn.sr', arch.sr_ratios[i] ** 2, (embed, embed)))
+        terms += [Term(f'{block}.attn.sr', 1, (embed,)), Term(f'{block}.attn.sr_norm', 2, (embed,))]
+    if arch.family == 'pvtv2':
+        terms.append(Term(f'{block}.mlp.dwconv', 10, (hidden,)))
+    return terms

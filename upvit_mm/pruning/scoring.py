@@ -1,0 +1,194 @@
+"""Scoring as a long job: batch by batch, on any number of processes, stopped and resumed at will.
+
+The proxy set is cut into batches whatever the number of processes; process r of W takes every W-th of them and writes
+what they sum to into a folder that all share. The first process waits for all files and adds them up in the order of
+the batches, so the result depends neither on who did what nor on how often the work was interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from upvit_mm.files import save_atomically
+from upvit_mm.pruning.importance import Batch, Scores, Sums
+
+logger = logging.getLogger('upvit_mm')
+SAVE_EVERY = 10.0  # seconds between two savings of a batch that is being scored
+PATIENCE = 3600.0  # seconds without a new file after which other processes are taken for dead
+POLL = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The processes that share a job; process 0 collects.
+
+    Attributes:
+        rank: number of this process.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+
+def score_in_parts(
+    batches: Sequence[Batch],
+    sums_of: Callable[[Batch, set[str]], Sums],
+    names: Sequence[str],
+    folder: Path,
+    crew: Crew,
+    resumed: Callable[[str, int], None] | None = None,
+) -> Scores | None:
+    """Means over all images, from partial sums that are kept on disk.
+
+    Args:
+        batches: the proxy set; element k is made when it is asked for.
+        sums_of: sums of a batch for the dims that are asked for; the sums of a dim must not depend on which others are.
+        names: dims to score.
+        folder: for partial sums; those found in it are used. It must be the same folder for all processes and belong
+            to these very inputs.
+        crew: who works.
+        resumed: called with dim and images for sums that were found.
+
+    Returns:
+        Scores by dim name for process 0, None for others.
+
+    Raises:
+        ValueError: no images; whatever ``sums_of`` raises.
+        TimeoutError: other processes gave no sign of life for an hour.
+    """
+    if len(batches) == 0:
+        raise ValueError('the proxy set has no images; nothing can be scored.')
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(crew.rank, len(batches), crew.size):
+        _score_batch(k, batches, sums_of, names, folder, resumed)
+    if crew.rank:
+        return None
+    wait_for([_finished(folder, k) for k in range(len(batches))])
+    totals, count = {}, 0
+    for k in range(len(batches)):
+        part = _read(_finished(folder, k))
+        if part is None or set(part['sums']) != set(names):
+            raise ValueError(f'{_finished(folder, k)} was damaged; remove it and start again.')
+        for name in names:
+            totals[name] = totals[name] + part['sums'][name] if name in totals else part['sums'][name]
+        count += part['images']
+    return {name: total / count for name, total in totals.items()}
+
+
+def _score_batch(k: int, batches, sums_of, names: Sequence[str], folder: Path, resumed) -> None:
+    done = _read(_finished(folder, k))
+    if done is None:
+        done = _read(_started(folder, k)) or {'sums': {}, 'images': 0}
+    if resumed:
+        for name in done['sums']:
+            resumed(name, done['images'])
+    wanted = [name for name in names if name not in done['sums']]
+    if not wanted:
+        return
+    batch = batches[k]
+    done['images'], saved = len(batch.images), time.monotonic()
+    for name, values in sums_of(batch, set(wanted)):
+        done['sums'][name] = values
+        if time.monotonic() - saved > SAVE_EVERY:
+            _write(_started(folder, k), done)
+            saved = time.monotonic()
+    _write(_finished(folder, k), done)
+    _started(folder, k).unlink(missing_ok=True)
+
+
+def _finished(folder: Path, k: int) -> Path:
+    return folder / f'batch_{k:06d}.pt'
+
+
+def _started(folder: Path, k: int) -> Path:
+    return folder / f'batch_{k:06d}_started.pt'
+
+
+def _write(path: Path, part: dict[str, int | dict[str, Tensor]]) -> None:
+    save_atomically(path, part)
+
+
+def _read(path: Path) -> dict | None:
+    """Partial sums, or None when there is no such file or the disk spoiled it: then its batch is scored again."""
+    if not path.is_file():
+        return None
+    try:
+        part = torch.load(path, map_location='cpu', weights_only=True)
+        return {'sums': dict(part['sums']), 'images': int(part['images'])}
+    except Exception as error:  # whatever torch makes of a spoiled file
+        logger.warning('%s is damaged (%s); its batch is scored again', path, type(error).__name__)
+        return None
+
+
+def wait_for(paths: Sequence[Path]) -> None:
+    """Wait until all files are there.
+
+    Raises:
+        TimeoutError: no new one appeared for an hour.
+    """
+    missing, since = [p for p in paths if not p.is_file()], time.monotonic()
+    while missing:
+        if time.monotonic() - since > PATIENCE:
+            raise TimeoutError(
+                f'{missing[0]} did not appear for {PATIENCE / 60:.0f} minutes: another process died, or the work dir '
+                'is not on a disk that all processes share. Start again to go on.'
+            )
+        time.sleep(POLL)
+        left = [p for p in missing if not p.is_file()]
+        missing, since = left, (time.monotonic() if len(left) < len(missing) else since)
+
+
+def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], share: float) -> Scores:
+    """Channels whose keeping or going is a close matter: what ``hybrid`` scores exactly.
+
+    Args:
+        scores: by dim name.
+        kept: of a plan made from them, by dim name.
+        groups: runs (heads) of each dim in which a choice was made.
+        share: of each run, centred on the cut.
+
+    Returns:
+        Channels by dim name, sorted; dims that keep or lose whole runs are left out.
+    """
+    chosen = {}
+    for name, indices in kept.items():
+        run = len(scores[name]) // groups[name]
+        window = max(2, round(share * run))
+        near = []
+        for k, (part, lost) in enumerate(_runs(scores[name], indices, groups[name])):
+            if 0 < lost < run:
+                start = min(max(lost - window // 2, 0), run - min(window, run))
+                near.append(part.argsort(stable=True)[start : start + window] + k * run)
+        if near:
+            chosen[name] = torch.cat(near).sort().values
+    return chosen
+
+
+def rerank(scores: Scores, exact: Scores, near: dict[str, Tensor], groups: dict[str, int]) -> Scores:
+    """Order the channels near the cut by their exact scores, within the values they had.
+
+    The estimates' values are dealt out anew, so that the others keep their place and dims stay comparable.
+    """
+    result = {name: values.clone() for name, values in scores.items()}
+    for name, channels in near.items():
+        run = len(scores[name]) // groups[name]
+        for k in range(groups[name]):
+            members = channels[(channels >= k * run) & (channels < (k + 1) * run)]
+            order = members[exact[name][members].argsort(stable=True)]
+            result[name][order] = scores[name][members].sort().values
+    return result
+
+
+def _runs(scores: Tensor, kept: Tensor, groups: int) -> Iterator[tuple[Tensor, int]]:
+    """Scores of each run, and how many of its channels go."""
+    run = len(scores) // groups
+    stays = torch.zeros(len(scores), dtype=torch.bool).index_fill(0, kept, True)
+    yield from ((part, int((~flags).sum())) for part, flags in zip(scores.split(run), stays.split(run)))

@@ -1,0 +1,49 @@
+"""Which steps of a job are done: a step is skipped when neither its inputs nor its files have changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from upvit_mm.files import sha256_of, write_text_atomically
+from upvit_mm.version import __version__
+
+
+def fingerprint(*inputs: Any) -> str:
+    """SHA-256 of plain data and of this package's version."""
+    text = json.dumps([__version__, *inputs], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Ledger:
+    """The record ``steps.json`` of a work dir: by step its inputs' fingerprint and its files' hashes.
+
+    Args:
+        folder: the work dir. A record that cannot be read is as good as none.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def is_current(self, step: str, inputs: str) -> bool:
+        """Whether a step was done with these inputs and its files are as it left them."""
+        entry = self._read().get(step)
+        if not isinstance(entry, dict) or entry.get('inputs') != inputs or not isinstance(entry.get('files'), dict):
+            return False
+        paths = {self.folder / name: digest for name, digest in entry['files'].items()}
+        return all(path.is_file() and sha256_of(path) == digest for path, digest in paths.items())
+
+    def record(self, step: str, inputs: str, *files: str) -> None:
+        """Note that a step is done; its files are named relative to the work dir."""
+        entries = self._read()
+        entries[step] = {'inputs': inputs, 'files': {name: sha256_of(self.folder / name) for name in files}}
+        write_text_atomically(self.folder / 'steps.json', json.dumps(entries, indent=2) + '\n')
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            entries = json.loads((self.folder / 'steps.json').read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return {}
+        return entries if isinstance(entries, dict) else {}
