@@ -19,8 +19,8 @@ ALLOWED = {
     'models': {'arch', 'pruning', 'checkpoints', 'registry', 'openmmlab'},
     'hooks': {'registry'},
     'consistency': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
-    'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
-    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'},
+    'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'workflow', 'registry', 'openmmlab'},
+    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
     'data': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
 }
 PURE = ('arch', 'pruning', 'files')  # no import of OpenMMLab, not even indirectly

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from upvit_mm.arch import get_arch
+
 ROOT = Path(__file__).parents[1]
+PRUNED = {
+    'held_out': {name: {'top1': top1} for name, top1 in (('dense', 94.0), ('sliced', 90.0), ('compensated', 93.5))},
+    'costs': {'dense': {'macs@128x128': 48_000_000}, 'pruned': {'macs@128x128': 24_000_000}},
+}
 
 
 @pytest.fixture
@@ -30,7 +36,11 @@ def commands(demo, monkeypatch):
         seen.append(command)
         folder = Path(command[command.index('--work-dir') + 1])
         folder.mkdir(parents=True, exist_ok=True)
-        if command[0] == 'tools/train.py':
+        if command[0] == 'tools/prune.py':
+            get_arch('pvtv2-b0').save_json(folder / 'arch.json')
+            (folder / 'sliced.pth').write_bytes(Path(command[2]).read_bytes())
+            (folder / 'report.json').write_text(json.dumps(PRUNED))
+        elif command[0] == 'tools/train.py':
             (folder / 'epoch_1.pth').write_bytes(b'weights')
             (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
         else:
@@ -41,9 +51,10 @@ def commands(demo, monkeypatch):
 
 
 def test_a_step_runs_once_for_the_same_inputs(demo, commands, digits_folder, tmp_path):
-    (tmp_path / 'cls.pth').write_bytes(b'backbone')
-    results = {'classifier': {'checkpoint': str(tmp_path / 'cls.pth')}}
-    step = demo.STEPS[1]
+    get_arch('pvtv2-b0').save_json(tmp_path / 'arch.json')
+    (tmp_path / 'sliced.pth').write_bytes(b'backbone')
+    results = {'pruned': {'arch': str(tmp_path / 'arch.json'), 'checkpoint': str(tmp_path / 'sliced.pth')}}
+    step = demo.DETECTORS[0]
 
     def go(**changes):
         settings = dict(work_dir=tmp_path / 'demo', data=digits_folder, results=results, quick=False) | changes
@@ -52,7 +63,10 @@ def test_a_step_runs_once_for_the_same_inputs(demo, commands, digits_folder, tmp
     first = go()
     assert [c[0] for c in commands] == ['tools/train.py', 'tools/test.py']
     assert '--resume' in commands[0]
-    assert f'model.backbone.init_cfg.checkpoint={tmp_path}/cls.pth' in commands[0]
+    for command in commands:  # evaluated as it was trained
+        assert f'model.backbone.init_cfg.checkpoint={tmp_path}/sliced.pth' in command
+        assert f'model.backbone.arch={tmp_path}/arch.json' in command
+        assert 'model.neck.in_channels=[32,64,160,256]' in command
     assert first['metrics'] == {'coco/bbox_mAP': 0.31}
     assert first['versions']['mmdet']
     assert go() == first
@@ -65,23 +79,35 @@ def test_a_step_runs_once_for_the_same_inputs(demo, commands, digits_folder, tmp
     assert len(commands) == 4
     assert leftover.exists()
 
-    (tmp_path / 'cls.pth').write_bytes(b'another backbone')
+    (tmp_path / 'sliced.pth').write_bytes(b'another backbone')
     go()
     assert len(commands) == 6
     assert not leftover.exists()
+
+
+def test_pruning_runs_once_for_the_same_checkpoint(demo, commands, digits_folder, tmp_path):
+    (tmp_path / 'dense.pth').write_bytes(b'dense')
+    results = {'classifier': {'checkpoint': str(tmp_path / 'dense.pth')}}
+    first = demo.run_pruning(tmp_path / 'demo', digits_folder, results)
+    assert first['metrics'] == {'accuracy/top1': 93.5}
+    assert demo.run_pruning(tmp_path / 'demo', digits_folder, results) == first
+    assert len(commands) == 1
+    (tmp_path / 'dense.pth').write_bytes(b'trained again')
+    demo.run_pruning(tmp_path / 'demo', digits_folder, results)
+    assert len(commands) == 2
 
 
 def test_a_folder_that_is_not_the_demos_is_kept(demo, commands, digits_folder, tmp_path):
     (tmp_path / 'classifier').mkdir()
     (tmp_path / 'classifier/epoch_100.pth').touch()
     with pytest.raises(ValueError, match='holds something else than a demo run'):
-        demo.run_step(demo.STEPS[0], tmp_path, digits_folder, {}, quick=False)
+        demo.run_step(demo.CLASSIFIER, tmp_path, digits_folder, {}, quick=False)
     assert (tmp_path / 'classifier/epoch_100.pth').exists()
     assert not commands
 
 
 def test_targets(demo):
-    step = demo.STEPS[2]
+    step = demo.DETECTORS[1]
     assert demo.missed_targets(step, {'metrics': {'coco/bbox_mAP': 0.31, 'coco/segm_mAP': 0.25}}) == {}
     missed = demo.missed_targets(step, {'metrics': {'coco/bbox_mAP': 0.31, 'coco/segm_mAP': 0.2}})
     assert missed == {'coco/segm_mAP': '0.2 < 0.25'}
@@ -95,8 +121,9 @@ def test_report(demo, digits_folder, tmp_path):
     metrics = {'accuracy/top1': 93.25, 'coco/bbox_mAP': 0.34, 'coco/bbox_mAP_50': 0.6}
     results = {
         name: {'metrics': metrics, 'seconds': 61, 'command': f'python train {name}'}
-        for name in ('classifier', 'retinanet', 'mask-rcnn')
+        for name in ('classifier', 'pruned', 'retinanet', 'mask-rcnn')
     }
+    results['pruned'] |= PRUNED
     instances = dict(bboxes=torch.tensor([[1.0, 2, 30, 40]]), labels=torch.tensor([3]), scores=torch.tensor([0.9]))
     for name in ('retinanet', 'mask-rcnn'):
         (tmp_path / name).mkdir()
@@ -107,5 +134,6 @@ def test_report(demo, digits_folder, tmp_path):
     assert '| retinanet | 93.250 | 0.340 | 0.600 |' in report
     assert 'python train mask-rcnn' in report
     assert 'QUICK' in report
+    assert '24.0 M multiply-accumulates at 128 px, dense 48.0 M' in report
     assert json.loads((tmp_path / 'results.json').read_text()) == results
     assert (tmp_path / 'detections.png').read_bytes().startswith(b'\x89PNG')

@@ -139,9 +139,12 @@ def test_two_processes_end_with_the_same_weights(data_options, tmp_path):
     assert 'coco/bbox_mAP' in json.loads((tmp_path / 'metrics.json').read_text())['metrics']
 
 
-@pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
-def test_launchers_say_how_they_are_used(script):
-    assert f'usage: tools/{script}.sh' in run(f'tools/{script}.sh', status=2)
+@pytest.mark.parametrize(
+    'script', ['dist_train', 'dist_test', 'dist_prune', 'slurm_train', 'slurm_test', 'slurm_prune']
+)
+def test_launchers_say_how_they_are_used(launcher, job):
+    script = f'tools/{launcher}_{job}.sh'
+    assert f'usage: {script}' in run(script, status=2)
 
 
 def test_slurm_launchers(tmp_path):
@@ -156,6 +159,9 @@ def test_slurm_launchers(tmp_path):
     assert words[-7:] == [str(ROOT / 'tools/train.py'), 'c.py', '--work-dir', 'out', '--launcher', 'slurm', '--amp']
     words = run(*path, 'tools/slurm_test.sh', 'part', 'job', 'c.py', 'c.pth').splitlines()
     assert words[-5:] == [str(ROOT / 'tools/test.py'), 'c.py', 'c.pth', '--launcher', 'slurm']
+    words = run(*path, 'tools/slurm_prune.sh', 'part', 'job', 'c.py', 'c.pth', 'out', '--method', 'kl').splitlines()
+    expected = ['c.py', 'c.pth', '--work-dir', 'out', '--launcher', 'slurm', '--method', 'kl']
+    assert words[-9:] == [str(ROOT / 'tools/prune.py'), *expected]
 
 
 def test_convert_checkpoint(tiny_source, identical, tmp_path):

@@ -1,4 +1,4 @@
-"""The main job on the embedded digits: train a classifier, carry its backbone into two detectors, report their AP."""
+"""The main job on the embedded digits: train a classifier, prune it, train two detectors on what is left, report."""
 
 import argparse
 import hashlib
@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from rich.console import Console
 from rich.progress import track
 
+from upvit_mm.arch import ArchSpec
 from upvit_mm.benchmark.pictures import ground_truth, read_predictions, save_sheet
 from upvit_mm.cli import one_line_errors
 from upvit_mm.data.digits import CLASSES
@@ -42,35 +43,27 @@ class Step:
     Attributes:
         name: folder below the work dir.
         config: config file, relative to the repository.
-        quick_epochs: epochs with ``--quick``.
         targets: what a whole run must reach, by metric.
-        backbone_from: step whose checkpoint gives the backbone.
+        pruned_backbone: whether it starts from the pruned network.
     """
 
     name: str
     config: str
-    quick_epochs: int
     targets: dict[str, float]
-    backbone_from: str | None = None
+    pruned_backbone: bool = False
 
 
-STEPS = (
-    Step('classifier', 'configs/demo/up-pvtv2-micro_digits.py', 1, {'accuracy/top1': 85.0}),
-    Step(
-        'retinanet',
-        'configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py',
-        1,
-        {'coco/bbox_mAP': 0.30},
-        backbone_from='classifier',
-    ),
+CLASSIFIER = Step('classifier', 'configs/demo/up-pvtv2-micro_digits.py', {'accuracy/top1': 85.0})
+DETECTORS = (
+    Step('retinanet', 'configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py', {'coco/bbox_mAP': 0.30}, True),
     Step(
         'mask-rcnn',
         'configs/demo/mask-rcnn_up-pvtv2-micro_fpn_digits.py',
-        1,
         {'coco/bbox_mAP': 0.30, 'coco/segm_mAP': 0.25},
-        backbone_from='classifier',
+        True,
     ),
 )
+PRUNE = ['--budget', f'macs=50%@{SIZE}x{SIZE}', '--non-uniform', '--compensate', '--per-class', '40']
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,16 +78,21 @@ def main() -> None:
     work_dir = (args.work_dir / 'quick' if args.quick else args.work_dir).absolute()
     os.chdir(ROOT)  # configs name the data relative to the repository
     console.rule('digits')
-    data = Path(Config.fromfile(STEPS[1].config).data_root)
+    data = Path(Config.fromfile(DETECTORS[0].config).data_root)
     prepare_digits(data, SCENES, SIZE, SEED, track)
     results: dict[str, dict] = {}
-    for step in STEPS:
+    console.rule(CLASSIFIER.name)
+    results[CLASSIFIER.name] = run_step(CLASSIFIER, work_dir, data, results, args.quick)
+    console.rule('pruning')
+    results['pruned'] = run_pruning(work_dir, data, results)
+    for step in DETECTORS:
         console.rule(step.name)
         results[step.name] = run_step(step, work_dir, data, results, args.quick)
     write_report(work_dir, data, results, args.quick)
     console.rule()
     console.print(f'report: {work_dir / "report.md"}')
-    missed = {} if args.quick else {step.name: m for step in STEPS if (m := missed_targets(step, results[step.name]))}
+    steps = () if args.quick else (CLASSIFIER, *DETECTORS)
+    missed = {step.name: m for step in steps if (m := missed_targets(step, results[step.name]))}
     if missed:
         sys.exit(f'error: below target: {missed}')
 
@@ -108,14 +106,18 @@ def missed_targets(step: Step, result: dict) -> dict[str, str]:
 def run_step(step: Step, work_dir: Path, data: Path, results: dict, quick: bool) -> dict:
     """Train and evaluate, go on where a killed run stopped, or reuse a finished result of the same inputs."""
     folder = work_dir / step.name
-    options = [f'train_cfg.max_epochs={step.quick_epochs}'] if quick else []
+    options = ['train_cfg.max_epochs=1'] if quick else []
     inputs = [Config.fromfile(step.config).pretty_text, sha256_of(data / 'dataset.json'), *code_identity()]
-    if step.backbone_from:
-        source = results[step.backbone_from]['checkpoint']
-        options += ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={source}']
-        inputs.append(sha256_of(source))
-    fingerprint = hashlib.sha256('\n'.join([*inputs, *options]).encode()).hexdigest()
-    result_file = claim_folder(folder, fingerprint)
+    if step.pruned_backbone:
+        files = results['pruned']
+        widths = str(list(ArchSpec.from_json(files['arch']).embed_dims)).replace(' ', '')
+        options += [f'model.backbone.arch={files["arch"]}', f'model.neck.in_channels={widths}']
+        options += [
+            'model.backbone.init_cfg.type=Pretrained',
+            f'model.backbone.init_cfg.checkpoint={files["checkpoint"]}',
+        ]
+        inputs += [sha256_of(files['arch']), sha256_of(files['checkpoint'])]
+    result_file = claim_folder(folder, '\n'.join([*inputs, *options]))
     if result_file.is_file():
         console.print(f'{folder}: finished before with the same inputs')
         return json.loads(result_file.read_text())
@@ -126,12 +128,40 @@ def run_step(step: Step, work_dir: Path, data: Path, results: dict, quick: bool)
     run(train)
     checkpoint = folder / Path((folder / 'last_checkpoint').read_text().strip()).name
     test = ['tools/test.py', step.config, str(checkpoint), '--work-dir', str(folder / 'test')]
-    run([*test, '--metrics', str(folder / 'metrics.json'), '--out', str(folder / 'predictions.pkl')])
+    test += ['--metrics', str(folder / 'metrics.json'), '--out', str(folder / 'predictions.pkl')]
+    run([*test, '--cfg-options', *options] if step.pruned_backbone else test)
+    metrics = json.loads((folder / 'metrics.json').read_text())['metrics']
+    result = {'checkpoint': str(checkpoint), 'metrics': metrics, 'targets': step.targets}
+    return finish(result_file, result, train, start)
+
+
+def run_pruning(work_dir: Path, data: Path, results: dict) -> dict:
+    """Prune the classifier to half its multiply-accumulates, or reuse what was pruned from the same inputs."""
+    folder, source = work_dir / 'pruned', results[CLASSIFIER.name]['checkpoint']
+    inputs = [Config.fromfile(CLASSIFIER.config).pretty_text, sha256_of(data / 'dataset.json'), *code_identity()]
+    result_file = claim_folder(folder, '\n'.join([*inputs, sha256_of(source), *PRUNE]))
+    if result_file.is_file():
+        console.print(f'{folder}: finished before with the same inputs')
+        return json.loads(result_file.read_text())
+
+    start = time.monotonic()
+    command = ['tools/prune.py', CLASSIFIER.config, source, '--work-dir', str(folder), *PRUNE]
+    run(command)
+    report = json.loads((folder / 'report.json').read_text())
     result = {
-        'checkpoint': str(checkpoint),
-        'metrics': json.loads((folder / 'metrics.json').read_text())['metrics'],
-        'targets': step.targets,
-        'command': shlex.join(['python', *train]),
+        'arch': str(folder / 'arch.json'),
+        'checkpoint': str(folder / 'sliced.pth'),
+        'metrics': {'accuracy/top1': report['held_out']['compensated']['top1']},
+        'held_out': report['held_out'],
+        'costs': report['costs'],
+    }
+    return finish(result_file, result, command, start)
+
+
+def finish(result_file: Path, result: dict, command: list[str], start: float) -> dict:
+    """Write a step's result with what made it."""
+    result |= {
+        'command': shlex.join(['python', *command]),
         'seed': SEED,
         'versions': {name: metadata.version(name) for name in ('torch', 'timm')}
         | {module: installed_version(module) for module in SUPPORTED},
@@ -147,12 +177,13 @@ def code_identity() -> list[str]:
     return versions + [sha256_of(path) for path in sorted((ROOT / 'upvit_mm').rglob('*.py'))]
 
 
-def claim_folder(folder: Path, fingerprint: str) -> Path:
+def claim_folder(folder: Path, inputs: str) -> Path:
     """Make a step's folder, empty unless it belongs to the same inputs, and return where its result stands.
 
     Raises:
         ValueError: the folder holds something that is not the demo's.
     """
+    fingerprint = hashlib.sha256(inputs.encode()).hexdigest()
     marker = folder / 'inputs.sha256'
     if folder.exists() and not marker.is_file():
         raise ValueError(f'{str(folder)!r} holds something else than a demo run; name another --work-dir.')
@@ -178,7 +209,7 @@ def write_report(work_dir: Path, data: Path, results: dict, quick: bool) -> None
     coco = COCO(data / 'annotations' / 'instances_val.json')
     image_ids = sorted(coco.imgs)[:PICTURES]
     rows = {'ground truth': ground_truth(coco, image_ids)}
-    for name in ('retinanet', 'mask-rcnn'):
+    for name in (step.name for step in DETECTORS):
         dumped = pickle.loads((work_dir / name / 'predictions.pkl').read_bytes())  # written by our own test run
         rows[name] = read_predictions(dumped, CLASSES, MIN_SCORE)
     save_sheet(work_dir / 'detections.png', coco, data / 'val', image_ids, rows)
@@ -197,11 +228,30 @@ def write_report(work_dir: Path, data: Path, results: dict, quick: bool) -> None
     for name, result in results.items():
         cells = [f'{result["metrics"][k]:.3f}' if k in result['metrics'] else '' for k in keys]
         lines.append(f'| {name} | {" | ".join(cells)} | {result["seconds"]} |')
-    lines += ['', f'![detections with score above {MIN_SCORE} on validation scenes](detections.png)', '']
+    lines += [
+        '',
+        *pruning_lines(results['pruned']),
+        f'![detections with score above {MIN_SCORE} on validation scenes](detections.png)',
+        '',
+    ]
     lines += ['How each was made (figures: `results.json`):', '', '```']
     lines += [result['command'] for result in results.values()]
     lines += ['```', '']
     write_text_atomically(work_dir / 'report.md', '\n'.join(lines))
+
+
+def pruning_lines(pruned: dict) -> list[str]:
+    """What pruning took away and what it cost, before any fine-tuning."""
+    held_out, dense, left = pruned['held_out'], pruned['costs']['dense'], pruned['costs']['pruned']
+    name = f'macs@{SIZE}x{SIZE}'
+    return [
+        f'The detectors stand on the pruned backbone: {left[name] / 1e6:.1f} M multiply-accumulates at {SIZE} px, '
+        f'dense {dense[name] / 1e6:.1f} M. Right after pruning the classifier has '
+        f'{held_out["sliced"]["top1"]:.1f} % top-1, compensated {held_out["compensated"]["top1"]:.1f} %, '
+        f'dense {held_out["dense"]["top1"]:.1f} % '
+        '([widths, scores, costs](pruned/report.md)).',
+        '',
+    ]
 
 
 if __name__ == '__main__':

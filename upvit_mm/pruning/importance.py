@@ -69,6 +69,12 @@ def fisher_scores(
     return _means(net, batches, names, partial(fisher_sums, names=names, **settings))
 
 
+def taylor_scores(net: PosteriorNet, batches: Iterable[Batch], names: Iterable[str] | None = None) -> Scores:
+    """Means of ``taylor_sums`` over all images; ``names`` as ``select_dims`` has them."""
+    names = [dim.name for dim in select_dims(net, names)]
+    return _means(net, batches, names, partial(taylor_sums, names=names))
+
+
 @torch.inference_mode()
 def kl_sums(
     net: PosteriorNet, batch: Batch, channels: Channels, max_rows: int = 256, report: Report | None = None

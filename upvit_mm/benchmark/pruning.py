@@ -1,0 +1,223 @@
+"""The pruning benchmark: speed of the scores, agreement of estimate and definition, and what they are worth."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.checkpoints import load_classifier
+from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
+from upvit_mm.pruning import PrunableDim, make_plan, plan_for_target, prunable_dims, slice_state
+from upvit_mm.pruning.baselines import magnitude_scores, random_scores
+from upvit_mm.pruning.compensate import compensate
+from upvit_mm.pruning.importance import (
+    Batch,
+    Scores,
+    fisher_scores,
+    kl_scores,
+    kl_sums,
+    log_posteriors,
+    taylor_scores,
+)
+from upvit_mm.pruning.network import PosteriorNet
+from upvit_mm.workflow.nets import BACKBONES, build_net, judge, peak_memory
+
+logger = logging.getLogger('upvit_mm')
+METHODS = ('kl', 'fisher', 'taylor', 'magnitude', 'random')
+TARGETS = {'half of attention and FFN': (1.0, 0.5), 'three quarters of every width': (0.75, 0.75)}
+FISHER_DRAWS = 4  # of the timings
+AGREEMENT_DRAWS = 16
+LARGE_CANDIDATES = 17  # channels of each dim that are timed in the large network: over 200 in all
+
+
+def benchmark_pruning(
+    cfg: Config,
+    checkpoint: str,
+    seeds: Sequence[int] = (0, 1, 2),
+    per_class: int = 10,
+    compensate_per_class: int = 40,
+    eval_images: int = 1000,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """All figures of one trained classifier.
+
+    Args:
+        cfg: its mmpretrain config.
+        checkpoint: its weights.
+        seeds: of proxy sets and of what is random in the methods.
+        per_class: images of every class to score on.
+        compensate_per_class: images of every class to compensate on.
+        eval_images: held-out images that judge.
+        threads: CPU threads; None keeps torch's setting.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    init_default_scope('mmpretrain')
+    arch = ArchSpec.from_dict(cfg.model.backbone.arch)
+    state = load_classifier(checkpoint)
+    net = build_net(arch, state)
+    held_out = held_out_set(cfg, eval_images, seed=0)
+    sets = {seed: proxy_set(cfg, per_class, seed) for seed in seeds}
+    batch = sets[seeds[0]][0]
+    results = {
+        'settings': {
+            'arch': arch.name,
+            'per_class': per_class,
+            'compensate_per_class': compensate_per_class,
+            'seeds': list(seeds),
+            'threads': torch.get_num_threads(),
+            'machine': platform.machine(),
+            'torch': torch.__version__,
+        },
+        'candidate': time_candidates(net, state, batch),
+        'all channels': time_all_channels(net, batch),
+    }
+    logger.info('timed; now the scores of %d proxy sets', len(seeds))
+    scores = {seed: score_by_every_method(net, state, sets[seed], seed) for seed in seeds}
+    agreed = fisher_scores(net, sets[seeds[0]], draws=AGREEMENT_DRAWS, seed=seeds[0])
+    results['agreement'] = agreement(scores[seeds[0]]['kl'], agreed) | {'draws': AGREEMENT_DRAWS}
+    results['one-shot'] = {}
+    for name, (embed, rest) in TARGETS.items():
+        target = scaled(arch, embed, rest)
+        rows = {method: {'plain': [], 'compensated': []} for method in METHODS}
+        for seed in seeds:
+            images = proxy_set(cfg, compensate_per_class, seed)
+            for method in METHODS:
+                plan = plan_for_target(arch, target, scores[seed][method])
+                pruned = build_net(target, slice_state(state, plan))
+                rows[method]['plain'].append(judge(net, pruned, held_out))
+                compensate(net, pruned, plan, images)
+                rows[method]['compensated'].append(judge(net, pruned, held_out))
+            logger.info('%s, seed %d judged', name, seed)
+        results['one-shot'][name] = rows
+    results['peak_memory_bytes'] = peak_memory('cpu')
+    return results
+
+
+def scaled(arch: ArchSpec, embed: float, rest: float) -> ArchSpec:
+    """An architecture whose embedding and other widths are shares of the given one's; heads keep their number."""
+
+    def share(values):
+        return [[round(w * rest) for w in stage] for stage in values]
+
+    widths = {field: share(getattr(arch, field)) for field in ('qk_dims', 'v_dims', 'mlp_hidden_dims')}
+    return arch.with_widths({'embed_dims': [round(w * embed) for w in arch.embed_dims], **widths})
+
+
+def time_candidates(net: PosteriorNet, state: dict, batch: Batch, repeats: int = 3) -> dict[str, Any]:
+    """Seconds a candidate of every dim: ours, and the authors' way on the same images, in turn.
+
+    Theirs: build the network without the channel, run it and the dense one, compare. Heads must stay equally wide, so
+    there the rebuilt network lacks one channel of each; that costs the same.
+    """
+    rows = {}
+    for dim in prunable_dims(net.backbone.arch).values():
+        count = min(dim.size, 64)
+        ours, theirs = [], []
+        for k in range(repeats):
+            theirs.append(seconds(lambda dim=dim, k=k: kl_by_rebuilding(net, state, dim, k, batch)))
+            some = {dim.name: torch.arange(count)}
+            ours.append(seconds(lambda some=some: dict(kl_sums(net, batch, some))) / count)
+        rows[dim.name] = {'ours': min(ours), 'authors': min(theirs), 'ratio': min(theirs) / min(ours)}
+    return {'by dim': rows, 'median ratio': statistics.median(row['ratio'] for row in rows.values())}
+
+
+@torch.inference_mode()
+def kl_by_rebuilding(net: PosteriorNet, state: dict, dim: PrunableDim, channel: int, batch: Batch) -> float:
+    """The authors' procedure for one candidate: mean KL over the images."""
+    run = dim.size // dim.groups
+    lost = {group * run + channel % run for group in range(dim.groups)}
+    plan = make_plan(net.backbone.arch, {dim.name: [c for c in range(dim.size) if c not in lost]})
+    pruned = build_net(plan.target_arch, slice_state(state, plan))
+    p, q = log_posteriors(net(batch.images)), log_posteriors(pruned(batch.images))
+    return (p.exp() * (p - q)).sum(dim=1).mean().item()
+
+
+def time_all_channels(net: PosteriorNet, batch: Batch) -> dict[str, float]:
+    """Seconds for every channel of every dim on one batch: exact and estimated."""
+    fisher_scores(net, [batch], draws=1)  # warm up
+    fisher = min(seconds(lambda: fisher_scores(net, [batch], draws=FISHER_DRAWS)) for _ in range(3))
+    exact = seconds(lambda: kl_scores(net, [batch]))
+    return {'fisher': fisher, 'kl': exact, 'ratio': exact / fisher, 'images': len(batch.images)}
+
+
+def time_large_network(
+    name: str = 'deit-small', images: int = 4, classes: int = 1000, threads: int | None = None
+) -> dict[str, Any]:
+    """The same for a network of that architecture (random weights, random images); ``kl`` is extrapolated.
+
+    A candidate's time is measured in every dim, over ``LARGE_CANDIDATES`` channels, and multiplied by the dim's size.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    arch = resolve_arch(name)
+    empty = PosteriorNet(BACKBONES[arch.family](arch, out_indices=(-1,)), torch.nn.Linear(arch.embed_dims[-1], classes))
+    batch = Batch(torch.randn(images, 3, arch.img_size, arch.img_size), range(images))
+    forward = min(seconds(lambda: _forward(empty, batch)) for _ in range(3))
+    fisher = min(seconds(lambda: fisher_scores(empty, [batch], draws=FISHER_DRAWS)) for _ in range(2))
+    exact, timed, channels = 0.0, 0, 0
+    for dim in prunable_dims(arch).values():
+        some = {dim.name: torch.arange(min(dim.size, LARGE_CANDIDATES))}
+        # the dense run is once a batch, not once a dim: not part of a candidate
+        spent = seconds(lambda some=some: dict(kl_sums(empty, batch, some, max_rows=LARGE_CANDIDATES * images)))
+        exact += max(spent - forward, 0.0) / len(some[dim.name]) * dim.size
+        timed, channels = timed + len(some[dim.name]), channels + dim.size
+        logger.info('%s timed', dim.name)
+    return {
+        'arch': name,
+        'images': images,
+        'channels': channels,
+        'timed candidates': timed,
+        'forward': forward,
+        'fisher': fisher,
+        'kl': exact,
+        'ratio': exact / fisher,
+        'candidate in forward passes': exact / channels / forward,
+        'threads': torch.get_num_threads(),
+    }
+
+
+def score_by_every_method(net: PosteriorNet, state: dict, proxy: ImageSet, seed: int) -> dict[str, Scores]:
+    """Scores by method and dim."""
+    arch = net.backbone.arch
+    return {
+        'kl': kl_scores(net, proxy),
+        'fisher': fisher_scores(net, proxy, draws=FISHER_DRAWS, seed=seed),
+        'taylor': taylor_scores(net, proxy),
+        'magnitude': magnitude_scores(arch, state),
+        'random': random_scores(arch, seed),
+    }
+
+
+def agreement(exact: Scores, estimate: Scores) -> dict[str, Any]:
+    """Spearman's rank correlation of two scorings, by dim."""
+    by_dim = {name: spearman(exact[name], estimate[name]) for name in exact}
+    worst = min(by_dim, key=by_dim.get)
+    return {'by dim': by_dim, 'median': statistics.median(by_dim.values()), 'worst': by_dim[worst], 'worst dim': worst}
+
+
+def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Rank correlation in [-1, 1]; scores of real images have no ties."""
+    ranks = torch.stack([a.argsort().argsort(), b.argsort().argsort()]).double()
+    return torch.corrcoef(ranks)[0, 1].item()
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def _forward(net: PosteriorNet, batch: Batch) -> torch.Tensor:
+    return net(batch.images)
