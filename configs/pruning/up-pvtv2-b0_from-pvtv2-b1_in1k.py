@@ -5,23 +5,15 @@ Every width halves; heads keep their number, 64 -> 32 channels each.
     python tools/prune.py configs/pruning/up-pvtv2-b0_from-pvtv2-b1_in1k.py \\
         checkpoints/pvt_v2_b1.pth --work-dir work_dirs/up-pvtv2-b0_from-pvtv2-b1_in1k
 
-Needs `data/imagenet` (train, val) for 5,000 training images to score on and 5,000 others to judge on.
+Needs `data/imagenet` (train, val).
 No published figure: the paper starts from B2.
 We have not run it on ImageNet.
 """
 
 _base_ = [
-    'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py',
-    'mmpretrain::_base_/default_runtime.py',
+    '../_base_/pruning/in1k.py',
     '../_base_/models/up-pvtv2_classifier.py',
     '../_base_/archs/pvtv2-b1.json',
 ]
 model = dict(backbone=dict(arch=_base_.arch), head=dict(in_channels=_base_.arch.embed_dims[-1]))
-prune = dict(
-    target='pvtv2-b0',
-    method='fisher',
-    draws=16,
-    per_class=5,
-    head_policy='within',
-    compensate=True,
-    eval_images=5000)
+prune = dict(target='pvtv2-b0', head_policy='within')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,8 @@ from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.importance import Batch, log_posteriors
 from upvit_mm.pruning.network import PosteriorNet
 from upvit_mm.pruning.table import block_name
+
+logger = logging.getLogger('upvit_mm')
 
 
 @torch.inference_mode()
@@ -41,6 +44,8 @@ def choose_blocks(net: PosteriorNet, batches: Sequence[Batch], depths: Sequence[
         losses = _divergences(net, batches, stages, candidates)
         i, candidate = candidates[losses.index(min(losses))]
         stages[i] = remove(stages[i], candidate)
+        names = ' and '.join(f'{kind} of block {j}' for kind, j in candidate)
+        logger.info('stage %d loses %s: summed KL %.4g, least of %d candidates', i, names, min(losses), len(losses))
 
 
 def _divergences(

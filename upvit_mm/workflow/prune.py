@@ -25,6 +25,7 @@ from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.depth_scores import choose_blocks
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.network import PosteriorNet
+from upvit_mm.pruning.plan import Blocks
 from upvit_mm.pruning.scores import load_scores, save_scores, scores_digest
 from upvit_mm.pruning.scoring import Crew
 from upvit_mm.pruning.table import block_name
@@ -121,6 +122,11 @@ class PruneJob:
         if s.images:
             return self._folder_sets[1]
         return held_out_set(self.cfg, s.eval_images, s.seed, s.batch_size, s.device)
+
+    @cached_property
+    def _blocks(self) -> Blocks:
+        """The blocks that stay for a target of other depths."""
+        return choose_blocks(self.dense, self.proxy, self.goal.depths)
 
     @property
     def _data(self) -> list:
@@ -281,7 +287,7 @@ class PruneJob:
     def _plan_from(self, scores: Scores) -> PrunePlan:
         target, blocks = self._target_from(scores), None
         if target.depths != self.source.depths:
-            blocks = choose_blocks(self.dense, self.proxy, target.depths)
+            blocks = self._blocks
         return plan_for_target(self.source, target, scores, self.settings.head_policy, self.settings.tie_qkv, blocks)
 
     def _cut(self, scores: Scores) -> tuple[dict[str, Tensor], dict[str, int]]:
