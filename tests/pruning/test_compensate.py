@@ -121,7 +121,7 @@ def test_bad_input(dense, sliced_by, images):
     with pytest.raises(ValueError, match='ridge = 0'):
         compensate(dense, net, plan, batches(images, 8), ridge=0)
     with pytest.raises(ValueError, match='no images'):
-        compensate(dense, net, plan, list)
+        compensate(dense, net, plan, [])
     with pytest.raises(ValueError, match='the sliced network has another architecture'):
         compensate(dense, dense, plan, batches(images, 8))
 
