@@ -122,6 +122,16 @@ def test_coco_recipe(path):
         assert kinds[-1] == 'Attention'
 
 
+def without_teacher(cfg: Config) -> dict:
+    """A config's model as a plain classifier: checkpoints are not at hand (see test_classification_configs.py)."""
+    settings = dict(cfg.model)
+    if settings['type'] == 'upvit_mm.DistillClassifier':
+        settings = {k: v for k, v in settings.items() if k not in ('teacher', 'distill', 'init_cfg')}
+        settings['type'] = 'ImageClassifier'
+        settings['head'] = {'in_channels': cfg.arch.embed_dims[-1], **settings['head']}
+    return settings
+
+
 @pytest.mark.parametrize('path', CLASSIFIERS, ids=name_of)
 def test_classifier_config(path, scope):
     from mmpretrain.registry import MODELS
@@ -130,9 +140,12 @@ def test_classifier_config(path, scope):
     cfg = Config.fromfile(path)
     assert cfg.model.backbone.arch == cfg.arch
     scope('mmpretrain')
-    model = MODELS.build({**cfg.model, 'data_preprocessor': {'type': 'ClsDataPreprocessor', **cfg.data_preprocessor}})
+    settings = without_teacher(cfg)
+    model = MODELS.build({**settings, 'data_preprocessor': {'type': 'ClsDataPreprocessor', **cfg.data_preprocessor}})
     samples = [DataSample().set_gt_label(i) for i in range(2)]
-    losses = model(torch.randn(2, 3, 64, 64), samples, mode='loss')
+    images = list(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    batch = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
+    losses = model(**batch, mode='loss')
     losses['loss'].backward()
     assert all(p.grad is not None for p in model.parameters())
 

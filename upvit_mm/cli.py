@@ -15,13 +15,17 @@ PACKAGE = Path(__file__).parent
 def one_line_errors() -> Iterator[None]:
     """Turn an error that this package raised on purpose into ``error: ...`` and exit status 1.
 
-    Those are a ValueError, an ImportError or an OSError raised in a file of this package, or about a file that the
-    system refused. Everything else passes with its traceback.
+    Those are the mistakes that ``is_mistake`` knows. Everything else passes with its traceback.
     """
     try:
         yield
     except (ValueError, ImportError, OSError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not isinstance(error, OSError) and PACKAGE not in raised_in.parents:
+        if not is_mistake(error):
             raise
         sys.exit(f'error: {error}')
+
+
+def is_mistake(error: Exception) -> bool:
+    """Whether this package raised on purpose: in one of its files, or an OSError about a file the system refused."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return isinstance(error, OSError) or PACKAGE in raised_in.parents

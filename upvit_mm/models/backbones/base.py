@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mmengine.model import BaseModule, PretrainedInit
 from timm.layers import trunc_normal_
@@ -16,6 +16,13 @@ from upvit_mm.models.layers import Stage
 from upvit_mm.models.layers.grid import Grid
 
 logger = logging.getLogger('upvit_mm')
+
+
+def split_pretrained(init_cfg: Mapping | list | None) -> tuple[list[Mapping], list[Mapping] | None]:
+    """What of an ``init_cfg`` names checkpoints, and the rest as mmengine wants it."""
+    configs = init_cfg if isinstance(init_cfg, list) else [init_cfg] if init_cfg else []
+    pretrained = [c for c in configs if c['type'] in ('Pretrained', PretrainedInit)]
+    return pretrained, [c for c in configs if c not in pretrained] or None
 
 
 class UPBackbone(BaseModule):
@@ -74,9 +81,7 @@ class UPBackbone(BaseModule):
         """
         first_call = not self.is_init
         configured = self.init_cfg
-        configs = configured if isinstance(configured, list) else [configured] if configured else []
-        pretrained = [c for c in configs if c['type'] in ('Pretrained', PretrainedInit)]
-        self.init_cfg = [c for c in configs if c not in pretrained] or None
+        pretrained, self.init_cfg = split_pretrained(configured)
         super().init_weights()
         self.init_cfg = configured
         if first_call:

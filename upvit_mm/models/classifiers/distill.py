@@ -9,6 +9,9 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from upvit_mm.arch import resolve_arch
+from upvit_mm.checkpoints import check_state, load_classifier
+from upvit_mm.models.backbones.base import split_pretrained
 from upvit_mm.models.classifiers.teacher import Teacher, check_backbone, observe
 from upvit_mm.models.losses import DistillLoss
 from upvit_mm.registry import MODELS
@@ -28,7 +31,9 @@ class DistillClassifier(ImageClassifier):
             None for evaluation where the teacher's checkpoint is not at hand.
         distill: by name a config of a ``DistillLoss``; its term is logged as ``loss_NAME``, the head's own as
             ``loss_ce``, the sum as ``loss``.
-        **settings: ``neck``, ``head``, ``train_cfg``, ``data_preprocessor``, ``init_cfg`` of ``ImageClassifier``.
+        head: of the student; ``in_channels`` may be left out, for the backbone's.
+        **settings: ``neck``, ``train_cfg``, ``data_preprocessor`` and ``init_cfg`` of ``ImageClassifier``, where
+            ``init_cfg=dict(type='Pretrained', checkpoint=...)`` starts backbone and head from a pruned classifier.
 
     Raises:
         FileNotFoundError: a checkpoint or plan does not exist.
@@ -38,8 +43,17 @@ class DistillClassifier(ImageClassifier):
 
     teacher: Teacher | None = None
 
-    def __init__(self, backbone: Mapping, teacher: Mapping | None, distill: Mapping[str, Mapping], **settings: Any):
-        super().__init__(backbone, **settings)
+    def __init__(
+        self,
+        backbone: Mapping,
+        teacher: Mapping | None,
+        distill: Mapping[str, Mapping],
+        head: Mapping | None = None,
+        **settings: Any,
+    ):
+        if head is not None and 'in_channels' not in head and 'arch' in backbone:
+            head = dict(head, in_channels=resolve_arch(backbone['arch']).embed_dims[-1])
+        super().__init__(backbone, head=head, **settings)
         check_backbone('backbone', self.backbone)
         self.distill_losses = nn.ModuleDict()
         if teacher is None:
@@ -65,6 +79,24 @@ class DistillClassifier(ImageClassifier):
                 f'teacher.head.num_classes = {teacher.head.num_classes}, head.num_classes = {self.head.num_classes}: '
                 'must be the same; to distil features alone between data sets, leave teacher.head out.'
             )
+
+    def init_weights(self) -> None:
+        """mmengine's entry; a ``Pretrained`` checkpoint must hold this backbone and this head, in any known layout.
+
+        Raises:
+            FileNotFoundError: the checkpoint does not exist.
+            ValueError: it does not fit; mmengine would only log it, and start from a random head.
+        """
+        first_call, configured = not self.is_init, self.init_cfg
+        pretrained, self.init_cfg = split_pretrained(configured)
+        super().init_weights()
+        self.init_cfg = configured
+        for config in pretrained if first_call else ():
+            state = load_classifier(config['checkpoint'], config.get('prefix'))
+            own = self.state_dict()
+            expected = {k: v for k, v in own.items() if not k.startswith('distill_losses.')}
+            check_state(state, expected, f'the student (checkpoint={config["checkpoint"]})')
+            self.load_state_dict({**own, **state})
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """The head's loss, renamed ``loss_ce``, and one term per entry of ``distill``.

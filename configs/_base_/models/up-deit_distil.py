@@ -1,0 +1,14 @@
+"""Student of a dense UP-DeiT, 1000 classes; the leaf config gives archs, checkpoints, in_channels and the losses.
+
+CutMix mixes every batch, and the teacher sees the same mixed images.
+"""
+
+_base_ = './up-deit_classifier.py'
+model = dict(
+    type='upvit_mm.DistillClassifier',
+    backbone=dict(drop_path_rate=0.1),
+    head=dict(loss=dict(_delete_=True, type='CrossEntropyLoss', use_soft=True)),
+    teacher=dict(
+        backbone=dict(type='upvit_mm.UPDeiT', out_type='cls_token'),
+        head=dict(type='LinearClsHead', num_classes=1000)),
+    train_cfg=dict(augments=dict(type='CutMix', alpha=0.5)))

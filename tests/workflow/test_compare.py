@@ -1,0 +1,209 @@
+"""The comparison of vanilla and pruned networks: complete, reused, resumed, and the same in all its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import EpochBasedTrainLoop
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.workflow import trainings
+from upvit_mm.workflow.compare import ROWS, VANILLA, Comparison, Options, balanced_subset, summarise
+from upvit_mm.workflow.finetune import Lesson
+from upvit_mm.workflow.settings import Settings
+
+SMALL = {  # one block a stage: a step takes milliseconds
+    'deit': dict(embed_dims=[24], depths=[1], num_heads=2, qk_dims=24, v_dims=24, qk_scales=0.3, mlp_hidden_dims=48),
+    'pvtv2': dict(embed_dims=[8, 16, 20, 24], depths=[1] * 4, num_heads=[1, 1, 2, 2], qk_dims=[8, 16, 20, 24])
+    | dict(v_dims=[8, 16, 20, 24], qk_scales=0.3, mlp_hidden_dims=[16, 32, 40, 48]),
+}
+NARROWER = {
+    'deit': dict(embed_dims=[16], mlp_hidden_dims=24),
+    'pvtv2': dict(embed_dims=[8, 16, 16, 16], qk_dims=[4, 8, 10, 12]),
+}
+SETTINGS = Settings(method='magnitude', per_class=2, compensate=True, eval_images=20)
+
+
+@pytest.fixture
+def cfg(cfg, family):
+    """A tiny network, and data that are loaded in the same process."""
+    arch = ArchSpec.from_dict(cfg.arch).with_widths(SMALL[family])
+    cfg.arch = cfg.model.backbone.arch = arch.to_dict()
+    cfg.model.head.in_channels = arch.embed_dims[-1]
+    for part in ('train', 'val', 'test'):
+        cfg[f'{part}_dataloader'].update(num_workers=0, persistent_workers=False)
+        cfg[f'{part}_dataloader'].dataset.indices = range(0, 1000, 10) if part != 'train' else None
+    del cfg.train_dataloader.dataset['indices']
+    return cfg
+
+
+@pytest.fixture
+def compare(cfg, checkpoint, family, tmp_path):
+    """``compare(checkpoint=..., **options)``: what a comparison gives, and what it said."""
+    goal = ArchSpec.from_dict(cfg.arch).with_widths({'name': 'narrow', **NARROWER[family]})
+
+    def run(checkpoint=checkpoint, **options):
+        said = []
+        options = Options(**dict(epochs=2, seeds=[0], train_images=40) | options)
+        job = Comparison(cfg, checkpoint, goal, SETTINGS, options, tmp_path / 'out', said.append)
+        return job.run(command='the command'), said
+
+    return run
+
+
+def test_a_whole_comparison_and_its_files(compare, tmp_path):
+    content, said = compare(lesson=Lesson(feature=1.0))
+    out = tmp_path / 'out'
+    assert content == json.loads((out / 'compare.json').read_text())
+    assert [row['key'] for row in content['rows']] == [row.key for row in ROWS]
+    assert all(len(row['curve']) == 2 and row['curves'] == [row['curve']] for row in content['rows'])
+    assert all(row['mean'] == row['curve'][-1] == row['top1']['0'] for row in content['rows'])
+    assert said[0].startswith('5 trainings, 0 of them')
+    assert len(said) == 6
+    assert content['step_times']['ratio'] > 1
+
+    lines = (out / 'compare.md').read_text().splitlines()
+    table = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines if line.startswith('| ')]
+    assert [cells[0] for cells in table[1:]] == ['dense', *(row.title for row in ROWS)]
+    assert table[1][2] == f'{content["dense"]["top1"]:.2f}'
+    for row, cells in zip(content['rows'], table[2:]):
+        assert cells[2:4] == [f'{row["mean"]:.2f}', f'{row["over_vanilla"]:+.2f}']
+    assert 'the command' in lines
+    sheet = list(csv.DictReader((out / 'compare.csv').read_text().splitlines()))
+    assert [float(line['mean']) for line in sheet[1:]] == [row['mean'] for row in content['rows']]
+    assert (out / 'curves.png').read_bytes().startswith(b'\x89PNG')
+
+    again, said = compare(lesson=Lesson(feature=1.0))
+    assert again == content
+    assert said == ['5 trainings, 5 of them finished before with the same inputs']
+    again, said = compare(lesson=Lesson(feature=2.0))
+    assert said[0].startswith('5 trainings, 2 of them')  # those without a teacher
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_what_is_trained(compare, cfg, tmp_path):
+    """The same data for all, the usual scale of logits for the vanilla network, and each row's own start and rate."""
+    content, _ = compare(epochs=1, lr=0.01, finetune_lr=0.003)
+    runs = {row.key: trainings.Config.fromfile(tmp_path / f'out/{row.key}/seed0/config.py') for row in ROWS}
+    plan = json.loads((tmp_path / 'out/pruning/plan.json').read_text())
+    assert {str(run.train_dataloader) for run in runs.values()} == {str(runs['vanilla'].train_dataloader)}
+    assert len(runs['vanilla'].train_dataloader.dataset.indices) == 40
+    for row in ROWS:
+        run = runs[row.key]
+        arch = ArchSpec.from_dict(run.model.backbone.arch)
+        assert run.optim_wrapper.optimizer.lr == (0.003 if row.start else 0.01)
+        assert ('teacher' in run.model) == row.distilled
+        assert arch.embed_dims == (8, 16, 16, 16)
+        if row.start:
+            assert run.model.init_cfg.checkpoint == str(tmp_path / 'out/pruning' / row.start)
+            assert arch.to_dict() == plan['target_arch']
+        else:
+            assert arch.qk_scales[0][0] == 4**-0.5
+    assert content['options']['finetune_lr'] == 0.003
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_a_run_that_was_cut_off_goes_on(compare, monkeypatch, tmp_path):
+    whole = EpochBasedTrainLoop.run_epoch
+
+    def stop(self):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        whole(self)
+
+    rows = dict(rows=['vanilla'], epochs=3)
+    monkeypatch.setattr(EpochBasedTrainLoop, 'run_epoch', stop)
+    with pytest.raises(KeyboardInterrupt):
+        compare(**rows)
+    folder = tmp_path / 'out/vanilla/seed0'
+    first = json.loads((folder / 'record.json').read_text())['top1']
+    assert len(first) == 1
+    (folder / 'record.json').unlink()  # as if it had been cut off between saving and judging
+    epochs = []
+    monkeypatch.setattr(EpochBasedTrainLoop, 'run_epoch', lambda self: (epochs.append(self.epoch), whole(self)))
+    content, _ = compare(**rows)
+    assert epochs == [1, 2]
+    assert content['rows'][0]['curve'][0] == first[0]
+    assert None not in content['rows'][0]['curve']
+
+
+@pytest.mark.parametrize('family', ['deit'])
+def test_the_dense_network_is_trained_where_none_is_given(compare, tmp_path):
+    content, said = compare(checkpoint=None, rows=['vanilla', 'compensated'], epochs=1, dense_epochs=2)
+    assert content['checkpoint'] == str(tmp_path / 'out/dense/epoch_2.pth')
+    assert said[1].startswith('1/1 dense: top-1')
+    record = json.loads((tmp_path / 'out/dense/record.json').read_text())
+    assert content['dense']['top1'] == record['top1'][-1]
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_two_at_a_time_give_the_same(compare, cfg, tmp_path):
+    one, _ = compare(rows=['vanilla', 'compensated-distilled'], epochs=1)
+    (tmp_path / 'out').rename(tmp_path / 'first')
+    two, _ = compare(rows=['vanilla', 'compensated-distilled'], epochs=1, jobs=2)
+    assert [row['curves'] for row in one['rows']] == [row['curves'] for row in two['rows']]
+
+
+def test_summary():
+    def record(*top1):
+        return {'top1': list(top1), 'seconds_per_step': 0.5}
+
+    rows = [VANILLA, ROWS[3]]
+    records = {
+        'vanilla': {0: record(10.0, 50.0, 80.0), 1: record(20.0, 60.0, 84.0)},
+        'compensated-distilled': {0: record(70.0, None, 90.0), 1: record(88.0, 86.0, 94.0)},
+    }
+    vanilla, ours = summarise(rows, records)
+    assert (vanilla['mean'], vanilla['over_vanilla'], vanilla['epochs_to_vanilla']) == (82.0, 0.0, 3)
+    assert vanilla['std'] == pytest.approx(np.std([80, 84], ddof=1))
+    assert ours['curve'] == [79.0, 86.0, 92.0]
+    assert (ours['over_vanilla'], ours['epochs_to_vanilla']) == (10.0, 2)
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_mistakes(compare, cfg, checkpoint, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint '.*no.pth' does not exist"):
+        compare(checkpoint='no.pth')
+    with pytest.raises(ValueError, match='train_images = 45: must be a multiple of the 10 classes'):
+        compare(train_images=45)
+    with pytest.raises(ValueError, match='class 0 has 400 images: 401 of every class'):
+        compare(train_images=4010)
+    for options, match in (
+        (dict(epochs=0), 'epochs = 0: must be above 0'),
+        (dict(seeds=[1, 1]), r'seeds = \[1, 1\]: one or more, each once'),
+        (dict(rows=['best']), "'best' is unknown; known: vanilla"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            compare(**options)
+    with pytest.raises(ValueError, match='one must be above 0'):
+        Lesson(soft=0.0)
+    (tmp_path / 'out/vanilla/seed0').mkdir(parents=True)
+    (tmp_path / 'out/vanilla/seed0/thesis.txt').touch()
+    with pytest.raises(ValueError, match='holds something else than a training'):
+        compare()
+    cfg.model.type = 'upvit_mm.DistillClassifier'
+    with pytest.raises(ValueError, match="must be 'ImageClassifier', the dense network's config"):
+        compare()
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_a_loss_that_is_no_number_names_the_training(compare, cfg):
+    cfg.custom_hooks = [dict(type='upvit_mm.StopOnNonFiniteLoss')]
+    with pytest.raises(ValueError, match=r'^vanilla, from scratch, seed 0: training stopped at iteration \d+ .*nan'):
+        compare(rows=['vanilla'], lr=1e30)
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_the_subset_is_balanced_and_seeded(cfg):
+    from mmpretrain.registry import DATASETS
+
+    chosen = [balanced_subset(cfg, 30, seed).train_dataloader.dataset.indices for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    dataset = DATASETS.build(dict(balanced_subset(cfg, 30, 0).train_dataloader.dataset, _scope_='mmpretrain'))
+    assert torch.bincount(torch.tensor(dataset.get_gt_labels())).tolist() == [3] * 10
+    with pytest.raises(ValueError, match='no subset can be taken of CustomDataset'):
+        balanced_subset(balanced_subset(cfg, 30, 0), 10, 0)

@@ -1,0 +1,82 @@
+"""Prune a dense classifier, and train the result and the vanilla network of its architecture alike, by seeds.
+
+Everything that is finished is reused, and what was cut off goes on, when the command is repeated.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from rich.console import Console
+
+from upvit_mm.cli import one_line_errors
+from upvit_mm.runner import load_config
+from upvit_mm.workflow.compare import ROWS, Comparison, Options
+from upvit_mm.workflow.finetune import Lesson
+from upvit_mm.workflow.settings import goal_and_settings
+
+LESSON = Lesson()
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='mmpretrain config of the dense classifier')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='its weights, in any known layout; left out: it is trained first, on the same images',
+    )
+    parser.add_argument('--work-dir', type=Path, required=True, help='folder for everything')
+    goal = parser.add_argument_group('what to prune to (one of them, unless the config says it)')
+    goal = goal.add_mutually_exclusive_group()
+    goal.add_argument('--target', help='architecture: a stock name or an arch.json')
+    goal.add_argument('--widths', nargs='+', action=DictAction, help='fields of arch.json that change')
+    goal.add_argument('--budget', help='macs=50%%@64x64, params=40%% (see tools/prune.py)')
+    parser.add_argument(
+        '--prune-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='settings of the pruning, as per_class=20 draws=8',
+    )
+    parser.add_argument('--epochs', type=int, required=True, help='of every training')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--train-images', type=int, help='class-balanced subset of the training images (default: all)')
+    parser.add_argument('--dense-epochs', type=int, help='of the dense network, if trained here (default: --epochs)')
+    parser.add_argument('--lr', type=float, help="learning rate from scratch (default: the config's)")
+    parser.add_argument('--finetune-lr', type=float, help='learning rate of pruned networks (default: --lr)')
+    for name, what in (('soft', 'soft KL'), ('feature', 'feature MSE'), ('token', 'token MSE')):
+        default = getattr(LESSON, name)
+        help = f'weight of the {what}; 0 = without (default: {default:g})'
+        parser.add_argument(f'--{name}-weight', type=float, default=default, help=help)
+    parser.add_argument('--temperature', type=float, default=LESSON.temperature, help='of the soft KL')
+    rows = [row.key for row in ROWS]
+    parser.add_argument('--rows', nargs='+', choices=rows, default=rows, help='which trainings (default: all)')
+    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time, above 1 with one thread each')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    args = parser.parse_args()
+    return argparse.Namespace(**vars(args), launcher='none', local_rank=0)
+
+
+def main() -> None:
+    args = parse_args()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    cfg = load_config(args)
+    lesson = Lesson(args.soft_weight, args.feature_weight, args.token_weight, args.temperature)
+    names = ('epochs', 'seeds', 'train_images', 'dense_epochs', 'lr', 'finetune_lr', 'rows', 'jobs')
+    options = Options(lesson=lesson, **{name: getattr(args, name) for name in names})
+    cfg.prune = dict(cfg.get('prune') or {}, **args.prune_options)
+    given = {'target': args.target, 'widths': args.widths, 'budget': args.budget, 'compensate': True}
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    goal, settings = goal_and_settings(cfg, given | {'device': device})
+    comparison = Comparison(cfg, args.checkpoint, goal, settings, options, args.work_dir, console.print)
+    comparison.run(command=shlex.join(['python', *sys.argv]))
+    console.print((args.work_dir / 'compare.md').read_text(encoding='utf-8'))
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

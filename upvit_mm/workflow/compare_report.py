@@ -1,0 +1,132 @@
+"""The report of a comparison: a table as Markdown and CSV, everything as JSON, and the curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from upvit_mm.files import write_atomically, write_text_atomically
+
+matplotlib.use('Agg')
+HEADER = (
+    'network',
+    'lr',
+    'top-1 % (mean ± std)',
+    'over vanilla',
+    "epochs to vanilla's final",
+    'one-shot top-1 %',
+    'ms/step',
+    'MACs',
+    'params',
+)
+COLOURS = ('tab:gray', 'tab:orange', 'tab:green', 'tab:blue', 'tab:purple')
+ONE_SHOT = {'plain.pth': 'sliced', 'sliced.pth': 'compensated'}  # file of the pruning job -> name of its judgement
+
+
+def write_comparison(folder: Path, content: dict[str, Any]) -> None:
+    """``compare.json``, ``compare.csv``, ``compare.md`` and ``curves.png``."""
+    write_text_atomically(folder / 'compare.json', json.dumps(content, indent=2) + '\n')
+    write_text_atomically(folder / 'compare.csv', as_csv(content))
+    write_text_atomically(folder / 'compare.md', as_markdown(content))
+    figure = draw_curves(content)
+    write_atomically(folder / 'curves.png', lambda part: figure.savefig(part, format='png', dpi=110))
+
+
+def as_csv(content: dict[str, Any]) -> str:
+    """One line for each row, with the accuracy of every seed."""
+    seeds = list(map(str, content['options']['seeds']))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    figures = ('mean', 'std', 'over_vanilla', 'epochs_to_vanilla', 'seconds_per_step')
+    writer.writerow(['key', 'title', 'lr', *(f'top1_seed{s}' for s in seeds), *figures, 'macs', 'params'])
+    dense = content['dense']
+    writer.writerow(
+        ['dense', 'dense', '', *[''] * len(seeds), dense['top1'], *[''] * 4, dense['macs'], dense['params']]
+    )
+    for row in content['rows']:
+        tops = [row['top1'][seed] for seed in seeds]
+        costs = [content['target'][name] for name in ('macs', 'params')]
+        writer.writerow([row['key'], row['title'], _lr(row, content), *tops, *(row[f] for f in figures), *costs])
+    return text.getvalue()
+
+
+def as_markdown(content: dict[str, Any]) -> str:
+    """The table, and how it came about."""
+    options, times = content['options'], content['step_times']
+    images = options['train_images'] or 'all'
+    lesson = ', '.join(f'{name} {value:g}' for name, value in options['lesson'].items() if value)
+    lines = [
+        f'# {content["goal"]}: vanilla and UP',
+        '',
+        f'{options["epochs"]} epochs on {images} training images for every row; seeds '
+        f'{", ".join(map(str, options["seeds"]))}. Distillation: {lesson}.',
+        '',
+        f'| {" | ".join(HEADER)} |',
+        f'|---|{"---:|" * (len(HEADER) - 1)}',
+        _line('dense', '', f'{content["dense"]["top1"]:.2f}', '', '', '', '', *_costs(content['dense'])),
+    ]
+    for row in content['rows']:
+        spread = '' if row['std'] is None else f' ± {row["std"]:.2f}'
+        shot = content['one_shot'].get(ONE_SHOT.get(row['start']), {}).get('top1')
+        lines.append(
+            _line(
+                row['title'],
+                f'{_lr(row, content):g}',
+                f'{row["mean"]:.2f}{spread}',
+                '' if row['over_vanilla'] is None else f'{row["over_vanilla"]:+.2f}',
+                'not reached' if row['epochs_to_vanilla'] is None else str(row['epochs_to_vanilla']),
+                '' if shot is None else f'{shot:.2f}',
+                f'{1000 * row["seconds_per_step"]:.0f}',
+                *_costs(content['target']),
+            )
+        )
+    lines += [
+        '',
+        f'A step with the teacher takes {times["ratio"]:.2f} times a plain one, timed in turn on one batch '
+        f'({1000 * times["distilled"]:.0f} ms and {1000 * times["plain"]:.0f} ms; the teacher alone '
+        f'{1000 * times["teacher"]:.0f} ms, which makes {times["ratio_bound"]:.2f} at best).',
+        '',
+        '![top-1 after each epoch, mean and range over seeds](curves.png)',
+        '',
+        f'Dense checkpoint `{content["checkpoint"]}` (sha256 {content["sha256"][:12]}...).',
+    ]
+    if 'command' in content:
+        lines += ['', '```', content['command'], '```']
+    return '\n'.join(lines) + '\n'
+
+
+def draw_curves(content: dict[str, Any]) -> Figure:
+    """Top-1 by epoch: mean over seeds, and the range between the best and the worst."""
+    figure = Figure(figsize=(8, 5), layout='constrained')
+    axes = figure.subplots()
+    axes.axhline(content['dense']['top1'], color='black', linestyle=':', label='dense')
+    for row, colour in zip(content['rows'], COLOURS):
+        curves = np.array(row['curves'], dtype=float)
+        epochs = np.arange(1, curves.shape[1] + 1)
+        axes.plot(epochs, row['curve'], color=colour, label=f'{row["title"]}: {row["mean"]:.2f}')
+        axes.fill_between(epochs, np.nanmin(curves, axis=0), np.nanmax(curves, axis=0), color=colour, alpha=0.15, lw=0)
+        if row['key'] == 'vanilla':
+            axes.axhline(row['mean'], color=colour, linestyle=':', linewidth=1)
+    axes.set(xlabel='epoch', ylabel='top-1 %')
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _lr(row: dict[str, Any], content: dict[str, Any]) -> float:
+    return content['options']['finetune_lr' if row['start'] else 'lr']
+
+
+def _costs(counts: dict[str, int]) -> tuple[str, str]:
+    return f'{counts["macs"] / 1e6:.1f} M', f'{counts["params"] / 1e6:.3f} M'
+
+
+def _line(*cells: str) -> str:
+    return f'| {" | ".join(cells)} |'

@@ -1,0 +1,136 @@
+"""From the config of a dense classifier to the configs that train smaller ones, with and without a teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from upvit_mm.arch import ArchSpec
+
+CLASSIFIERS = ('ImageClassifier', 'mmpretrain.ImageClassifier')
+BACKBONES = ('upvit_mm.UPDeiT', 'upvit_mm.UPPVTv2')
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student learns from its teacher: weights of the terms, 0 leaves one out.
+
+    Attributes:
+        soft: KL of the class posteriors (``SoftTargetKL``).
+        feature: squared error on the features in front of the head (``FeatureMSE``).
+        token: squared error on every token (``TokenMSE``).
+        temperature: of the KL.
+
+    Raises:
+        ValueError: a negative weight, or none above 0.
+    """
+
+    soft: float = 6.4
+    feature: float = 0.0
+    token: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        weights = {name: getattr(self, name) for name in ('soft', 'feature', 'token')}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ValueError(f'weights of distillation = {weights}: none may be negative, and one must be above 0.')
+
+    def terms(self, student: ArchSpec, teacher: ArchSpec, plans: Sequence[Path] = ()) -> dict[str, dict]:
+        """The ``distill`` of a ``DistillClassifier``.
+
+        Args:
+            student: its architecture.
+            teacher: its architecture.
+            plans: what made the student from the teacher, in order; empty for a student of its own, whose features
+                go through a learned map where widths differ.
+        """
+        pairing: dict = {}
+        if plans:
+            pairing['plan'] = [str(path) for path in plans]
+        elif student.embed_dims[-1] != teacher.embed_dims[-1]:
+            pairing['projector'] = True
+        terms = {
+            'soft': dict(type='upvit_mm.SoftTargetKL', loss_weight=self.soft, temperature=self.temperature),
+            'feature': dict(type='upvit_mm.FeatureMSE', loss_weight=self.feature, **pairing),
+            'token': dict(type='upvit_mm.TokenMSE', loss_weight=self.token, **pairing),
+        }
+        return {name: term for name, term in terms.items() if term['loss_weight']}
+
+
+def check_dense_config(cfg: Config) -> None:
+    """Refuse a config that is none of a classifier around one of our backbones, trained by epochs.
+
+    Raises:
+        ValueError: which setting is another.
+    """
+    model = cfg.get('model') or {}
+    if model.get('type') not in CLASSIFIERS:
+        raise ValueError(f"model.type = {model.get('type')!r}: must be 'ImageClassifier', the dense network's config.")
+    if model.backbone.type not in BACKBONES:
+        raise ValueError(f'model.backbone.type = {model.backbone.type!r}: must be one of {", ".join(BACKBONES)}.')
+    if not (cfg.train_cfg.get('by_epoch') or cfg.train_cfg.get('type') == 'EpochBasedTrainLoop'):
+        raise ValueError('train_cfg: must count epochs (EpochBasedTrainLoop).')
+
+
+def classifier(cfg: Config, arch: ArchSpec, init: Path | None = None) -> ConfigDict:
+    """The model of a dense config in another architecture.
+
+    Args:
+        cfg: the dense classifier's.
+        arch: the architecture.
+        init: weights of backbone and head to start from; None = from scratch.
+    """
+    model = copy.deepcopy(cfg.model)
+    model.backbone.arch = arch.to_dict()
+    model.backbone.pop('init_cfg', None)
+    model.head.in_channels = arch.embed_dims[-1]
+    if init is not None:
+        model.init_cfg = dict(type='Pretrained', checkpoint=str(init))
+    return model
+
+
+def taught(model: ConfigDict, cfg: Config, checkpoint: Path, lesson: Lesson, plans: Sequence[Path] = ()) -> ConfigDict:
+    """A model of ``classifier`` with the dense network beside it.
+
+    Args:
+        model: the student.
+        cfg: the dense classifier's.
+        checkpoint: the dense network's weights.
+        lesson: what is learned.
+        plans: see ``Lesson.terms``.
+    """
+    archs = [ArchSpec.from_dict(m.backbone.arch) for m in (model, cfg.model)]
+    dense = {key: copy.deepcopy(cfg.model[key]) for key in ('backbone', 'neck', 'head') if key in cfg.model}
+    dense['backbone'].pop('init_cfg', None)
+    distill = lesson.terms(*archs, plans)
+    return ConfigDict(
+        model, type='upvit_mm.DistillClassifier', teacher=dict(dense, checkpoint=str(checkpoint)), distill=distill
+    )
+
+
+def training(cfg: Config, model: ConfigDict, epochs: int, seed: int, lr: float) -> Config:
+    """A whole config: the dense one's data, schedule and settings around a model, judged after every epoch.
+
+    Args:
+        cfg: the dense classifier's.
+        model: what is trained.
+        epochs: how long.
+        seed: of initial weights, order and augmentation.
+        lr: highest learning rate.
+    """
+    run = copy.deepcopy(cfg)
+    run.model = model
+    if 'arch' in run:
+        run.arch = copy.deepcopy(model.backbone.arch)
+    run.train_cfg.update(max_epochs=epochs, val_interval=1)
+    run.optim_wrapper.optimizer.lr = lr
+    run.randomness = dict(run.get('randomness') or {}, seed=seed)
+    # the last but one stays, for the time in which the last is being written
+    run.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
+    run.launcher, run.load_from, run.resume = 'none', None, True
+    run.pop('work_dir', None)  # says where, and is no part of what is trained
+    return run
