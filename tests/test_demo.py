@@ -11,9 +11,11 @@ import pytest
 from upvit_mm.arch import get_arch
 
 ROOT = Path(__file__).parents[1]
-PRUNED = {
-    'held_out': {name: {'top1': top1} for name, top1 in (('dense', 94.0), ('sliced', 90.0), ('compensated', 93.5))},
-    'costs': {'dense': {'macs@128x128': 48_000_000}, 'pruned': {'macs@128x128': 24_000_000}},
+COSTS = {'dense': {'macs@128x128': 48_000_000}, 'pruned': {'macs@128x128': 24_000_000}}
+ONE_SHOT = {name: {'top1': top1} for name, top1 in (('dense', 94.0), ('sliced', 90.0), ('compensated', 93.5))}
+COMPARED = {
+    'one_shot': ONE_SHOT,
+    'rows': [{'key': 'vanilla', 'mean': 80.0}, {'key': 'compensated-distilled', 'mean': 93.75}],
 }
 
 
@@ -36,10 +38,10 @@ def commands(demo, monkeypatch):
         seen.append(command)
         folder = Path(command[command.index('--work-dir') + 1])
         folder.mkdir(parents=True, exist_ok=True)
-        if command[0] == 'tools/prune.py':
-            get_arch('pvtv2-b0').save_json(folder / 'arch.json')
-            (folder / 'sliced.pth').write_bytes(Path(command[2]).read_bytes())
-            (folder / 'report.json').write_text(json.dumps(PRUNED))
+        if command[0] == 'tools/compare_classifiers.py':
+            get_arch('pvtv2-b0').save_json(folder / 'pruning/arch.json')
+            (folder / 'compare.json').write_text(json.dumps(COMPARED))
+            (folder / 'pruning/report.json').write_text(json.dumps({'costs': COSTS}))
         elif command[0] == 'tools/train.py':
             (folder / 'epoch_1.pth').write_bytes(b'weights')
             (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
@@ -85,15 +87,16 @@ def test_a_step_runs_once_for_the_same_inputs(demo, commands, digits_folder, tmp
     assert not leftover.exists()
 
 
-def test_pruning_runs_once_for_the_same_checkpoint(demo, commands, digits_folder, tmp_path):
+def test_finetuning_runs_once_for_the_same_checkpoint(demo, commands, digits_folder, tmp_path):
     (tmp_path / 'dense.pth').write_bytes(b'dense')
     results = {'classifier': {'checkpoint': str(tmp_path / 'dense.pth')}}
-    first = demo.run_pruning(tmp_path / 'demo', digits_folder, results)
-    assert first['metrics'] == {'accuracy/top1': 93.5}
-    assert demo.run_pruning(tmp_path / 'demo', digits_folder, results) == first
+    first = demo.run_finetuning(tmp_path / 'demo', digits_folder, results, quick=False)
+    assert first['metrics'] == {'accuracy/top1': 93.75}
+    assert first['checkpoint'].endswith('demo/pruned/compensated-distilled/seed0/epoch_5.pth')
+    assert demo.run_finetuning(tmp_path / 'demo', digits_folder, results, quick=False) == first
     assert len(commands) == 1
     (tmp_path / 'dense.pth').write_bytes(b'trained again')
-    demo.run_pruning(tmp_path / 'demo', digits_folder, results)
+    demo.run_finetuning(tmp_path / 'demo', digits_folder, results, quick=False)
     assert len(commands) == 2
 
 
@@ -123,7 +126,7 @@ def test_report(demo, digits_folder, tmp_path):
         name: {'metrics': metrics, 'seconds': 61, 'command': f'python train {name}'}
         for name in ('classifier', 'pruned', 'retinanet', 'mask-rcnn')
     }
-    results['pruned'] |= PRUNED
+    results['pruned'] |= {'costs': COSTS, 'one_shot': ONE_SHOT, 'vanilla': 80.0, 'epochs': 5}
     instances = dict(bboxes=torch.tensor([[1.0, 2, 30, 40]]), labels=torch.tensor([3]), scores=torch.tensor([0.9]))
     for name in ('retinanet', 'mask-rcnn'):
         (tmp_path / name).mkdir()
@@ -135,5 +138,7 @@ def test_report(demo, digits_folder, tmp_path):
     assert 'python train mask-rcnn' in report
     assert 'QUICK' in report
     assert '24.0 M multiply-accumulates at 128 px, dense 48.0 M' in report
+    assert '| vanilla of the pruned widths, from scratch, 5 epochs | 80.0 |' in report
+    assert '| UP, compensated, distilled, 5 epochs | 93.2 |' in report
     assert json.loads((tmp_path / 'results.json').read_text()) == results
     assert (tmp_path / 'detections.png').read_bytes().startswith(b'\x89PNG')

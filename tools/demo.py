@@ -1,4 +1,4 @@
-"""The main job on the embedded digits: train a classifier, prune it, train two detectors on what is left, report."""
+"""The main job on the embedded digits: classifier, pruning, distillation, two detectors on what is left, report."""
 
 import argparse
 import hashlib
@@ -63,7 +63,10 @@ DETECTORS = (
         True,
     ),
 )
-PRUNE = ['--budget', f'macs=50%@{SIZE}x{SIZE}', '--non-uniform', '--compensate', '--per-class', '40']
+BUDGET = f'macs@{SIZE}x{SIZE}'
+FINETUNE = ['--budget', f'macs=50%@{SIZE}x{SIZE}', '--prune-options', 'non_uniform=True', 'per_class=40']
+FINETUNE += ['--rows', 'vanilla', 'compensated-distilled', '--seeds', str(SEED), '--finetune-lr', '5e-4']
+FINETUNE_EPOCHS = 5
 
 
 def parse_args() -> argparse.Namespace:
@@ -83,8 +86,8 @@ def main() -> None:
     results: dict[str, dict] = {}
     console.rule(CLASSIFIER.name)
     results[CLASSIFIER.name] = run_step(CLASSIFIER, work_dir, data, results, args.quick)
-    console.rule('pruning')
-    results['pruned'] = run_pruning(work_dir, data, results)
+    console.rule('pruning and distillation')
+    results['pruned'] = run_finetuning(work_dir, data, results, args.quick)
     for step in DETECTORS:
         console.rule(step.name)
         results[step.name] = run_step(step, work_dir, data, results, args.quick)
@@ -135,25 +138,30 @@ def run_step(step: Step, work_dir: Path, data: Path, results: dict, quick: bool)
     return finish(result_file, result, train, start)
 
 
-def run_pruning(work_dir: Path, data: Path, results: dict) -> dict:
-    """Prune the classifier to half its multiply-accumulates, or reuse what was pruned from the same inputs."""
+def run_finetuning(work_dir: Path, data: Path, results: dict, quick: bool) -> dict:
+    """Prune the classifier to half its multiply-accumulates and distil, beside the vanilla network of those widths."""
     folder, source = work_dir / 'pruned', results[CLASSIFIER.name]['checkpoint']
+    epochs = 1 if quick else FINETUNE_EPOCHS
     inputs = [Config.fromfile(CLASSIFIER.config).pretty_text, sha256_of(data / 'dataset.json'), *code_identity()]
-    result_file = claim_folder(folder, '\n'.join([*inputs, sha256_of(source), *PRUNE]))
+    result_file = claim_folder(folder, '\n'.join([*inputs, sha256_of(source), *FINETUNE, str(epochs)]))
     if result_file.is_file():
         console.print(f'{folder}: finished before with the same inputs')
         return json.loads(result_file.read_text())
 
     start = time.monotonic()
-    command = ['tools/prune.py', CLASSIFIER.config, source, '--work-dir', str(folder), *PRUNE]
+    command = ['tools/compare_classifiers.py', CLASSIFIER.config, source, '--work-dir', str(folder), *FINETUNE]
+    command += ['--epochs', str(epochs)]
     run(command)
-    report = json.loads((folder / 'report.json').read_text())
+    compared = json.loads((folder / 'compare.json').read_text())
+    rows = {row['key']: row['mean'] for row in compared['rows']}
     result = {
-        'arch': str(folder / 'arch.json'),
-        'checkpoint': str(folder / 'sliced.pth'),
-        'metrics': {'accuracy/top1': report['held_out']['compensated']['top1']},
-        'held_out': report['held_out'],
-        'costs': report['costs'],
+        'arch': str(folder / 'pruning' / 'arch.json'),
+        'checkpoint': str(folder / 'compensated-distilled' / f'seed{SEED}' / f'epoch_{epochs}.pth'),
+        'metrics': {'accuracy/top1': rows['compensated-distilled']},
+        'vanilla': rows['vanilla'],
+        'epochs': epochs,
+        'one_shot': compared['one_shot'],
+        'costs': json.loads((folder / 'pruning' / 'report.json').read_text())['costs'],
     }
     return finish(result_file, result, command, start)
 
@@ -241,15 +249,19 @@ def write_report(work_dir: Path, data: Path, results: dict, quick: bool) -> None
 
 
 def pruning_lines(pruned: dict) -> list[str]:
-    """What pruning took away and what it cost, before any fine-tuning."""
-    held_out, dense, left = pruned['held_out'], pruned['costs']['dense'], pruned['costs']['pruned']
-    name = f'macs@{SIZE}x{SIZE}'
+    """What pruning took away, what it cost, and what fine-tuning brought back."""
+    one_shot, dense, left = pruned['one_shot'], pruned['costs']['dense'][BUDGET], pruned['costs']['pruned'][BUDGET]
     return [
-        f'The detectors stand on the pruned backbone: {left[name] / 1e6:.1f} M multiply-accumulates at {SIZE} px, '
-        f'dense {dense[name] / 1e6:.1f} M. Right after pruning the classifier has '
-        f'{held_out["sliced"]["top1"]:.1f} % top-1, compensated {held_out["compensated"]["top1"]:.1f} %, '
-        f'dense {held_out["dense"]["top1"]:.1f} % '
-        '([widths, scores, costs](pruned/report.md)).',
+        f'The detectors stand on the pruned backbone: {left / 1e6:.1f} M multiply-accumulates at {SIZE} px, dense '
+        f'{dense / 1e6:.1f} M ([widths, scores, costs](pruned/pruning/report.md)).',
+        '',
+        '| classifier | top-1 % |',
+        '|---|---:|',
+        f'| dense | {one_shot["dense"]["top1"]:.1f} |',
+        f'| vanilla of the pruned widths, from scratch, {pruned["epochs"]} epochs | {pruned["vanilla"]:.1f} |',
+        f'| UP, sliced | {one_shot["sliced"]["top1"]:.1f} |',
+        f'| UP, compensated | {one_shot["compensated"]["top1"]:.1f} |',
+        f'| UP, compensated, distilled, {pruned["epochs"]} epochs | {pruned["metrics"]["accuracy/top1"]:.1f} |',
         '',
     ]
 

@@ -12,7 +12,8 @@ from mmengine.runner import load_checkpoint
 from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.scores import load_scores
-from upvit_mm.workflow.prune import prune
+from upvit_mm.workflow.nets import build_net
+from upvit_mm.workflow.prune import PruneJob, prune
 from upvit_mm.workflow.settings import Settings
 
 
@@ -105,6 +106,24 @@ def test_kl_and_fisher_rank_alike(cfg, checkpoint, target, tmp_path):
     assert torch.stack(ranks).median() > 0.8
 
 
+def test_a_backbone_without_a_head(cfg, checkpoint, tmp_path):
+    """Sliced and compensated by its stream alone; the dense features are followed more closely than by slicing."""
+    state = torch.load(checkpoint, weights_only=True)['state_dict']
+    torch.save({k: v for k, v in state.items() if not k.startswith('head')}, tmp_path / 'headless.pth')
+    goal = ArchSpec.from_dict(cfg.arch).with_widths({'mlp_hidden_dims': 64})
+    settings = Settings(method='magnitude', eval_images=0, per_class=4, compensate=True)
+    job = PruneJob(cfg, str(tmp_path / 'headless.pth'), goal, tmp_path, settings)
+    job.run()
+    lacks = []
+    for name in ('plain', 'sliced'):
+        pruned = torch.load(tmp_path / f'{name}.pth', weights_only=True)['state_dict']
+        assert not any(key.startswith('head') for key in pruned)
+        with torch.no_grad():
+            net = build_net(goal, pruned)
+            lacks.append(sum((net(b.images) - job.dense(b.images)).square().sum() for b in job.proxy))
+    assert lacks[1] < 0.5 * lacks[0]
+
+
 def test_bad_input(cfg, checkpoint, target, tmp_path):
     with pytest.raises(ValueError, match="method = 'guess'"):
         Settings(method='guess')
@@ -116,8 +135,9 @@ def test_bad_input(cfg, checkpoint, target, tmp_path):
     state = torch.load(checkpoint, weights_only=True)['state_dict']
     headless = {k: v for k, v in state.items() if not k.startswith('head')}
     torch.save(headless, tmp_path / 'headless.pth')
-    with pytest.raises(ValueError, match='has no linear head'):
-        prune(cfg, str(tmp_path / 'headless.pth'), target, tmp_path, Settings(**quick))
+    for settings in (quick, dict(method='fisher', eval_images=0)):
+        with pytest.raises(ValueError, match='has no linear head'):
+            prune(cfg, str(tmp_path / 'headless.pth'), target, tmp_path, Settings(**settings))
     wider = ArchSpec.from_dict({**target.to_dict(), 'mlp_hidden_dims': 4096})
     with pytest.raises(ValueError, match=r'mlp_hidden: the target keeps 4096 of'):
         prune(cfg, checkpoint, wider, tmp_path, Settings(**quick))

@@ -2,9 +2,10 @@
 
 Front to back, each ``attn.proj`` and ``mlp.fc2`` and at last the head is corrected by ridge regression on unlabelled
 images: from the layer's input in the sliced network (whose earlier layers are already corrected) to what still lacks
-for the dense residual stream on the kept channels. Branches that a plan removes are part of what lacks, so the layer
-in front of them makes up for them too. Convolutions (PVTv2's patch embeddings, spatial reductions and depth-wise
-filters) and norms stay as sliced; what they get wrong is corrected by the next linear layer behind them.
+for the dense residual stream on the kept channels. In a classifier with a class token, which is all that its head
+reads, that token counts as much as all patches together. Branches that a plan removes are part of what lacks, so the
+layer in front of them makes up for them too. Convolutions (PVTv2's patch embeddings, spatial reductions and
+depth-wise filters) and norms stay as sliced; what they get wrong is corrected by the next linear layer behind them.
 
 This is ours, not the paper's.
 """
@@ -34,13 +35,13 @@ def compensate(
     sliced: PosteriorNet,
     plan: PrunePlan,
     batches: Sequence[Batch],
-    ridge: float = 1e-3,
+    ridge: float = 1e-2,
     report: Report | None = None,
 ) -> None:
     """Correct a sliced network in place.
 
     Args:
-        dense: the network that was sliced.
+        dense: the network that was sliced, with its head or without.
         sliced: the network of ``plan.target_arch``.
         plan: what was kept.
         batches: unlabelled images; they are gone through once a layer, so that memory does not depend on their
@@ -67,7 +68,8 @@ def compensate(
             layer = block.mlp.fc2 if half % 2 else block.attn.proj
             lack = partial(_stream_lack, entry=Entry(i, half + 1), target=Entry(i, dense_half), kept=kept)
             _correct(layer, dense, sliced, batches, lack, ridge, report, f'{stage_name(i)}.{half}')
-    _correct(sliced.head, dense, sliced, batches, None, ridge, report, 'head')
+    if sliced.head is not None:
+        _correct(sliced.head, dense, sliced, batches, None, ridge, report, 'head')
 
 
 def _stream_lack(ours: dict, theirs: dict, entry: Entry, target: Entry, kept: Tensor) -> Tensor:
@@ -99,9 +101,10 @@ def _correct(
             ours, logits = sliced.activations(images)
             theirs, reference = dense.activations(images)
             missing = reference - logits if lack is None else lack(ours, theirs)
-            missing = missing.double().cpu().flatten(0, -2)  # (rows, out)
+            weights = _token_weights(inputs[0], sliced)
+            missing = missing.double().cpu().flatten(0, -2) * weights  # (rows, out)
             x = inputs[0].double().cpu().flatten(0, -2)
-            x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)  # (rows, in + 1)
+            x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1) * weights  # (rows, in + 1)
             gram += x.T @ x
             moment += x.T @ missing
             rows, square = rows + len(x), square + missing.square().sum().item()
@@ -119,3 +122,12 @@ def _correct(
     if report:
         explained = (2 * (change * moment).sum() - (change * (gram @ change)).sum()).item()
         report(name, 1 - explained / square if square else 0.0)
+
+
+def _token_weights(x: Tensor, net: PosteriorNet) -> Tensor:
+    """Root of the weight of every row: ``(rows, 1)`` float64 for tokens ``(B, P+N, C)`` or vectors ``(B, C)``."""
+    weights = torch.ones(x.shape[:-1], dtype=torch.float64)
+    prefix = net.backbone.num_prefix_tokens
+    if net.head is not None and prefix and x.ndim == 3 and x.shape[1] > prefix:
+        weights[:, :prefix] = ((x.shape[1] - prefix) / prefix) ** 0.5
+    return weights.flatten()[:, None]

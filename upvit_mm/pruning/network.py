@@ -39,16 +39,17 @@ class PosteriorNet(nn.Module):
 
     Args:
         backbone: ``UPDeiT`` or ``UPPVTv2``.
-        head: from the last embedding to the classes.
+        head: from the last embedding to the classes; None for a backbone alone, which gives features
+            in the place of logits.
 
     Raises:
         ValueError: the head reads another width than the backbone's last embedding.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Linear):
+    def __init__(self, backbone: nn.Module, head: nn.Linear | None):
         super().__init__()
         width = backbone.arch.embed_dims[-1]
-        if head.in_features != width:
+        if head is not None and head.in_features != width:
             raise ValueError(f'head reads {head.in_features} channels: the last embedding of the backbone has {width}.')
         self.backbone = backbone
         self.head = head
@@ -94,7 +95,8 @@ class PosteriorNet(nn.Module):
             x, first = stages[i].norm(x), -1
             if i + 1 < len(stages):
                 x = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, H, W)
-        return self.head(x[:, 0] if self.backbone.num_prefix_tokens else x.mean(dim=1))
+        features = x[:, 0] if self.backbone.num_prefix_tokens else x.mean(dim=1)
+        return features if self.head is None else self.head(features)
 
     def _run_half(self, i: int, half: int, x: Tensor, grid: Grid) -> Tensor:
         blocks = self.backbone.stages[i].blocks

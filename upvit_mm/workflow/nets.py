@@ -18,12 +18,14 @@ BACKBONES = {'deit': UPDeiT, 'pvtv2': UPPVTv2}
 
 
 def build_net(arch: ArchSpec, state: dict[str, Tensor], device: str = 'cpu') -> PosteriorNet:
-    """The network of a classifier's state dict.
+    """The network of a classifier's state dict, or of a backbone's when there is no head in it.
 
     Raises:
         ValueError: the state dict does not fit the architecture.
     """
-    head = nn.Linear(arch.embed_dims[-1], len(state['head.fc.bias']))
+    head = None
+    if 'head.fc.bias' in state:
+        head = nn.Linear(arch.embed_dims[-1], len(state['head.fc.bias']))
     net = PosteriorNet(BACKBONES[arch.family](arch, out_indices=(-1,)), head)
     weights = {k.replace('head.fc.', 'head.'): v for k, v in state.items()}
     check_state(weights, net.state_dict(), f'arch {arch.name or "custom"}')

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from upvit_mm.arch import ArchSpec
+from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import load_classifier, save_checkpoint
 from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, proxy_set
 from upvit_mm.files import sha256_of, write_text_atomically
@@ -84,15 +84,19 @@ class PruneJob:
         init_default_scope('mmpretrain')
         self.cfg, self.checkpoint, self.goal, self.settings = cfg, checkpoint, goal, settings
         self.work_dir, self.scores_file, self.crew = Path(work_dir), scores_file, crew
-        self.source = ArchSpec.from_dict(cfg.model.backbone.arch)
+        self.source = resolve_arch(cfg.model.backbone.arch)
         if isinstance(goal, ArchSpec) and goal.family != self.source.family:
             raise ValueError(f'target family = {goal.family!r}: the source is a {self.source.family}.')
         self.state = load_classifier(checkpoint)
-        if 'head.fc.weight' not in self.state:
+        self.num_classes = len(self.state.get('head.fc.bias', ()))
+        needs_head = (
+            not scores_file and not isinstance(goal, PrunePlan) and settings.method not in ('magnitude', 'random')
+        )
+        if not self.num_classes and (needs_head or settings.eval_images):
             raise ValueError(
-                f'checkpoint {checkpoint!r} has no linear head; importance is measured on class posteriors.'
+                f'checkpoint {checkpoint!r} has no linear head: importance and KL are measured on class posteriors. A '
+                'backbone alone needs --scores, --plan or --method magnitude, and --eval-images 0.'
             )
-        self.num_classes = len(self.state['head.fc.bias'])
         self.sha256 = sha256_of(checkpoint)
         self.ledger = Ledger(self.work_dir)
         self.method = settings.method  # of the scores; a file of scores knows its own
@@ -218,7 +222,8 @@ class PruneJob:
             net = build_net(plan.target_arch, state, s.device)
             compensate(self.dense, net, plan, self.proxy, s.ridge)
             state = {f'backbone.{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
-            state |= {f'head.fc.{k}': v.cpu() for k, v in net.head.state_dict().items()}
+            if net.head is not None:
+                state |= {f'head.fc.{k}': v.cpu() for k, v in net.head.state_dict().items()}
         self._save(plan, state, 'sliced.pth')
         self.ledger.record('slice', inputs, *files)
 

@@ -54,7 +54,7 @@ class Settings:
     non_uniform: bool = False
     window_size: int = 0
     compensate: bool = False
-    ridge: float = 1e-3
+    ridge: float = 1e-2
     seed: int = 0
     eval_images: int = 1000
     batch_size: int = 32
@@ -106,7 +106,7 @@ def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Sett
     settings |= {name: given[name] for name in names if given.get(name) is not None}
     ((kind, value),) = goals.items()
     if kind == 'widths':
-        goal = ArchSpec.from_dict(cfg.model.backbone.arch).with_widths(value)
+        goal = resolve_arch(cfg.model.backbone.arch).with_widths(value)
     else:
         goal = {'target': resolve_arch, 'budget': Budget.parse, 'plan': PrunePlan.load}[kind](value)
     return goal, Settings(**settings)
