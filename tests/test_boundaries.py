@@ -17,8 +17,8 @@ ALLOWED = {
     'checkpoints': {'arch', 'pruning'},
     # checkpoints: a backbone's load hook; pruning: the plan that a distilled student comes from
     'models': {'arch', 'pruning', 'checkpoints', 'registry', 'openmmlab'},
-    'hooks': {'registry'},
-    'consistency': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
+    'hooks': {'arch', 'checkpoints', 'consistency', 'models', 'registry'},
+    'consistency': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'workflow', 'registry', 'openmmlab'},
     'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
     'data': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},

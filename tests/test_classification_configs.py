@@ -41,7 +41,7 @@ def test_imagenet_recipe(path):
     assert cfg.model.teacher.checkpoint in Path(pruning.filename).read_text()
     assert cfg.model.init_cfg == dict(type='Pretrained', checkpoint=str(folder / 'sliced.pth'))
     assert cfg.model.type == 'upvit_mm.DistillClassifier'
-    assert cfg.model.head.in_channels == arch.embed_dims[-1]
+    assert 'in_channels' not in cfg.model.head  # follows --cfg-options model.backbone.arch=arch.json
     assert cfg.model.teacher.head.in_channels == get_arch(cfg.model.teacher.backbone.arch).embed_dims[-1]
     if is_deit:
         assert cfg.model.distill == dict(soft=dict(type='upvit_mm.SoftTargetKL', loss_weight=6.4))
@@ -72,7 +72,9 @@ def test_data_and_hooks(path):
     for part in ('train', 'val'):
         dataset = cfg[f'{part}_dataloader'].dataset
         assert (dataset.type, dataset.data_root, dataset.split) == ('ImageNet', 'data/imagenet', part)
-    assert cfg.custom_hooks == [dict(type='EMAHook', momentum=1e-4), dict(type='upvit_mm.StopOnNonFiniteLoss')]
+    ours = [dict(type=f'upvit_mm.{name}') for name in ('StopOnNonFiniteLoss', 'SeedEveryEpoch')]
+    assert cfg.custom_hooks == [dict(type='EMAHook', momentum=1e-4), *ours]
+    assert not cfg.train_dataloader.persistent_workers
     cfg.merge_from_dict({'custom_hooks.0.type': 'upvit_mm.EpochEMAHook', 'custom_hooks.0.momentum': 0.001})
     assert cfg.custom_hooks[0] == dict(type='upvit_mm.EpochEMAHook', momentum=0.001)
     assert 'custom_hooks.0.type=upvit_mm.EpochEMAHook custom_hooks.0.momentum=0.001' in SCHEDULE.read_text()
@@ -173,6 +175,8 @@ def test_demo_with_the_files_of_a_pruning(path, tmp_path, scope):
 
     cfg = Config.fromfile(path)
     text = path.read_text()
+    assert {hook.type for hook in cfg.custom_hooks} == {'upvit_mm.StopOnNonFiniteLoss', 'upvit_mm.SeedEveryEpoch'}
+    assert not cfg.train_dataloader.persistent_workers
     assert 'model.backbone.arch=DIR/arch.json model.init_cfg.checkpoint=DIR/sliced.pth' in text
     scope('mmpretrain')
     parts = ('backbone', 'neck', 'head')

@@ -78,7 +78,7 @@ def set_training_options(cfg: Config, amp: bool, auto_scale_lr: bool, resume: st
 
 
 def build_runner(cfg: Config, parts: tuple[str, ...]) -> Runner:
-    """The Runner of a config whose data were checked first.
+    """The Runner of a config whose data were checked first; it checks what it is resumed from.
 
     Args:
         cfg: a whole config of mmdet or mmpretrain.
@@ -86,12 +86,15 @@ def build_runner(cfg: Config, parts: tuple[str, ...]) -> Runner:
 
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
-        ValueError: an annotation file is damaged, or does not fit the config's classes.
+        ValueError: an annotation file is damaged or does not fit the config's classes, or a class has no images.
     """
     check_datasets(cfg, parts)
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _start_on_cpus(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in forms of their own
+        runner.register_hook(dict(type='upvit_mm.CheckResumed'))
+    return runner
 
 
 def _start_on_cpus(cfg: Config) -> None:

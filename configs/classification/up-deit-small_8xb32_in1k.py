@@ -22,7 +22,6 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(arch=_base_.arch),
-    head=dict(in_channels=_base_.arch.embed_dims[-1]),
     init_cfg=dict(type='Pretrained', checkpoint='work_dirs/up-deit-small_from-deit-base_in1k/sliced.pth'),
     teacher=dict(
         backbone=dict(arch='deit-base'),

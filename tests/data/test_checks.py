@@ -105,3 +105,50 @@ def test_categories_are_found_wherever_they_stand(tmp_path):
     content = {'categories': [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dög'}], 'images': [], 'annotations': []}
     (tmp_path / 'a.json').write_text(json.dumps(content, indent=1), encoding='utf-8')
     assert read_categories(tmp_path / 'a.json') == ['cat', 'dög']
+
+
+def folder_config(root, **settings):
+    dataset = dict(type='CustomDataset', data_root=str(root), data_prefix='train') | settings
+    return dict(train_dataloader=dict(dataset=dataset))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Classes cat and dog, one image each, the dog's in a folder below."""
+    for path in ('cat/a.PNG', 'dog/more/b.jpg'):
+        (tmp_path / 'train' / path).parent.mkdir(parents=True)
+        (tmp_path / 'train' / path).touch()
+    return tmp_path
+
+
+def test_class_folders(folders):
+    check_datasets(folder_config(folders), ('train',))
+    check_datasets(folder_config(folders, data_prefix=dict(img_path='train')), ('train',))
+    check_datasets(folder_config(folders, type='ImageNet', split='train', data_prefix=''), ('train',))
+    for name, file in (('.ipynb_checkpoints', 'notes.txt'), ('eel', '.hidden.png')):
+        (folders / 'train' / name).mkdir()
+        (folders / 'train' / name / file).touch()
+    message = r"train': 2 of 4 class folders have no image \(.jpg, .*\): .ipynb_checkpoints, eel\. Put images there"
+    image_net = dict(type='ImageNet', split='train', data_prefix='')
+    for settings in ({}, image_net, dict(data_prefix=dict(img_path='train'))):
+        with pytest.raises(ValueError, match=message):
+            check_datasets(folder_config(folders, **settings), ('train',))
+    with pytest.raises(ValueError, match=r'4 of 4 class folders have no image \(\.webp\): .ipynb_checkpoints, cat,'):
+        check_datasets(folder_config(folders, extensions=['.WEBP']), ('train',))
+    (folders / 'train/eel/b.webp').touch()
+    (folders / 'train/.ipynb_checkpoints/b.webp').touch()
+    check_datasets(folder_config(folders, extensions=['.webp', '.png', '.jpg']), ('train',))
+
+
+def test_folders_that_are_no_classes(folders):
+    """An annotation file names the images, or nobody asks for labels."""
+    (folders / 'train/empty').mkdir()
+    for settings in (dict(ann_file='list.txt'), dict(with_label=False), dict(type='ImageNet', split='test')):
+        check_datasets(folder_config(folders, **settings), ('train',))
+    (folders / 'meta').mkdir()
+    (folders / 'meta/train.txt').touch()
+    check_datasets(folder_config(folders, type='ImageNet', split='train', data_prefix=''), ('train',))
+    with pytest.raises(FileNotFoundError, match=r"val' does not exist"):
+        check_datasets(folder_config(folders, type='ImageNet', split='val', data_prefix=''), ('train',))
+    with pytest.raises(ValueError, match=r"empty' has no class folders; set data_prefix"):
+        check_datasets(folder_config(folders, data_prefix='train/empty'), ('train',))

@@ -26,6 +26,11 @@ NARROWER = {  # half the attention, 5/8 of the FFN, 3/4 of the embedding; PVTv2 
         mlp_hidden_dims=[80, 160, 200, 320],
     ),
 }
+SMALL = {  # one block a stage: a step takes milliseconds
+    'deit': dict(embed_dims=[24], depths=[1], num_heads=2, qk_dims=24, v_dims=24, qk_scales=0.3, mlp_hidden_dims=48),
+    'pvtv2': dict(embed_dims=[8, 16, 20, 24], depths=[1] * 4, num_heads=[1, 1, 2, 2], qk_dims=[8, 16, 20, 24])
+    | dict(v_dims=[8, 16, 20, 24], qk_scales=0.3, mlp_hidden_dims=[16, 32, 40, 48]),
+}
 
 
 @pytest.fixture
@@ -43,6 +48,26 @@ def cfg(family, dense_config, digits_folder) -> Config:
     for part in ('train', 'val', 'test'):
         cfg[f'{part}_dataloader'].dataset.data_root = str(digits_folder / 'classification')
     return cfg
+
+
+@pytest.fixture
+def shrink(family, monkeypatch) -> Callable[[Config], Config]:
+    """``shrink(cfg)``: a network and data so small that they take a second; configs are written as they are."""
+    for name in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):  # where one line of OpenMMLab or the other has it
+        monkeypatch.setattr(f'{name}.FormatCode', lambda text, **style: (text, True), raising=False)
+
+    def change(cfg: Config) -> Config:
+        arch = ArchSpec.from_dict(cfg.arch).with_widths(SMALL[family])
+        cfg.arch = cfg.model.backbone.arch = arch.to_dict()
+        cfg.model.head.in_channels = arch.embed_dims[-1]
+        for part in ('train', 'val', 'test'):
+            cfg[f'{part}_dataloader'].update(num_workers=0, persistent_workers=False, batch_size=20)
+            cfg[f'{part}_dataloader'].dataset.serialize_data = False  # which collects garbage
+            if part != 'train':
+                cfg[f'{part}_dataloader'].dataset.indices = range(0, 1000, 20)
+        return cfg
+
+    return change
 
 
 @pytest.fixture

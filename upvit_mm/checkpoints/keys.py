@@ -116,6 +116,17 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], nam
     Raises:
         ValueError: a tensor is missing, extra or mis-shaped: the first five and the count.
     """
+    if problems := differences(state, expected):
+        raise ValueError(
+            f'checkpoint does not fit {name}: {len(problems)} of {len(expected)} tensors differ: '
+            f'{"; ".join(problems[:5])}{"; ..." if len(problems) > 5 else ""}. '
+            'Use the arch.json that was written beside the checkpoint, or the checkpoint of this arch'
+            + ('; is its prefix right?' if not state else '.')
+        )
+
+
+def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What is mis-shaped, missing or extra in a state dict, a few words for each tensor."""
     missing = [f'{k} is missing' for k in expected if k not in state]
     extra = [f'{k} is not in the model' for k in state if k not in expected]
     shapes = [
@@ -123,14 +134,7 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], nam
         for k, v in expected.items()
         if k in state and state[k].shape != v.shape
     ]
-    problems = shapes + missing + extra
-    if problems:
-        raise ValueError(
-            f'checkpoint does not fit {name}: {len(problems)} of {len(expected)} tensors differ: '
-            f'{"; ".join(problems[:5])}{"; ..." if len(problems) > 5 else ""}. '
-            'Use the arch.json that was written beside the checkpoint, or the checkpoint of this arch'
-            + ('; is its prefix right?' if not state else '.')
-        )
+    return shapes + missing + extra
 
 
 def _take(tensor: Tensor, rule: Rule, key: str) -> Tensor:

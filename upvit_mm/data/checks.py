@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset')
 FOLDER_TYPES = ('CustomDataset', 'mmpretrain.CustomDataset', 'ImageNet', 'mmpretrain.ImageNet')
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # mmpretrain's, unless a dataset has its own
 
 
 def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str]) -> None:
     """Check every COCO and image-folder dataset that the given parts of a config read from this machine's disk.
 
     A category of the annotation file that the config does not list raises, since mmdet drops its objects without a
-    word; set ``allow_unlisted_categories = True`` in the config to train on a subset on purpose. Datasets of other
-    types and those behind a ``backend_args`` or an address are left to mmengine.
+    word; set ``allow_unlisted_categories = True`` in the config to train on a subset on purpose. So does a class folder
+    without images, which mmpretrain only logs. Datasets of other types and those behind a ``backend_args`` or an
+    address are left to mmengine.
 
     Args:
         cfg: a config of mmdet or mmpretrain.
@@ -25,7 +28,8 @@ def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
-        ValueError: an annotation file is damaged, or its categories are not those of the config in the same order.
+        ValueError: an annotation file is damaged, its categories are not those of the config in the same order, or a
+            class folder has no images.
     """
     for part in parts:
         for dataset in _datasets(cfg.get(f'{part}_dataloader')):
@@ -33,6 +37,8 @@ def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str]) -> None:
             if dataset.get('backend_args') or kind not in COCO_TYPES + FOLDER_TYPES:
                 continue
             _check_folders(dataset)
+            if kind in FOLDER_TYPES:
+                _check_classes(dataset)
             if kind in COCO_TYPES and dataset.get('ann_file') and not _is_address(dataset, dataset['ann_file']):
                 allow_unlisted = bool(cfg.get('allow_unlisted_categories'))
                 _check_coco(dataset, _path(dataset, dataset['ann_file']), allow_unlisted)
@@ -59,7 +65,7 @@ def _is_address(dataset: Mapping[str, Any], part: str) -> bool:
 
 
 def _check_folders(dataset: Mapping[str, Any]) -> None:
-    prefix = dataset.get('data_prefix')
+    prefix = dataset.get('data_prefix') or dataset.get('split')  # ImageNet's split is a folder
     prefixes = list(prefix.values()) if isinstance(prefix, Mapping) else [prefix] if isinstance(prefix, str) else []
     for part in ['', *(p for p in prefixes if isinstance(p, str))]:
         if not _is_address(dataset, part) and not _path(dataset, part).is_dir():
@@ -67,6 +73,37 @@ def _check_folders(dataset: Mapping[str, Any]) -> None:
                 f'data folder {str(_path(dataset, part))!r} does not exist: put the data there, link it, or set '
                 'data_root (the embedded digits: python tools/prepare_digits.py).'
             )
+
+
+def _check_classes(dataset: Mapping[str, Any]) -> None:
+    """Every folder below the images' folder is a class, unless an annotation file says otherwise."""
+    split, prefix = dataset.get('split'), dataset.get('data_prefix') or dataset.get('split') or ''
+    listed = dataset.get('ann_file') or (split and _path(dataset, f'meta/{split}.txt').is_file())
+    prefix = prefix.get('img_path', '') if isinstance(prefix, Mapping) else prefix
+    if listed or split == 'test' or not dataset.get('with_label', True) or _is_address(dataset, prefix):
+        return
+    root = _path(dataset, prefix)
+    endings = tuple(ending.lower() for ending in dataset.get('extensions', IMAGE_ENDINGS))
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    if not folders:
+        raise ValueError(f'data folder {str(root)!r} has no class folders; set data_prefix to the folder that has.')
+    empty = [path.name for path in folders if not _has_image(path, endings)]
+    if empty:
+        raise ValueError(
+            f'data folder {str(root)!r}: {len(empty)} of {len(folders)} class folders have no image '
+            f'({", ".join(endings)}): {", ".join(empty[:5])}. Put images there, or remove what is no class.'
+        )
+
+
+def _has_image(folder: str | os.PathLike, endings: tuple[str, ...]) -> bool:
+    with os.scandir(folder) as entries:  # os.walk would read a folder of 1,300 images to its end first
+        for entry in entries:
+            if entry.is_dir():
+                if _has_image(entry.path, endings):
+                    return True
+            elif entry.name.lower().endswith(endings) and not entry.name.startswith('.'):
+                return True
+    return False
 
 
 def _check_coco(dataset: Mapping[str, Any], path: Path, allow_unlisted: bool) -> None:

@@ -2,5 +2,8 @@
 
 from upvit_mm.hooks.epoch_ema import EpochEMAHook
 from upvit_mm.hooks.finite_loss import StopOnNonFiniteLoss
+from upvit_mm.hooks.resume_check import CheckResumed
+from upvit_mm.hooks.seed_epochs import SeedEveryEpoch
+from upvit_mm.hooks.token_consistency import TokenConsistencyHook
 
-__all__ = ['EpochEMAHook', 'StopOnNonFiniteLoss']
+__all__ = ['CheckResumed', 'EpochEMAHook', 'SeedEveryEpoch', 'StopOnNonFiniteLoss', 'TokenConsistencyHook']

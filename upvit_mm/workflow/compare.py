@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,15 +12,14 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from upvit_mm.arch import ArchSpec
+from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import load_classifier
 from upvit_mm.data.checks import check_datasets
-from upvit_mm.data.image_set import choose_images
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.workflow.compare_report import write_comparison
-from upvit_mm.workflow.finetune import Lesson, check_dense_config, classifier, taught, training
+from upvit_mm.workflow.finetune import Lesson, balanced_subset, check_dense_config, classifier, taught, training
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.prune import prune
 from upvit_mm.workflow.settings import Goal, Settings, goal_text
@@ -98,25 +96,6 @@ class Options:
             raise ValueError(f'rows: {unknown[0]!r} is unknown; known: {", ".join(known)}.')
 
 
-def balanced_subset(cfg: Config, count: int, seed: int) -> Config:
-    """The config with its training data cut to ``count`` images, as many of each class, chosen by ``seed``.
-
-    Raises:
-        ValueError: ``count`` is no multiple of the classes, or a class has too few images.
-    """
-    from mmpretrain.registry import DATASETS
-
-    classes, dataset = cfg.model.head.num_classes, cfg.train_dataloader.dataset
-    if count % classes:
-        raise ValueError(f'train_images = {count}: must be a multiple of the {classes} classes.')
-    if 'dataset' in dataset or 'datasets' in dataset or 'indices' in dataset:
-        raise ValueError(f'train_dataloader.dataset: no subset can be taken of {dataset.type} with these settings.')
-    labels = DATASETS.build(dict(dataset, pipeline=[], _scope_='mmpretrain')).get_gt_labels()
-    cfg = copy.deepcopy(cfg)
-    cfg.train_dataloader.dataset.indices = choose_images(labels, count // classes, seed, classes)
-    return cfg
-
-
 class Comparison:
     """Prunes, trains all rows for all seeds, and writes what came out; whatever is done already is not done again.
 
@@ -151,7 +130,7 @@ class Comparison:
             cfg = balanced_subset(cfg, options.train_images, settings.seed)
         self.cfg, self.goal, self.settings, self.options = cfg, goal, settings, options
         self.work_dir, self.say = Path(work_dir).absolute(), say
-        self.given, self.source = checkpoint, ArchSpec.from_dict(cfg.model.backbone.arch)
+        self.given, self.source = checkpoint, resolve_arch(cfg.model.backbone.arch)
         self.lr = options.lr or cfg.optim_wrapper.optimizer.lr
         self.finetune_lr = options.finetune_lr or self.lr
         self.dense = self.work_dir / 'dense.pth'  # set to the file that is used

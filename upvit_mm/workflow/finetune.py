@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from upvit_mm.arch import ArchSpec
+from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.data.image_set import choose_images
+from upvit_mm.registry import MODELS
 
 CLASSIFIERS = ('ImageClassifier', 'mmpretrain.ImageClassifier')
+STUDENT = 'upvit_mm.DistillClassifier'
 BACKBONES = ('upvit_mm.UPDeiT', 'upvit_mm.UPPVTv2')
+TERMS = {'SoftTargetKL': 'soft', 'FeatureMSE': 'feature', 'TokenMSE': 'token'}  # losses, as a Lesson calls them
+HOOKS = ('upvit_mm.StopOnNonFiniteLoss', 'upvit_mm.SeedEveryEpoch')  # of every training
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,24 @@ class Lesson:
         weights = {name: getattr(self, name) for name in ('soft', 'feature', 'token')}
         if min(weights.values()) < 0 or not any(weights.values()):
             raise ValueError(f'weights of distillation = {weights}: none may be negative, and one must be above 0.')
+
+    @classmethod
+    def of(cls, distill: Mapping[str, Mapping]) -> Lesson:
+        """What the ``distill`` of a config teaches.
+
+        Raises:
+            ValueError: a loss that is none of ours, or twice the same.
+        """
+        lesson = {'soft': 0.0}
+        losses = [MODELS.build(dict(config)) for config in distill.values()]
+        kinds = [TERMS.get(type(loss).__name__) for loss in losses]
+        if None in kinds or len(set(kinds)) < len(kinds):
+            raise ValueError(f'distill = {dict(distill)!r}: each of {", ".join(TERMS)} at most once, and no other.')
+        for kind, loss in zip(kinds, losses):
+            lesson[kind] = loss.loss_weight
+            if kind == 'soft':
+                lesson['temperature'] = loss.temperature
+        return cls(**lesson)
 
     def terms(self, student: ArchSpec, teacher: ArchSpec, plans: Sequence[Path] = ()) -> dict[str, dict]:
         """The ``distill`` of a ``DistillClassifier``.
@@ -72,8 +95,51 @@ def check_dense_config(cfg: Config) -> None:
         raise ValueError(f"model.type = {model.get('type')!r}: must be 'ImageClassifier', the dense network's config.")
     if model.backbone.type not in BACKBONES:
         raise ValueError(f'model.backbone.type = {model.backbone.type!r}: must be one of {", ".join(BACKBONES)}.')
-    if not (cfg.train_cfg.get('by_epoch') or cfg.train_cfg.get('type') == 'EpochBasedTrainLoop'):
-        raise ValueError('train_cfg: must count epochs (EpochBasedTrainLoop).')
+    train_cfg = cfg.get('train_cfg') or {}
+    if not (train_cfg.get('by_epoch') or train_cfg.get('type') == 'EpochBasedTrainLoop'):
+        raise ValueError('train_cfg: must be there and count epochs (EpochBasedTrainLoop).')
+
+
+def without_teacher(cfg: Config) -> Config:
+    """A recipe of distillation as the config of the dense network that teaches in it; another config as it is.
+
+    Data, augmentation, schedule and loss on labels are the recipe's, network and head the teacher's.
+
+    Raises:
+        ValueError: the teacher has a preprocessing of its own.
+    """
+    if cfg.model.type != STUDENT:
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    teacher = cfg.model.teacher
+    if teacher.get('data_preprocessor'):
+        raise ValueError("teacher.data_preprocessor: the dense network's own preprocessing is not supported here.")
+    arch = resolve_arch(teacher.backbone.arch)
+    for key in ('teacher', 'distill', 'init_cfg'):
+        cfg.model.pop(key, None)
+    cfg.model.type = CLASSIFIERS[0]
+    cfg.model.backbone.arch = arch.to_dict()
+    cfg.model.head.in_channels = arch.embed_dims[-1]
+    return cfg
+
+
+def balanced_subset(cfg: Config, count: int, seed: int) -> Config:
+    """The config with its training data cut to ``count`` images, as many of each class, chosen by ``seed``.
+
+    Raises:
+        ValueError: ``count`` is no multiple of the classes, or a class has too few images.
+    """
+    from mmpretrain.registry import DATASETS
+
+    classes, dataset = cfg.model.head.num_classes, cfg.train_dataloader.dataset
+    if count % classes:
+        raise ValueError(f'train_images = {count}: must be a multiple of the {classes} classes.')
+    if 'dataset' in dataset or 'datasets' in dataset or 'indices' in dataset:
+        raise ValueError(f'train_dataloader.dataset: no subset can be taken of {dataset.type} with these settings.')
+    labels = DATASETS.build(dict(dataset, pipeline=[], _scope_='mmpretrain')).get_gt_labels()
+    cfg = copy.deepcopy(cfg)
+    cfg.train_dataloader.dataset.indices = choose_images(labels, count // classes, seed, classes)
+    return cfg
 
 
 def classifier(cfg: Config, arch: ArchSpec, init: Path | None = None) -> ConfigDict:
@@ -103,17 +169,17 @@ def taught(model: ConfigDict, cfg: Config, checkpoint: Path, lesson: Lesson, pla
         lesson: what is learned.
         plans: see ``Lesson.terms``.
     """
-    archs = [ArchSpec.from_dict(m.backbone.arch) for m in (model, cfg.model)]
+    archs = [resolve_arch(m.backbone.arch) for m in (model, cfg.model)]
     dense = {key: copy.deepcopy(cfg.model[key]) for key in ('backbone', 'neck', 'head') if key in cfg.model}
     dense['backbone'].pop('init_cfg', None)
     distill = lesson.terms(*archs, plans)
-    return ConfigDict(
-        model, type='upvit_mm.DistillClassifier', teacher=dict(dense, checkpoint=str(checkpoint)), distill=distill
-    )
+    return ConfigDict(model, type=STUDENT, teacher=dict(dense, checkpoint=str(checkpoint)), distill=distill)
 
 
 def training(cfg: Config, model: ConfigDict, epochs: int, seed: int, lr: float) -> Config:
     """A whole config: the dense one's data, schedule and settings around a model, judged after every epoch.
+
+    Each epoch is seeded, so that a training that is cut off and resumed ends as it would have ended.
 
     Args:
         cfg: the dense classifier's.
@@ -129,6 +195,10 @@ def training(cfg: Config, model: ConfigDict, epochs: int, seed: int, lr: float) 
     run.train_cfg.update(max_epochs=epochs, val_interval=1)
     run.optim_wrapper.optimizer.lr = lr
     run.randomness = dict(run.get('randomness') or {}, seed=seed)
+    hooks = list(run.get('custom_hooks') or [])
+    missing = set(HOOKS) - {hook['type'] for hook in hooks}
+    run.custom_hooks = hooks + [dict(type=kind) for kind in HOOKS if kind in missing]
+    run.train_dataloader.persistent_workers = False  # for SeedEveryEpoch
     # the last but one stays, for the time in which the last is being written
     run.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
     run.launcher, run.load_from, run.resume = 'none', None, True

@@ -1,4 +1,7 @@
-"""ImageNet-1k in data/imagenet (train and val in class folders); training crops and flips, nothing else."""
+"""ImageNet-1k in data/imagenet (train and val in class folders); training crops and flips, nothing else.
+
+Workers of the training start anew in every epoch, for `upvit_mm.SeedEveryEpoch`.
+"""
 
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 train_pipeline = [
@@ -7,6 +10,6 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
-train_dataloader = dict(persistent_workers=True, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(persistent_workers=False, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(persistent_workers=True)
 test_dataloader = val_dataloader

@@ -1,6 +1,7 @@
-"""Student of a dense UP-DeiT, 1000 classes; the leaf config gives archs, checkpoints, in_channels and the losses.
+"""Student of a dense UP-DeiT, 1000 classes; the leaf config gives archs, checkpoints and losses.
 
-CutMix mixes every batch, and the teacher sees the same mixed images.
+The head's in_channels follow the student's arch; the leaf config gives those of the teacher's head. CutMix mixes every
+batch, and the teacher sees the same mixed images.
 """
 
 _base_ = './up-deit_classifier.py'

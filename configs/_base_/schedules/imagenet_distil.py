@@ -5,6 +5,7 @@ moves in every step; the authors moved it once an epoch:
 
     --cfg-options custom_hooks.0.type=upvit_mm.EpochEMAHook custom_hooks.0.momentum=0.001
 
+Every epoch is seeded, so that a resumed run draws the crops and mixes that the run would have drawn in one go.
 AMP needs a GPU; on a CPU add `--cfg-options optim_wrapper.type=OptimWrapper`. No weight decay on norms, biases, class
 token and positions is ours.
 """
@@ -23,4 +24,8 @@ param_scheduler = [
 train_cfg = dict(by_epoch=True, max_epochs=200, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-custom_hooks = [dict(type='EMAHook', momentum=1e-4), dict(type='upvit_mm.StopOnNonFiniteLoss')]
+custom_hooks = [
+    dict(type='EMAHook', momentum=1e-4),
+    dict(type='upvit_mm.StopOnNonFiniteLoss'),
+    dict(type='upvit_mm.SeedEveryEpoch'),
+]

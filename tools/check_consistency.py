@@ -1,0 +1,92 @@
+"""Are the tokens of a pruned network still those of the dense one? Stage by stage, at any input size, as a gate too."""
+
+import argparse
+import math
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from upvit_mm.cli import one_line_errors
+from upvit_mm.consistency import compare, find_images, load_network, parse_size
+from upvit_mm.consistency.figures import draw_queries, draw_stages
+from upvit_mm.consistency.report import check_thresholds, stage_rows, write_comparison
+from upvit_mm.pruning import PrunePlan
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for side in ('dense', 'pruned'):
+        help = f'config (mmpretrain or mmdet) and checkpoint of the {side} classifier or detector'
+        parser.add_argument(f'--{side}', nargs=2, required=True, metavar=('CONFIG', 'CHECKPOINT'), help=help)
+        parser.add_argument(f'--{side}-arch', help="stock name or arch.json to build instead of that config's arch")
+        parser.add_argument(f'--{side}-cfg-options', nargs='+', action=DictAction, help='override its settings')
+    parser.add_argument('--images', required=True, help='folder (searched deeply) or COCO annotation file')
+    parser.add_argument('--image-root', help="folder of the annotation file's images (default: looked for around it)")
+    parser.add_argument('--max-images', type=int, default=50, help='random images to look at (default: 50)')
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        default=['224', '800x1333'],
+        help='SIDE or HEIGHTxWIDTH in pixels that images are stretched to (default: 224 800x1333)',
+    )
+    parser.add_argument('--plan', help='plan.json of the pruning; adds the kept-channel error')
+    parser.add_argument(
+        '--fail-under', nargs='+', action=DictAction, default={}, help='thresholds, as cka=0.9 relation=0.8'
+    )
+    parser.add_argument('--last-stage-only', action='store_true', help='thresholds hold for the last stage alone')
+    parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
+    parser.add_argument('--seed', type=int, default=0, help='of the choice of images and tokens')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--threads', type=int, help="CPU threads (default: torch's setting)")
+    parser.add_argument('--work-dir', type=Path, required=True, help='folder for the report')
+    return parser.parse_args()
+
+
+def show(console: Console, size: str, stages: dict) -> None:
+    header, rows = stage_rows(stages)
+    table = Table(title=size)
+    for k, name in enumerate(header):
+        table.add_column(name, justify='right' if k else 'left')
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    check_thresholds({}, args.fail_under)  # a misspelt name shall not come up after minutes
+    sizes = [parse_size(text) for text in args.sizes]
+    plan = None if args.plan is None else PrunePlan.load(args.plan)
+    dense = load_network(*args.dense, args.dense_cfg_options, args.dense_arch, args.device)
+    pruned = load_network(*args.pruned, args.pruned_cfg_options, args.pruned_arch, args.device)
+    images = find_images(args.images, args.image_root, args.max_images, args.seed)
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, disable=not terminal.is_terminal) as progress:
+        task = progress.add_task('images', total=len(images) * len(sizes))
+        results = compare(dense, pruned, images, sizes, plan, args.seed, lambda n: progress.advance(task, n))
+
+    settings = {'source': args.images, 'images': len(images), 'seed': args.seed, 'plan': args.plan}
+    content = {'command': shlex.join(['python', *sys.argv]), 'dense': dense.record, 'pruned': pruned.record}
+    content |= {'settings': settings, 'unreadable': list(map(str, images.unreadable)), 'results': results}
+    largest = max(sizes, key=math.prod)
+    figures = {'stages.png': draw_stages(results)}
+    figures['queries.png'] = draw_queries({'dense': dense, 'pruned': pruned}, images, largest, args.pictures)
+    write_comparison(args.work_dir, content, figures)
+    console = Console()
+    for size, stages in results.items():
+        show(console, size, stages)
+    console.print(f'{args.work_dir}: consistency.md, .json, stages.png, queries.png', highlight=False, soft_wrap=True)
+    check_thresholds(results, args.fail_under, args.last_stage_only)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

@@ -1,0 +1,181 @@
+"""Reports of comparisons: tables as Markdown and CSV, everything as JSON, and the pictures beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from upvit_mm.consistency.compare import Results
+from upvit_mm.consistency.metrics import LOWER_IS_BETTER, METRICS
+from upvit_mm.files import write_atomically, write_text_atomically
+from upvit_mm.version import __version__
+
+Row = tuple[str, ...]
+EXPLAINED = """- **CKA**: linear, unbiased, over the tokens of all images. **CKA within**: the same of tokens of one
+  image each, so that differences between images do not count.
+- **relation**: correlation of the token-by-token cosine similarities of both networks, mean over images.
+- **cosine**, **R2**: after a ridge map from pruned to dense tokens, fitted on the first half of the images and judged
+  on the others.
+- **kept error**: relative distance to the channels of the dense network that were kept; lower is better.
+
+All but the last are 1 for equal representations and about 0 for unrelated ones.
+"""
+
+
+def measured(results: Results) -> list[str]:
+    """The measures that results hold, in their order."""
+    stage = next(iter(next(iter(results.values())).values()))
+    return [name for name in METRICS if name in stage]
+
+
+def stage_rows(stages: Mapping[str, Mapping[str, Any]]) -> tuple[Row, list[Row]]:
+    """Header and one row a stage of the results at one size."""
+    names = [name for name in METRICS if name in next(iter(stages.values()))]
+    rows = []
+    for label, figures in stages.items():
+        grid = 'x'.join(map(str, figures['grid']))
+        rows.append((label, grid, *(_number(figures[name]) for name in names)))
+    return ('stage', 'grid (both)', *(METRICS[name] for name in names)), rows
+
+
+def write_comparison(folder: Path, content: dict[str, Any], figures: Mapping[str, Figure]) -> None:
+    """``consistency.json``, ``consistency.md`` and pictures.
+
+    Args:
+        folder: where.
+        content: ``dense`` and ``pruned`` (records of the networks), ``settings``, and ``results`` of ``compare``.
+        figures: by the name of their ``.png`` file.
+    """
+    lines = ['# Token consistency', '']
+    for side in ('dense', 'pruned'):
+        lines += [f'{side.capitalize()}: {_described(content[side])}.', '']
+    for size, stages in content['results'].items():
+        lines += [f'## {size}', '', *_markdown(*stage_rows(stages)), '']
+    lines += [EXPLAINED, *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
+    _write(folder, 'consistency', content, lines, figures)
+
+
+def write_contrast(folder: Path, content: dict[str, Any], figures: Mapping[str, Figure]) -> None:
+    """``contrast.json``, ``contrast.md``, ``contrast.csv`` and pictures.
+
+    Args:
+        folder: where.
+        content: ``results`` of ``contrast``; if wanted ``macs`` (by name and size), ``dense``, ``settings``.
+        figures: by the name of their ``.png`` file.
+    """
+    results = content['results']
+    first = next(iter(results.values()))
+    lines = ['# Token consistency of networks beside one another', '']
+    if 'dense' in content:
+        lines += [f'Dense: {_described(content["dense"])}.', '']
+    for size, stages in first.items():
+        for name in METRICS:
+            having = {variant: found[size] for variant, found in results.items() if name in measured(found)}
+            if having:
+                lines += [
+                    f'## {METRICS[name]}, {size}',
+                    '',
+                    *_markdown(*_variant_rows(having, name, size, content)),
+                    '',
+                ]
+        assert all(list(found[size]) == list(stages) for found in results.values())
+    lines += [EXPLAINED, *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
+    write_text_atomically(folder / 'contrast.csv', contrast_csv(results, content.get('macs', {})))
+    _write(folder, 'contrast', content, lines, figures)
+
+
+def contrast_csv(results: Mapping[str, Results], macs: Mapping[str, Mapping[str, int]]) -> str:
+    """One line for each variant, size and stage."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(['variant', 'size', 'stage', 'height', 'width', 'tokens', 'macs', *METRICS])
+    for variant, sizes in results.items():
+        for size, stages in sizes.items():
+            for stage, figures in stages.items():
+                cells = [figures.get(name, '') for name in METRICS]
+                costs = macs.get(variant, {}).get(size, '')
+                writer.writerow([variant, size, stage, *figures['grid'], figures['tokens'], costs, *cells])
+    return text.getvalue()
+
+
+def check_thresholds(results: Results, thresholds: Mapping[str, float], last_stage_only: bool = False) -> None:
+    """The gate: every measure at or above its threshold, at every size and stage.
+
+    Args:
+        results: of ``compare``.
+        thresholds: by name of a measure that is better when higher.
+        last_stage_only: judge the last stage alone.
+
+    Raises:
+        ValueError: an unknown measure, or one below its threshold or not defined: the worst and the count.
+    """
+    known = [name for name in METRICS if name not in LOWER_IS_BETTER]
+    for name, least in thresholds.items():
+        if name not in known or not isinstance(least, (int, float)):
+            raise ValueError(f'threshold {name} = {least!r}: must be a number for one of {", ".join(known)}.')
+    below = []
+    for size, stages in results.items():
+        for label in list(stages)[-1:] if last_stage_only else stages:
+            for name, least in thresholds.items():
+                value = stages[label][name]
+                if not value >= least:  # NaN too
+                    below.append((value - least, f'{name} = {_number(value)} < {least:g} in {label} at {size}'))
+    if below:
+        worst = min(below, key=lambda entry: -math.inf if math.isnan(entry[0]) else entry[0])[1]
+        raise ValueError(f'token consistency is too low: {worst} ({len(below)} below their threshold in all).')
+
+
+def _variant_rows(having: Mapping[str, Any], name: str, size: str, content: Mapping[str, Any]) -> tuple[Row, list[Row]]:
+    labels = list(next(iter(having.values())))
+    macs = content.get('macs', {})
+    rows = []
+    for variant, stages in having.items():
+        cost = macs.get(variant, {}).get(size)
+        rows.append(
+            (variant, '-' if cost is None else f'{cost / 1e9:.3f} G', *(_number(s[name]) for s in stages.values()))
+        )
+    return ('network', 'MACs', *labels), rows
+
+
+def _write(folder: Path, name: str, content: Any, lines: Sequence[str], figures: Mapping[str, Figure]) -> None:
+    for file, figure in figures.items():
+        write_atomically(folder / file, lambda part, figure=figure: figure.savefig(part, format='png', dpi=110))
+    write_text_atomically(folder / f'{name}.md', '\n'.join(lines))
+    content = _plain({'upvit_mm_version': __version__, **content})
+    write_text_atomically(folder / f'{name}.json', json.dumps(content, indent=2, allow_nan=False) + '\n')
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _described(record: Mapping[str, Any]) -> str:
+    arch = record['arch']
+    digest = f', sha256 {record["sha256"][:12]}...' if 'sha256' in record else ''
+    return f'{arch["name"] or arch["family"]}, `{record["checkpoint"]}` in `{record["config"]}`{digest}'
+
+
+def _settings_lines(content: Mapping[str, Any]) -> list[str]:
+    settings = content.get('settings', {})
+    return [f'{", ".join(f"{name} {value}" for name, value in settings.items())}.', ''] if settings else []
+
+
+def _markdown(header: Row, rows: Sequence[Row]) -> list[str]:
+    rule = '|'.join('---' if k == 0 else '---:' for k in range(len(header)))
+    return [f'| {" | ".join(header)} |', f'|{rule}|', *(f'| {" | ".join(row)} |' for row in rows)]
+
+
+def _number(value: float) -> str:
+    return 'not defined' if math.isnan(value) else f'{value:.4f}'

@@ -1,0 +1,93 @@
+"""Which maps of two backbones belong together, and getting them out of a backbone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.models.layers.grid import Grid, map_to_tokens
+
+QUARTERS = 4
+
+
+def common_stages(archs: Sequence[ArchSpec]) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Where networks are compared: PVTv2 behind each stage, DeiT where quarters of its depth end.
+
+    The last block's output of DeiT is taken behind the final norm, as the backbone gives it. Where depths differ, equal
+    shares of them are compared; below four blocks there are fewer places.
+
+    Args:
+        archs: the dense one first.
+
+    Returns:
+        Labels (``stage2``; ``block5`` with the dense net's number), and for each arch its ``out_indices``.
+
+    Raises:
+        ValueError: another family, or other strides, than the dense one: their grids never match.
+    """
+    dense = archs[0]
+    for arch in archs[1:]:
+        if (arch.family, arch.strides) != (dense.family, dense.strides):
+            raise ValueError(
+                f'{_describe(dense)} and {_describe(arch)}: only networks of equal stages and strides have the same '
+                'token grids; compare a network with what it was pruned to.'
+            )
+    if dense.family == 'pvtv2':
+        stages = tuple(range(dense.num_stages))
+        return [f'stage{i}' for i in stages], [stages] * len(archs)
+    places = min(QUARTERS, *(arch.depths[0] for arch in archs))
+    indices = [tuple(-(-arch.depths[0] * (k + 1) // places) - 1 for k in range(places)) for arch in archs]
+    return [f'block{j}' for j in indices[0]], indices
+
+
+def maps_of(backbone: nn.Module, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
+    """The maps ``(B, C_i, H_i, W_i)`` at some of a backbone's ``out_indices``, whatever its own setting is.
+
+    Args:
+        backbone: one of ours, or ``TokenDropping``.
+        images: ``(B, 3, h, w)``, preprocessed.
+        indices: sorted, see ``common_stages``.
+    """
+    with _set(backbone, out_indices=tuple(indices), out_type='featmap'):
+        return backbone(images)
+
+
+def paired_tokens(
+    dense: Sequence[Tensor], pruned: Sequence[Tensor], labels: Sequence[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Stage by stage the tokens ``(B, N, C1)`` and ``(B, N, C2)`` of two sequences of maps.
+
+    Raises:
+        ValueError: another grid in one than in the other.
+    """
+    for label, a, b in zip(labels, dense, pruned):
+        if grid_of(a) != grid_of(b):
+            sides = ' and '.join('x'.join(map(str, grid_of(m))) for m in (a, b))
+            raise ValueError(f'token grids of {label} differ: {sides} (dense and pruned); they cannot be compared.')
+        yield map_to_tokens(a), map_to_tokens(b)
+
+
+def grid_of(feature_map: Tensor) -> Grid:
+    """``(H, W)`` of ``(B, C, H, W)``."""
+    return feature_map.shape[-2], feature_map.shape[-1]
+
+
+@contextlib.contextmanager
+def _set(module: nn.Module, **settings) -> Iterator[None]:
+    """Attributes that a module has, changed for the time being."""
+    before = {name: getattr(module, name) for name in settings if hasattr(module, name)}
+    try:
+        for name in before:
+            setattr(module, name, settings[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+def _describe(arch: ArchSpec) -> str:
+    name = f'{arch.name} ({arch.family})' if arch.name else arch.family
+    return f'{name} with {arch.num_stages} stage(s) of stride {", ".join(map(str, arch.strides))}'
