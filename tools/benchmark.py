@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     pruning.add_argument('--seeds', type=int, nargs='+', default=(0, 1, 2), help='of proxy sets and methods')
     pruning.add_argument('--per-class', type=int, default=10, help='images of every class to score on')
     pruning.add_argument('--compensate-per-class', type=int, default=40, help='images of every class to compensate on')
+    pruning.add_argument('--ridge', type=float, default=1e-2, help='of the compensation')
     pruning.add_argument('--eval-images', type=int, default=1000, help='held-out images that judge')
     large = commands.add_parser('large-pruning', help='fisher against exact scores on a large network, random weights')
     large.add_argument('--arch', default='deit-small', help='stock name or arch.json')
@@ -108,6 +109,7 @@ def run_pruning(args: argparse.Namespace, console: Console) -> dict:
         args.seeds,
         args.per_class,
         args.compensate_per_class,
+        args.ridge,
         args.eval_images,
         args.threads,
     )

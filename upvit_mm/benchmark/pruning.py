@@ -45,6 +45,7 @@ def benchmark_pruning(
     seeds: Sequence[int] = (0, 1, 2),
     per_class: int = 10,
     compensate_per_class: int = 40,
+    ridge: float = 1e-2,
     eval_images: int = 1000,
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def benchmark_pruning(
         seeds: of proxy sets and of what is random in the methods.
         per_class: images of every class to score on.
         compensate_per_class: images of every class to compensate on.
+        ridge: of the compensation.
         eval_images: held-out images that judge.
         threads: CPU threads; None keeps torch's setting.
     """
@@ -73,6 +75,7 @@ def benchmark_pruning(
             'arch': arch.name,
             'per_class': per_class,
             'compensate_per_class': compensate_per_class,
+            'ridge': ridge,
             'seeds': list(seeds),
             'threads': torch.get_num_threads(),
             'machine': platform.machine(),
@@ -95,7 +98,7 @@ def benchmark_pruning(
                 plan = plan_for_target(arch, target, scores[seed][method])
                 pruned = build_net(target, slice_state(state, plan))
                 rows[method]['plain'].append(judge(net, pruned, held_out))
-                compensate(net, pruned, plan, images)
+                compensate(net, pruned, plan, images, ridge)
                 rows[method]['compensated'].append(judge(net, pruned, held_out))
             logger.info('%s, seed %d judged', name, seed)
         results['one-shot'][name] = rows
