@@ -106,6 +106,16 @@ def test_kl_and_fisher_rank_alike(cfg, checkpoint, target, tmp_path):
     assert torch.stack(ranks).median() > 0.8
 
 
+@pytest.mark.parametrize('family', ['deit'])
+def test_a_compensation_that_makes_it_worse_is_said(cfg, checkpoint, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr('upvit_mm.workflow.prune.compensate', lambda dense, net, *args: net.head.weight.data.mul_(-5))
+    goal = ArchSpec.from_dict(cfg.arch).with_widths({'mlp_hidden_dims': 64})
+    settings = Settings(method='magnitude', per_class=1, eval_images=10, compensate=True)
+    with caplog.at_level('WARNING', 'upvit_mm'):
+        prune(cfg, checkpoint, goal, tmp_path, settings)
+    assert 'compensation made the network worse' in caplog.text
+
+
 def test_a_backbone_without_a_head(cfg, checkpoint, tmp_path):
     """Sliced and compensated by its stream alone; the dense features are followed more closely than by slicing."""
     state = torch.load(checkpoint, weights_only=True)['state_dict']

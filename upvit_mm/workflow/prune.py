@@ -244,6 +244,8 @@ class PruneJob:
                 state = load_classifier(str(self.work_dir / file))
                 net = build_net(plan.target_arch, state, s.device)
                 results[name] = judge(self.dense, net, self.held_out)
+            if s.compensate and results['compensated']['kl'] > results['sliced']['kl']:
+                logger.warning('compensation made the network worse; use more images, or a larger ridge')
         images = len(self.held_out.numbers) if s.eval_images else 0
         content = {'held_out': results, 'images': images, **plan.meta}
         write_text_atomically(report, json.dumps(content, indent=2) + '\n')
