@@ -9,13 +9,12 @@ import sys
 
 from mmengine.config import Config
 from rich.console import Console
-from rich.table import Table
 
 from upvit_mm.arch import resolve_arch
 from upvit_mm.benchmark.backbone import compare_backbones
 from upvit_mm.benchmark.pruning import benchmark_pruning, time_large_network
 from upvit_mm.benchmark.rivals import rivals_of
-from upvit_mm.cli import one_line_errors
+from upvit_mm.cli import one_line_errors, table_of
 from upvit_mm.files import write_text_atomically
 
 
@@ -64,15 +63,6 @@ def main() -> None:
     if args.save:
         results['command'] = shlex.join(['python', *sys.argv])
         write_text_atomically(args.save, json.dumps(results, indent=2) + '\n')
-
-
-def table_of(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    table = Table(title=title)
-    for k, column in enumerate(columns):
-        table.add_column(column, justify='right' if k else 'left')
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def run_backbone(args: argparse.Namespace, console: Console) -> dict:

@@ -10,9 +10,8 @@ import torch
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from upvit_mm.cli import one_line_errors
+from upvit_mm.cli import one_line_errors, table_of
 from upvit_mm.consistency import compare, find_images, load_network, parse_size
 from upvit_mm.consistency.figures import draw_queries, draw_stages
 from upvit_mm.consistency.report import check_thresholds, stage_rows, write_comparison
@@ -48,16 +47,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(console: Console, size: str, stages: dict) -> None:
-    header, rows = stage_rows(stages)
-    table = Table(title=size)
-    for k, name in enumerate(header):
-        table.add_column(name, justify='right' if k else 'left')
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
 def main() -> None:
     args = parse_args()
     if args.threads:
@@ -82,7 +71,7 @@ def main() -> None:
     write_comparison(args.work_dir, content, figures)
     console = Console()
     for size, stages in results.items():
-        show(console, size, stages)
+        console.print(table_of(size, *stage_rows(stages)))
     console.print(f'{args.work_dir}: consistency.md, .json, stages.png, queries.png', highlight=False, soft_wrap=True)
     check_thresholds(results, args.fail_under, args.last_stage_only)
 

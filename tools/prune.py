@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from rich.console import Console
-from rich.table import Table
 
-from upvit_mm.cli import one_line_errors
+from upvit_mm.cli import one_line_errors, table_of
 from upvit_mm.pruning import HEAD_POLICIES
 from upvit_mm.workflow.processes import LAUNCHERS, join_crew
 from upvit_mm.workflow.prune import PruneJob
@@ -80,15 +79,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(console: Console, title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(title=title)
-    for k, name in enumerate(header):
-        table.add_column(name, justify='right' if k else 'left')
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
 def main() -> None:
     args = parse_args()
     if args.threads:
@@ -103,13 +93,13 @@ def main() -> None:
     console = Console()
     if args.dry_run:
         if (target := job.target()) is not None:
-            show(console, 'widths', *width_rows(job.source, target))
-            show(console, 'costs', *cost_rows(job.costs(target)))
+            console.print(table_of('widths', *width_rows(job.source, target)))
+            console.print(table_of('costs', *cost_rows(job.costs(target))))
         return
     outcome = job.run()
     if outcome is None:
         return
-    show(console, 'costs', *cost_rows(job.costs(outcome.plan.target_arch)))
+    console.print(table_of('costs', *cost_rows(job.costs(outcome.plan.target_arch))))
     for name, figures in outcome.held_out.items():
         top1 = f'top-1 {figures["top1"]:.2f} %, ' if 'top1' in figures else ''
         console.print(f'{name}: {top1}KL to the dense network {figures["kl"]:.4f} (held-out images)', highlight=False)

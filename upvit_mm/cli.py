@@ -1,14 +1,26 @@
-"""How the tools end: a mistake of the user gives one clear line, a fault in the code its whole traceback."""
+"""What the tools share: tables on the terminal, and how they end (one clear line for a mistake of the user)."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.table import Table
+
 PACKAGE = Path(__file__).parent
+
+
+def table_of(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table to print, its first column to the left and figures to the right."""
+    table = Table(title=title)
+    for k, name in enumerate(header):
+        table.add_column(name, justify='right' if k else 'left')
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 @contextlib.contextmanager
