@@ -19,9 +19,13 @@ ALLOWED = {
     'models': {'arch', 'pruning', 'checkpoints', 'registry', 'openmmlab'},
     'hooks': {'arch', 'checkpoints', 'consistency', 'models', 'registry'},
     'consistency': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'},
-    'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'workflow', 'registry', 'openmmlab'},
+    'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow'}
+    | {'registry', 'openmmlab', 'runner', 'cli'},
     'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
     'data': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
+    'doctor': {'checkpoints', 'models', 'data', 'openmmlab', 'runner', 'cli'},
+    # benchmark: alternating runs
+    'export': {'pruning', 'checkpoints', 'consistency', 'benchmark', 'registry'},
 }
 PURE = ('arch', 'pruning', 'files')  # no import of OpenMMLab, not even indirectly
 

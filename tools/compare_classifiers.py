@@ -42,10 +42,13 @@ def parse_args() -> argparse.Namespace:
         default={},
         help='settings of the pruning, as per_class=20 draws=8',
     )
-    parser.add_argument('--epochs', type=int, required=True, help='of every training')
+    parser.add_argument(
+        '--epochs', type=int, required=True, help='of every training but the dense one and vanilla-long'
+    )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--train-images', type=int, help='class-balanced subset of the training images (default: all)')
-    parser.add_argument('--dense-epochs', type=int, help='of the dense network, if trained here (default: --epochs)')
+    help = 'of the dense network (default, if trained here: --epochs); vanilla-long is trained for both'
+    parser.add_argument('--dense-epochs', type=int, help=help)
     parser.add_argument('--lr', type=float, help="learning rate from scratch (default: the config's)")
     parser.add_argument('--finetune-lr', type=float, help='learning rate of pruned networks (default: --lr)')
     for name, what in (('soft', 'soft KL'), ('feature', 'feature MSE'), ('token', 'token MSE')):
@@ -54,7 +57,7 @@ def parse_args() -> argparse.Namespace:
         parser.add_argument(f'--{name}-weight', type=float, default=default, help=help)
     parser.add_argument('--temperature', type=float, default=LESSON.temperature, help='of the soft KL')
     rows = [row.key for row in ROWS]
-    parser.add_argument('--rows', nargs='+', choices=rows, default=rows, help='which trainings (default: all)')
+    parser.add_argument('--rows', nargs='+', choices=rows, help='which trainings (default: all)')
     parser.add_argument('--jobs', type=int, default=1, help='trainings at a time, above 1 with one thread each')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
     args = parser.parse_args()

@@ -17,7 +17,7 @@ def table_of(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -
     """A table to print, its first column to the left and figures to the right."""
     table = Table(title=title)
     for k, name in enumerate(header):
-        table.add_column(name, justify='right' if k else 'left')
+        table.add_column(name, justify='right' if k else 'left', overflow='fold')
     for row in rows:
         table.add_row(*row)
     return table

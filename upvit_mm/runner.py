@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.dist import init_dist
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -89,22 +90,31 @@ def build_runner(cfg: Config, parts: tuple[str, ...]) -> Runner:
         ValueError: an annotation file is damaged or does not fit the config's classes, or a class has no images.
     """
     check_datasets(cfg, parts)
-    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
-        _start_on_cpus(cfg)
+    start_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in forms of their own
         runner.register_hook(dict(type='upvit_mm.CheckResumed'))
     return runner
 
 
-def _start_on_cpus(cfg: Config) -> None:
-    """Join the process group with gloo; mmengine's own start asks for a GPU and is skipped when one is joined."""
+def start_processes(cfg: Config) -> None:
+    """Join the group of processes that the config's launcher has started, as a Runner does; on CPUs with gloo.
+
+    mmengine's own start asks for a GPU, and is skipped when a group has been joined.
+    """
+    if cfg.launcher == 'none':
+        return
+    on_cpus = cfg.launcher == 'pytorch' and not torch.cuda.is_available()
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(backend='gloo')
-    wrapper = dict(  # mmengine's defaults, but for the device
-        type='MMDistributedDataParallel',
-        device_ids=None,
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
-    cfg.setdefault('model_wrapper_cfg', wrapper)
+        if on_cpus:
+            torch.distributed.init_process_group(backend='gloo')
+        else:
+            init_dist(cfg.launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
+    if on_cpus:
+        wrapper = dict(  # mmengine's defaults, but for the device
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+        cfg.setdefault('model_wrapper_cfg', wrapper)

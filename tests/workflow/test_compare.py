@@ -17,6 +17,7 @@ from upvit_mm.workflow.compare import ROWS, VANILLA, Comparison, Options, balanc
 from upvit_mm.workflow.finetune import HOOKS, Lesson
 from upvit_mm.workflow.settings import Settings
 
+SHORT = [row for row in ROWS if not row.both_trainings]
 NARROWER = {
     'deit': dict(embed_dims=[16], mlp_hidden_dims=24),
     'pvtv2': dict(embed_dims=[8, 16, 16, 16], qk_dims=[4, 8, 10, 12]),
@@ -48,19 +49,25 @@ def test_a_whole_comparison_and_its_files(compare, tmp_path):
     content, said = compare(lesson=Lesson(feature=1.0))
     out = tmp_path / 'out'
     assert content == json.loads((out / 'compare.json').read_text())
-    assert [row['key'] for row in content['rows']] == [row.key for row in ROWS]
+    assert [row['key'] for row in content['rows']] == [row.key for row in SHORT]
     assert all(len(row['curve']) == 2 and row['curves'] == [row['curve']] for row in content['rows'])
     assert all(row['mean'] == row['curve'][-1] == row['top1']['0'] for row in content['rows'])
     assert said[0].startswith('5 trainings, 0 of them')
-    assert len(said) == 6
+    start, first, second, end = said[1:5]
+    assert start == f'vanilla, from scratch, seed 0: 2 epochs in {out / "vanilla/seed0"}'
+    assert [first, second] == [
+        f'  epoch {k + 1}/2: top-1 {top1:.2f} %' for k, top1 in enumerate(content['rows'][0]['curve'])
+    ]
+    assert end.startswith('1/5 vanilla, from scratch, seed 0: top-1')
+    assert len(said) == 1 + 5 * 4
     assert content['step_times']['ratio'] > 1
 
     lines = (out / 'compare.md').read_text().splitlines()
     table = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines if line.startswith('| ')]
-    assert [cells[0] for cells in table[1:]] == ['dense', *(row.title for row in ROWS)]
-    assert table[1][2] == f'{content["dense"]["top1"]:.2f}'
+    assert [cells[0] for cells in table[1:]] == ['dense', *(row.title for row in SHORT)]
+    assert table[1][3] == f'{content["dense"]["top1"]:.2f}'
     for row, cells in zip(content['rows'], table[2:]):
-        assert cells[2:4] == [f'{row["mean"]:.2f}', f'{row["over_vanilla"]:+.2f}']
+        assert cells[3:5] == [f'{row["mean"]:.2f}', f'{row["over_vanilla"]:+.2f}']
     assert 'the command' in lines
     sheet = list(csv.DictReader((out / 'compare.csv').read_text().splitlines()))
     assert [float(line['mean']) for line in sheet[1:]] == [row['mean'] for row in content['rows']]
@@ -85,11 +92,11 @@ def test_what_is_trained(compare, cfg, monkeypatch, tmp_path):
     cfg.train_dataloader.update(num_workers=1, persistent_workers=True)
     cfg.custom_hooks = [dict(type='EMAHook'), dict(type=HOOKS[0])]
     content, _ = compare(epochs=1, lr=0.01, finetune_lr=0.003)
-    runs = {row.key: trainings.Config.fromfile(tmp_path / f'out/{row.key}/seed0/config.py') for row in ROWS}
+    runs = {row.key: trainings.Config.fromfile(tmp_path / f'out/{row.key}/seed0/config.py') for row in SHORT}
     plan = json.loads((tmp_path / 'out/pruning/plan.json').read_text())
     assert {str(run.train_dataloader) for run in runs.values()} == {str(runs['vanilla'].train_dataloader)}
     assert len(runs['vanilla'].train_dataloader.dataset.indices) == 40
-    for row in ROWS:
+    for row in SHORT:
         run = runs[row.key]
         arch = ArchSpec.from_dict(run.model.backbone.arch)
         assert run.optim_wrapper.optimizer.lr == (0.003 if row.start else 0.01)
@@ -132,11 +139,14 @@ def test_a_run_that_was_cut_off_goes_on(compare, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('family', ['deit'])
 def test_the_dense_network_is_trained_where_none_is_given(compare, tmp_path):
-    content, said = compare(checkpoint=None, rows=['vanilla', 'compensated'], epochs=1, dense_epochs=2)
+    rows = ['vanilla', 'compensated', 'vanilla-long']
+    content, said = compare(checkpoint=None, rows=rows, epochs=1, dense_epochs=2)
     assert content['checkpoint'] == str(tmp_path / 'out/dense/epoch_2.pth')
-    assert said[1].startswith('1/1 dense: top-1')
+    assert said[4].startswith('1/1 dense: top-1')
     record = json.loads((tmp_path / 'out/dense/record.json').read_text())
     assert content['dense']['top1'] == record['top1'][-1]
+    assert [row['epochs'] for row in content['rows']] == [len(row['curve']) for row in content['rows']] == [1, 1, 3]
+    assert content['options']['dense_epochs'] == 2
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
@@ -178,6 +188,7 @@ def test_mistakes(compare, cfg, checkpoint, tmp_path):
         (dict(epochs=0), 'epochs = 0: must be above 0'),
         (dict(seeds=[1, 1]), r'seeds = \[1, 1\]: one or more, each once'),
         (dict(rows=['best']), "'best' is unknown; known: vanilla"),
+        (dict(rows=['vanilla-long']), 'rows: vanilla-long needs dense_epochs'),
     ):
         with pytest.raises(ValueError, match=match):
             compare(**options)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import platform
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +12,18 @@ from torch import nn
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.benchmark.rivals import build_backbones
-from upvit_mm.benchmark.speed import forward_step, peak_memory, time_alternating, training_step
+from upvit_mm.benchmark.speed import (
+    SEED,
+    Timing,
+    check_device,
+    device_name,
+    forward_step,
+    noise,
+    peak_memory,
+    time_alternating,
+    training_step,
+)
 
-SEED = 0
 TOLERANCE = 5e-2  # of a map's largest value; mmdet's LayerNorm eps differs, and weights are random
 STEPS: dict[str, Callable] = {'forward': forward_step, 'training': training_step}
 
@@ -47,8 +54,9 @@ def compare_backbones(
         ``{'settings': ..., 'forward': {name: {'seconds': ..., 'ratio': ours / name, 'peak_bytes': ...}}, ...}``.
 
     Raises:
-        ValueError: see ``build_backbones`` and ``time_alternating``.
+        ValueError: see ``check_device``, ``build_backbones`` and ``time_alternating``.
     """
+    check_device(device)
     if threads:
         torch.set_num_threads(threads)
     models = _build(arch, rivals, device)
@@ -56,7 +64,7 @@ def compare_backbones(
         'settings': {
             'arch': arch.name,
             'batch': batch,
-            'device': torch.cuda.get_device_name() if device == 'cuda' else _cpu_name(),
+            'device': device_name(device),
             'amp': amp,
             'threads': torch.get_num_threads(),
             'torch': torch.__version__,
@@ -64,7 +72,7 @@ def compare_backbones(
         }
     }
     for kind, size in sizes.items():
-        x = _image(batch, size, device)
+        x = noise(batch, size, device)
         _check_agreement(models, x)
         timings = time_alternating(models, partial(STEPS[kind], amp=amp), x, repeats)
         ours = timings['ours'].median
@@ -79,20 +87,24 @@ def compare_backbones(
     return results
 
 
-def _cpu_name() -> str:
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
+def tables_of(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, header and rows of each table of ``compare_backbones``."""
+    tables = []
+    for kind in (kind for kind in STEPS if kind in results):
+        figures = dict(results[kind])
+        height, width = figures.pop('size')
+        rows = [
+            [name, *Timing(**row['seconds']).cells(), f'{row["ratio"]:.2f}', f'{row["peak_bytes"] / 2**20:.0f}']
+            for name, row in figures.items()
+        ]
+        title = f'{kind}, {results["settings"]["batch"]} x {height}x{width}'
+        tables.append((title, ['network', 'median s', 'quartiles s', 'ours / it', 'peak MiB'], rows))
+    return tables
 
 
 def _build(arch: ArchSpec, rivals: Sequence[str], device: str) -> dict[str, nn.Module]:
     torch.manual_seed(SEED)
     return {name: model.to(device) for name, model in build_backbones(arch, rivals).items()}
-
-
-def _image(batch: int, size: tuple[int, int], device: str) -> torch.Tensor:
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(SEED)).to(device)
 
 
 @torch.inference_mode()
@@ -115,5 +127,5 @@ def _peak(arch, name, kind, size, batch, device, amp, threads) -> int:
     torch.set_num_threads(threads)
     model = _build(arch, [] if name == 'ours' else [name], device)[name]
     step = partial(STEPS[kind], amp=amp)
-    step(model, _image(batch, (64, 64), device))  # libraries load and allocate on first use
-    return peak_memory(model, step, _image(batch, size, device))
+    step(model, noise(batch, (64, 64), device))  # libraries load and allocate on first use
+    return peak_memory(model, step, noise(batch, size, device))

@@ -101,6 +101,14 @@ def save_ground_truth_sheet(path: Path, data_root: Path, split: str, rows: int =
     write_atomically(path, lambda part: figure.savefig(part, format='png', dpi=80))
 
 
+def draw_picture(picture: np.ndarray, detections: Sequence[Detection]) -> Figure:
+    """One picture ``(h, w, 3)`` with detections on it and nothing around it."""
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(INCHES, INCHES * height / width))
+    _draw(figure.add_axes((0, 0, 1, 1), frame_on=False), picture, detections)
+    return figure
+
+
 def _draw(axis: Axes, picture: np.ndarray, detections: Sequence[Detection]) -> None:
     axis.imshow(picture)
     axis.set(xticks=[], yticks=[])

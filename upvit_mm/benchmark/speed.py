@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+SEED = 0  # of weights and images
 WARM_UP = 2
+Net = TypeVar('Net')
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Timing:
     def to_dict(self) -> dict:
         return asdict(self)
 
+    def cells(self) -> list[str]:
+        """Median and quartiles for a table."""
+        return [f'{self.median:.3g}', f'{self.low:.3g}-{self.high:.3g}']
+
 
 def forward_step(model: nn.Module, x: Tensor, amp: bool = False) -> None:
     """Inference: maps of an image, no gradients."""
@@ -55,21 +63,20 @@ def training_step(model: nn.Module, x: Tensor, amp: bool = False) -> None:
 
 
 def time_alternating(
-    models: Mapping[str, nn.Module], step: Callable[[nn.Module, Tensor], None], x: Tensor, repeats: int
+    models: Mapping[str, Net], step: Callable[[Net, Tensor], object], x: Tensor, repeats: int
 ) -> dict[str, Timing]:
     """Run the networks in turn, so that a disturbance of the machine meets all of them alike.
 
     Args:
         models: networks by name.
-        step: ``forward_step`` or ``training_step``.
+        step: ``forward_step``, ``training_step``, or what else runs such a network.
         x: ``(B, 3, h, w)``.
         repeats: timed runs of each, at least 2; two more in front are not timed.
 
     Raises:
-        ValueError: fewer than 2 repeats.
+        ValueError: see ``check_repeats``.
     """
-    if repeats < 2:
-        raise ValueError(f'repeats = {repeats}: at least 2 are needed for a median with spread.')
+    check_repeats(repeats)
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for round_ in range(-WARM_UP, repeats):
         order = list(models.items())
@@ -80,7 +87,17 @@ def time_alternating(
     return {name: Timing.of(values) for name, values in seconds.items()}
 
 
-def _timed(step: Callable[[nn.Module, Tensor], None], model: nn.Module, x: Tensor) -> float:
+def check_repeats(repeats: int) -> None:
+    """Refuse a number of timed runs that says nothing about their spread.
+
+    Raises:
+        ValueError: fewer than 2.
+    """
+    if repeats < 2:
+        raise ValueError(f'repeats = {repeats}: at least 2 are needed for a median with spread.')
+
+
+def _timed(step: Callable[[Net, Tensor], object], model: Net, x: Tensor) -> float:
     _synchronise(x)
     start = time.perf_counter()
     step(model, x)
@@ -119,6 +136,31 @@ def _resident(field: str) -> int:
         if line.startswith(f'{field}:'):
             return int(line.split()[1]) * 1024
     raise AssertionError(f'/proc/self/status has no {field}')
+
+
+def noise(batch: int, size: tuple[int, int], device: str = 'cpu') -> Tensor:
+    """Always the same random images ``(batch, 3, h, w)``."""
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(SEED)).to(device)
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises:
+        ValueError: torch sees none.
+    """
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f'device = {device!r}: torch {torch.__version__} sees no GPU on this machine; take cpu.')
+
+
+def device_name(device: str) -> str:
+    """What people call the GPU or CPU of this machine."""
+    if device == 'cuda':
+        return torch.cuda.get_device_name()
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()
 
 
 def precision(device: torch.device, amp: bool) -> contextlib.AbstractContextManager:

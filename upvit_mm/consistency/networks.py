@@ -80,14 +80,19 @@ class Network:
 
     def macs(self, size: Size) -> int:
         """Multiply-accumulates of one image of ``(height, width)`` pixels in the backbone, its windows considered."""
-        if hasattr(self.backbone, 'macs'):  # it drops tokens
-            return self.backbone.macs(size)
-        blocks = [block.attn for stage in self.backbone.stages for block in stage.blocks]
-        windows = {attn.window_size for attn in blocks if isinstance(attn, WindowedAttention)}
-        if not windows:
-            return count_macs(self.arch, size)
-        whole = [j for j, attn in enumerate(blocks) if not isinstance(attn, WindowedAttention)]
-        return count_macs(self.arch, size, window_size=windows.pop(), global_blocks=whole)
+        return macs_of(self.backbone, size)
+
+
+def macs_of(backbone: nn.Module, size: Size) -> int:
+    """Multiply-accumulates of one image of ``(height, width)`` pixels in a backbone of ours, its windows considered."""
+    if hasattr(backbone, 'macs'):  # it drops tokens
+        return backbone.macs(size)
+    blocks = [block.attn for stage in backbone.stages for block in stage.blocks]
+    windows = {attn.window_size for attn in blocks if isinstance(attn, WindowedAttention)}
+    if not windows:
+        return count_macs(backbone.arch, size)
+    whole = [j for j, attn in enumerate(blocks) if not isinstance(attn, WindowedAttention)]
+    return count_macs(backbone.arch, size, window_size=windows.pop(), global_blocks=whole)
 
 
 def load_network(

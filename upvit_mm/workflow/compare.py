@@ -36,12 +36,14 @@ class Row:
         title: for people.
         start: file of the pruning job to start from; None = from scratch.
         distilled: whether the dense network teaches.
+        both_trainings: whether it is trained as long as the dense network and a pruned one together.
     """
 
     key: str
     title: str
     start: str | None
     distilled: bool
+    both_trainings: bool = False
 
 
 VANILLA = Row('vanilla', 'vanilla, from scratch', None, False)
@@ -51,6 +53,7 @@ ROWS = (
     Row('sliced-distilled', 'UP, plain slice, distilled', 'plain.pth', True),
     Row('compensated-distilled', 'UP, compensated, distilled', 'sliced.pth', True),
     Row('compensated', 'UP, compensated, no teacher', 'sliced.pth', False),
+    Row('vanilla-long', 'vanilla, from scratch, the dense epochs too', None, False, both_trainings=True),
 )
 
 
@@ -62,11 +65,11 @@ class Options:
         epochs: of every training.
         seeds: each row is trained once with each.
         train_images: size of the class-balanced subset of the training images that is used; None = all.
-        dense_epochs: of the dense network, where it is trained here; None = ``epochs``.
+        dense_epochs: of the dense network; None = ``epochs`` where it is trained here, else unknown.
         lr: of networks from scratch; None = the config's.
         finetune_lr: of pruned networks; None = as ``lr``.
         lesson: what students learn from the dense network.
-        rows: keys of ``ROWS``.
+        rows: keys of ``ROWS``; None = all that the known epochs allow.
         jobs: trainings at a time.
 
     Raises:
@@ -80,7 +83,7 @@ class Options:
     lr: float | None = None
     finetune_lr: float | None = None
     lesson: Lesson = field(default_factory=Lesson)
-    rows: Sequence[str] = tuple(row.key for row in ROWS)
+    rows: Sequence[str] | None = None
     jobs: int = 1
 
     def __post_init__(self):
@@ -89,10 +92,10 @@ class Options:
             if value is not None and not value > 0:
                 raise ValueError(f'{name} = {value}: must be above 0.')
         known = [row.key for row in ROWS]
-        for name, values in (('seeds', self.seeds), ('rows', self.rows)):
+        for name, values in (('seeds', self.seeds), ('rows', known if self.rows is None else self.rows)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f'{name} = {list(values)}: one or more, each once.')
-        if unknown := sorted(set(self.rows) - set(known)):
+        if unknown := sorted(set(self.rows or ()) - set(known)):
             raise ValueError(f'rows: {unknown[0]!r} is unknown; known: {", ".join(known)}.')
 
 
@@ -133,6 +136,8 @@ class Comparison:
         self.given, self.source = checkpoint, resolve_arch(cfg.model.backbone.arch)
         self.lr = options.lr or cfg.optim_wrapper.optimizer.lr
         self.finetune_lr = options.finetune_lr or self.lr
+        self.dense_epochs = options.dense_epochs or (None if checkpoint else options.epochs)
+        self.rows = self._rows()
         self.dense = self.work_dir / 'dense.pth'  # set to the file that is used
 
     def run(self, **notes: Any) -> dict[str, Any]:
@@ -140,14 +145,16 @@ class Comparison:
         dense = self._dense_row()
         pruning = self.work_dir / 'pruning'
         outcome = prune(self.cfg, str(self.dense), self.goal, pruning, self.settings)
-        rows = [row for row in ROWS if row.key in self.options.rows]
+        rows = self.rows
         runs = {(row.key, seed): self._training(row, seed, outcome.plan) for seed in self.options.seeds for row in rows}
         train_all(list(runs.values()), self.options.jobs, self.say)
         records = {row.key: {seed: runs[row.key, seed].record() for seed in self.options.seeds} for row in rows}
+        used = {'dense_epochs': self.dense_epochs, 'lr': self.lr, 'finetune_lr': self.finetune_lr}
+        used['rows'] = [row.key for row in rows]
         content = {
             **notes,
             'goal': goal_text(self.goal),
-            'options': asdict(self.options) | {'lr': self.lr, 'finetune_lr': self.finetune_lr},
+            'options': asdict(self.options) | used,
             'pruning': asdict(self.settings),
             'checkpoint': str(self.dense),
             'sha256': sha256_of(self.dense),
@@ -162,10 +169,18 @@ class Comparison:
 
     # ---------------------------------------------------------------------- parts
 
+    def _rows(self) -> list[Row]:
+        if self.options.rows is None:
+            return [row for row in ROWS if self.dense_epochs or not row.both_trainings]
+        rows = [row for row in ROWS if row.key in self.options.rows]
+        if not self.dense_epochs and (longer := [row.key for row in rows if row.both_trainings]):
+            raise ValueError(f'rows: {longer[0]} needs dense_epochs, for how long the given checkpoint was trained.')
+        return rows
+
     def _dense_row(self) -> dict[str, Any]:
         o = self.options
         if self.given is None:
-            cfg = training(self.cfg, self.cfg.model, o.dense_epochs or o.epochs, o.seeds[0], self.lr)
+            cfg = training(self.cfg, self.cfg.model, self.dense_epochs, o.seeds[0], self.lr)
             dense = Training('dense', self.work_dir / 'dense', cfg)
             train_all([dense], say=self.say)
             self.dense = dense.checkpoint
@@ -196,7 +211,8 @@ class Comparison:
 
     def _training(self, row: Row, seed: int, plan: PrunePlan) -> Training:
         model, files = self._model(row, plan)
-        cfg = training(self.cfg, model, self.options.epochs, seed, self.finetune_lr if row.start else self.lr)
+        epochs = self.options.epochs + (self.dense_epochs if row.both_trainings else 0)
+        cfg = training(self.cfg, model, epochs, seed, self.finetune_lr if row.start else self.lr)
         return Training(f'{row.title}, seed {seed}', self.work_dir / row.key / f'seed{seed}', cfg, files)
 
     def _costs(self, arch: ArchSpec) -> dict[str, int]:
@@ -232,6 +248,7 @@ def summarise(rows: Sequence[Row], records: dict[str, dict[int, dict]]) -> list[
             {
                 **asdict(row),
                 'top1': dict(zip(map(str, records[row.key]), final.tolist())),
+                'epochs': curves.shape[1],
                 'mean': float(final.mean()),
                 'std': float(final.std(ddof=1)) if len(final) > 1 else None,
                 'over_vanilla': None if vanilla is None else float(final.mean()) - vanilla,

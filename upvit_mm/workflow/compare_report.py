@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from upvit_mm.files import write_atomically, write_text_atomically
+from upvit_mm.workflow.curves import plot_runs
 
 matplotlib.use('Agg')
 HEADER = (
     'network',
+    'epochs',
     'lr',
     'top-1 % (mean ± std)',
     'over vanilla',
@@ -26,7 +27,7 @@ HEADER = (
     'MACs',
     'params',
 )
-COLOURS = ('tab:gray', 'tab:orange', 'tab:green', 'tab:blue', 'tab:purple')
+COLOURS = ('tab:gray', 'tab:orange', 'tab:green', 'tab:blue', 'tab:purple', 'tab:brown')
 ONE_SHOT = {'plain.pth': 'sliced', 'sliced.pth': 'compensated'}  # file of the pruning job -> name of its judgement
 
 
@@ -41,19 +42,18 @@ def write_comparison(folder: Path, content: dict[str, Any]) -> None:
 
 def as_csv(content: dict[str, Any]) -> str:
     """One line for each row, with the accuracy of every seed."""
-    seeds = list(map(str, content['options']['seeds']))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
+    tops = {seed: f'top1_seed{seed}' for seed in map(str, content['options']['seeds'])}
     figures = ('mean', 'std', 'over_vanilla', 'epochs_to_vanilla', 'seconds_per_step')
-    writer.writerow(['key', 'title', 'lr', *(f'top1_seed{s}' for s in seeds), *figures, 'macs', 'params'])
+    columns = ('key', 'title', 'epochs', 'lr', *tops.values(), *figures, 'macs', 'params')
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction='ignore', lineterminator='\n')
+    writer.writeheader()
     dense = content['dense']
-    writer.writerow(
-        ['dense', 'dense', '', *[''] * len(seeds), dense['top1'], *[''] * 4, dense['macs'], dense['params']]
-    )
+    epochs = content['options']['dense_epochs']
+    writer.writerow({**dense, 'key': 'dense', 'title': 'dense', 'epochs': epochs, 'mean': dense['top1']})
     for row in content['rows']:
-        tops = [row['top1'][seed] for seed in seeds]
-        costs = [content['target'][name] for name in ('macs', 'params')]
-        writer.writerow([row['key'], row['title'], _lr(row, content), *tops, *(row[f] for f in figures), *costs])
+        each = {column: row['top1'][seed] for seed, column in tops.items()}
+        writer.writerow({**row, **each, **content['target'], 'lr': _lr(row, content)})
     return text.getvalue()
 
 
@@ -62,15 +62,15 @@ def as_markdown(content: dict[str, Any]) -> str:
     options, times = content['options'], content['step_times']
     images = options['train_images'] or 'all'
     lesson = ', '.join(f'{name} {value:g}' for name, value in options['lesson'].items() if value)
+    epochs = str(options['dense_epochs'] or '')
     lines = [
         f'# {content["goal"]}: vanilla and UP',
         '',
-        f'{options["epochs"]} epochs on {images} training images for every row; seeds '
-        f'{", ".join(map(str, options["seeds"]))}. Distillation: {lesson}.',
+        f'Trained on {images} images; seeds {", ".join(map(str, options["seeds"]))}. Distillation: {lesson}.',
         '',
         f'| {" | ".join(HEADER)} |',
         f'|---|{"---:|" * (len(HEADER) - 1)}',
-        _line('dense', '', f'{content["dense"]["top1"]:.2f}', '', '', '', '', *_costs(content['dense'])),
+        _line('dense', epochs, '', f'{content["dense"]["top1"]:.2f}', *[''] * 4, *_costs(content['dense'])),
     ]
     for row in content['rows']:
         spread = '' if row['std'] is None else f' ± {row["std"]:.2f}'
@@ -78,6 +78,7 @@ def as_markdown(content: dict[str, Any]) -> str:
         lines.append(
             _line(
                 row['title'],
+                str(row['epochs']),
                 f'{_lr(row, content):g}',
                 f'{row["mean"]:.2f}{spread}',
                 '' if row['over_vanilla'] is None else f'{row["over_vanilla"]:+.2f}',
@@ -108,10 +109,7 @@ def draw_curves(content: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     axes.axhline(content['dense']['top1'], color='black', linestyle=':', label='dense')
     for row, colour in zip(content['rows'], COLOURS):
-        curves = np.array(row['curves'], dtype=float)
-        epochs = np.arange(1, curves.shape[1] + 1)
-        axes.plot(epochs, row['curve'], color=colour, label=f'{row["title"]}: {row["mean"]:.2f}')
-        axes.fill_between(epochs, np.nanmin(curves, axis=0), np.nanmax(curves, axis=0), color=colour, alpha=0.15, lw=0)
+        plot_runs(axes, row['curves'], colour, f'{row["title"]}: {row["mean"]:.2f}')
         if row['key'] == 'vanilla':
             axes.axhline(row['mean'], color=colour, linestyle=':', linewidth=1)
     axes.set(xlabel='epoch', ylabel='top-1 %')

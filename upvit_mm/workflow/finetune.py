@@ -179,8 +179,6 @@ def taught(model: ConfigDict, cfg: Config, checkpoint: Path, lesson: Lesson, pla
 def training(cfg: Config, model: ConfigDict, epochs: int, seed: int, lr: float) -> Config:
     """A whole config: the dense one's data, schedule and settings around a model, judged after every epoch.
 
-    Each epoch is seeded, so that a training that is cut off and resumed ends as it would have ended.
-
     Args:
         cfg: the dense classifier's.
         model: what is trained.
@@ -194,13 +192,25 @@ def training(cfg: Config, model: ConfigDict, epochs: int, seed: int, lr: float) 
         run.arch = copy.deepcopy(model.backbone.arch)
     run.train_cfg.update(max_epochs=epochs, val_interval=1)
     run.optim_wrapper.optimizer.lr = lr
+    return repeatable(run, seed)
+
+
+def repeatable(run: Config, seed: int) -> Config:
+    """A whole config made fit for ``Training``: a run that is cut off and resumed ends as it would have ended, since
+    each epoch is seeded.
+
+    Args:
+        run: of mmdet or mmpretrain, trained by epochs; changed in place and returned.
+        seed: of initial weights, order and augmentation.
+    """
     run.randomness = dict(run.get('randomness') or {}, seed=seed)
     hooks = list(run.get('custom_hooks') or [])
     missing = set(HOOKS) - {hook['type'] for hook in hooks}
     run.custom_hooks = hooks + [dict(type=kind) for kind in HOOKS if kind in missing]
     run.train_dataloader.persistent_workers = False  # for SeedEveryEpoch
     # the last but one stays, for the time in which the last is being written
-    run.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
+    checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
+    run.default_hooks = dict(run.get('default_hooks') or {}, checkpoint=checkpoint)
     run.launcher, run.load_from, run.resume = 'none', None, True
     run.pop('work_dir', None)  # says where, and is no part of what is trained
     return run

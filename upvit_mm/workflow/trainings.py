@@ -1,10 +1,13 @@
-"""Trainings in folders of their own: reused when finished, resumed when cut off, one or several at a time."""
+"""Trainings in folders of their own: reused when finished, resumed when cut off, one or several at a time.
+
+In a distributed job all processes go through the same trainings together; the first one alone looks after the folders.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -13,7 +16,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +25,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import barrier, broadcast_object_list, is_distributed, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
@@ -32,8 +36,49 @@ from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.runner import build_runner
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 
-METRIC = 'accuracy/top1'
+RUN_NUMBERS = itertools.count()  # of this process
 Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a training is judged by.
+
+    Attributes:
+        key: as the evaluator names it.
+        text: how people read it.
+        empty: what it is when the evaluator leaves it out; None = it may not.
+    """
+
+    key: str
+    text: str
+    empty: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in the record."""
+        return self.key.rpartition('/')[2]
+
+    @classmethod
+    def of(cls, cfg: Config) -> Metric:
+        """The config's ``judged_by``; without one it is a classifier's."""
+        return METRICS[cfg.get('judged_by', TOP1.key)]
+
+    def read(self, metrics: Mapping[str, float]) -> float:
+        """Its value.
+
+        Raises:
+            ValueError: the evaluator does not give it.
+        """
+        value = metrics.get(self.key, self.empty)
+        if value is None:
+            raise ValueError(f"val_evaluator gives {', '.join(metrics)}: it must give {self.key}; use type='Accuracy'.")
+        return float(value)
+
+
+TOP1 = Metric('accuracy/top1', 'top-1 {:.2f} %')
+BOX_AP = Metric('coco/bbox_mAP', 'box AP {:.3f}', empty=0.0)  # mmdet's CocoMetric says nothing of no detection at all
+METRICS = {metric.key: metric for metric in (TOP1, BOX_AP)}
 
 
 @dataclass(frozen=True)
@@ -43,8 +88,8 @@ class Training:
     Attributes:
         name: for people.
         folder: of this training alone: gets ``config.py``, ``console.log``, mmengine's logs and checkpoints, and
-            ``record.json``, the accuracy by epoch.
-        cfg: whole config.
+            ``record.json``, the metric by epoch.
+        cfg: whole config; its ``judged_by`` names the metric, see ``Metric``.
         files: whose content decides the result beside the config: initial weights, teacher, plan.
     """
 
@@ -71,8 +116,8 @@ class Training:
         return Ledger(self.folder).is_current('training', self.inputs)
 
     def record(self) -> dict[str, Any]:
-        """``top1``: accuracy in % after each epoch (None where unknown); ``seconds_per_step``: median."""
-        return _read_record(self.folder, self.epochs)
+        """``top1`` in % (``bbox_mAP`` in 0 to 1) after each epoch, None if unknown; ``seconds_per_step``: median."""
+        return _read_record(self.folder, self.epochs, Metric.of(self.cfg))
 
     def prepare(self) -> None:
         """Write the config; a folder of other inputs is emptied first.
@@ -98,53 +143,67 @@ def train_all(trainings: Sequence[Training], jobs: int = 1, say: Say = print) ->
 
     Args:
         trainings: all that are wanted.
-        jobs: how many at a time; above 1 in processes of one thread each.
+        jobs: how many at a time; above 1 in processes of one thread each, and not in a distributed job.
         say: told how it goes, a line at a time.
 
     Raises:
-        ValueError: ``jobs`` below 1, a folder that holds something else, or a training that stopped; the message has
-            its name and reason.
+        ValueError: ``jobs`` that cannot be, a folder that holds something else, or a training that stopped; the message
+            has its name and reason.
     """
-    if jobs < 1:
-        raise ValueError(f'jobs = {jobs}: must be at least 1.')
-    todo = [training for training in trainings if not training.is_done()]
+    if jobs < 1 or (jobs > 1 and is_distributed()):
+        raise ValueError(f'jobs = {jobs}: must be at least 1, and 1 in a distributed job.')
+    main = is_main_process()
+    done = [main and training.is_done() for training in trainings]
+    broadcast_object_list(done)
+    todo = [training for training, finished in zip(trainings, done) if not finished]
     say(f'{len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before with the same inputs')
-    for training in todo:
+    for training in todo if main else ():
         training.prepare()
+    barrier()
     started = time.monotonic()
-    for count, training in enumerate(_finished(todo, jobs), 1):
-        training.finish()
-        top1 = training.record()['top1'][-1]
-        left = (time.monotonic() - started) / count * (len(todo) - count) / 60
-        say(f'{count}/{len(todo)} {training.name}: top-1 {top1:.2f} %, about {left:.1f} min left')
+    for count, training in enumerate(_finished(todo, jobs, say), 1):
+        if main:
+            metric = Metric.of(training.cfg)
+            training.finish()
+            value = metric.text.format(training.record()[metric.name][-1])
+            left = (time.monotonic() - started) / count * (len(todo) - count) / 60
+            say(f'{count}/{len(todo)} {training.name}: {value}, about {left:.1f} min left')
+    barrier()
 
 
 def evaluate(cfg: Config, state: dict[str, Tensor], folder: Path) -> float:
     """Top-1 in % of a config's classifier with given weights on the whole validation set."""
-    cfg = Config(cfg.to_dict())
-    cfg.update(work_dir=str(folder), launcher='none', load_from=None, resume=False, experiment_name=_name(folder))
-    with _console(folder):
+    cfg = placed(Config(cfg.to_dict()), folder)
+    cfg.update(load_from=None, resume=False)
+    with console_of(folder):
         runner = build_runner(cfg, parts=('val',))
         runner.model.load_state_dict(state)
         metrics = runner.val()
-    if METRIC not in metrics:
-        raise ValueError(f"val_evaluator gives {', '.join(metrics)}: it must give {METRIC}; use type='Accuracy'.")
-    return float(metrics[METRIC])
+    return TOP1.read(metrics)
 
 
-def run_training(folder: Path) -> str | None:
+def run_training(folder: Path, say: Say | None = None) -> str | None:
     """Do the training of a prepared folder, from its latest checkpoint on.
+
+    Args:
+        folder: see ``Training.prepare``.
+        say: told the metric of every epoch that is judged.
 
     Returns:
         None, or what the user did wrong; a fault in the code raises.
     """
-    path = folder / 'config.py'
+    path, terminal = folder / 'config.py', sys.stdout
+
+    def aloud(text: str) -> None:
+        with contextlib.redirect_stdout(terminal):
+            say(text)
+
     cfg = VerbatimConfig(Config.fromfile(path).to_dict(), cfg_text=path.read_text(encoding='utf-8'))
-    cfg.update(work_dir=str(folder), experiment_name=_name(folder))
+    placed(cfg, folder)
     try:
-        with _console(folder):
+        with console_of(folder):
             runner = build_runner(cfg, parts=('train', 'val'))
-            runner.register_hook(RecordHook())
+            runner.register_hook(RecordHook(Metric.of(cfg), aloud if say else None))
             runner.train()
     except (ValueError, ImportError, OSError) as error:
         if is_mistake(error):
@@ -165,15 +224,24 @@ class VerbatimConfig(Config):
 
 
 class RecordHook(Hook):
-    """Keeps ``record.json`` of a run: accuracy after each epoch and the time of a step without loading."""
+    """Keeps ``record.json`` of a run: its metric after each epoch that was judged, and the time of a step without
+    loading.
+
+    Args:
+        metric: which.
+        say: told its values.
+    """
 
     priority = 'VERY_HIGH'
 
+    def __init__(self, metric: Metric = TOP1, say: Say | None = None):
+        self.metric, self.say = metric, say
+
     def before_train(self, runner: Runner) -> None:
         self.seconds: list[float] = []
-        known = _read_record(Path(runner.work_dir), runner.epoch)
-        self.top1, self.earlier = known['top1'], known['seconds_per_step']
-        if self.top1 and self.top1[-1] is None:  # cut off between saving and judging
+        known = _read_record(Path(runner.work_dir), runner.epoch, self.metric)
+        self.values, self.earlier = known[self.metric.name], known['seconds_per_step']
+        if self.values and self.values[-1] is None and _is_judged(runner):  # cut off between saving and judging
             runner.val_loop.run()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -185,25 +253,38 @@ class RecordHook(Hook):
         self.seconds.append(time.perf_counter() - self.started)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self.top1 = [*self.top1[: runner.epoch - 1], float(metrics[METRIC])]
+        earlier = self.values[: runner.epoch - 1]
+        unjudged = [None] * (runner.epoch - 1 - len(earlier))
+        self.values = [*earlier, *unjudged, self.metric.read(metrics)]
         seconds = statistics.median(self.seconds) if self.seconds else self.earlier
-        text = json.dumps({'top1': self.top1, 'seconds_per_step': seconds})
-        write_text_atomically(Path(runner.work_dir, 'record.json'), text + '\n')
+        if is_main_process():
+            text = json.dumps({self.metric.name: self.values, 'seconds_per_step': seconds})
+            write_text_atomically(Path(runner.work_dir, 'record.json'), text + '\n')
+        if self.say:
+            self.say(f'  epoch {runner.epoch}/{runner.max_epochs}: {self.metric.text.format(self.values[-1])}')
 
 
-def _read_record(folder: Path, epochs: int) -> dict[str, Any]:
+def _is_judged(runner: Runner) -> bool:
+    """Whether mmengine's loop validates after the epoch that was finished last."""
+    loop, epoch = runner.train_loop, runner.epoch
+    return epoch >= loop.val_begin and (epoch % loop.val_interval == 0 or epoch == loop.max_epochs)
+
+
+def _read_record(folder: Path, epochs: int, metric: Metric) -> dict[str, Any]:
     path, record = folder / 'record.json', {}
     if path.is_file():
         record = json.loads(path.read_text(encoding='utf-8'))
-    top1 = record.get('top1', [])[:epochs]
-    return {'top1': top1 + [None] * (epochs - len(top1)), 'seconds_per_step': record.get('seconds_per_step')}
+    values = record.get(metric.name, [])[:epochs]
+    values += [None] * (epochs - len(values))
+    return {metric.name: values, 'seconds_per_step': record.get('seconds_per_step')}
 
 
-def _finished(trainings: Sequence[Training], jobs: int) -> Iterator[Training]:
-    """Each training when it is done."""
+def _finished(trainings: Sequence[Training], jobs: int, say: Say) -> Iterator[Training]:
+    """Each training when it is done; ``say`` is told of epochs where one goes after another."""
     if jobs == 1:
         for training in trainings:
-            _raise_mistake(training, run_training(training.folder))
+            say(f'{training.name}: {training.epochs} epochs in {training.folder}')
+            _raise_mistake(training, run_training(training.folder, say))
             yield training
         return
     context = multiprocessing.get_context('spawn')
@@ -236,7 +317,7 @@ def _start_worker() -> None:
 
 
 @contextlib.contextmanager
-def _console(folder: Path) -> Iterator[None]:
+def console_of(folder: Path) -> Iterator[None]:
     """What a run prints goes to a file of its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / 'console.log').open('a', encoding='utf-8') as file:
@@ -249,6 +330,11 @@ def _console(folder: Path) -> Iterator[None]:
                     handler.setStream(sys.stdout)
 
 
-def _name(folder: Path) -> str:
-    """mmengine keeps loggers by the name of the experiment: one for each folder."""
-    return f'{folder.name}_{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]}'
+def placed(cfg: Config, folder: Path) -> Config:
+    """The config, told that its run takes place in a folder, and with the processes of this job."""
+    # mmengine keeps loggers and visualizers by name for as long as the process lives: one for each run
+    name = f'{folder.name}_{next(RUN_NUMBERS)}'
+    cfg.update(work_dir=str(folder), experiment_name=name, launcher='pytorch' if is_distributed() else 'none')
+    if cfg.get('visualizer'):
+        cfg.visualizer.name = name
+    return cfg

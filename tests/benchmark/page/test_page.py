@@ -1,0 +1,207 @@
+"""``report.html``: what stands in it, and that a browser shows it whole."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from upvit_mm.benchmark.page.sources import DetectorRuns
+from upvit_mm.benchmark.page.tables import kept_widths, last_stages, top1_of
+
+NOTHING, MINUS, TIMES = '\N{EN DASH}', '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN}'
+
+
+def test_figures_are_those_of_the_files(write, everything):
+    page = write(**everything)
+    costs = {'dense': ['8.00 M 100.0 %', '500.00 k 100.0 %'], 'up': ['2.00 M 25.0 %', '125.00 k 25.0 %']}
+    box = {'dense': ['40.0 ± 1.0', '+10.0 ± 0.5', '40.0 ± 1.0'], 'up': ['35.0 ± 1.0', '+5.0 ± 0.5', '35.0 ± 1.0']}
+    mask = {'dense': ['20.0 ± 1.0', f'{MINUS}10.0 ± 0.5', '20.0 ± 1.0']}
+    mask['up'] = ['17.5 ± 1.0', f'{MINUS}12.5 ± 0.5', '17.5 ± 1.0']
+    for name, top1 in (('dense', '90.0'), ('up', '85.5 ± 0.5')):
+        assert page.row('result-caption', name) == [top1, *box[name], *box[name], *mask[name], *costs[name]]
+    assert page.row('result-caption', 'vanilla')[:4] == [NOTHING, '30.0 ± 1.0', NOTHING, '30.0 ± 1.0']
+    columns = [(f'{kind} AP', 'over vanilla', f'{kind} AP50') for kind in ('box', 'box', 'mask')]
+    assert page.tables['result-caption'][1] == [name for group in columns for name in group]
+    assert page.row('classification-caption', 'the compensated')[:4] == ['3', '85.50 ± 0.50', '+5.25', 'not reached']
+    assert page.row('classification-caption', 'the compensated')[4:] == ['2.00 M 25.0 %', '100.00 k 20.0 %']
+    assert page.row('classification-caption', 'the vanilla')[3] == '3'
+    assert page.row('widths-caption', '0') == ['24 of 24', '12 of 12', '5 of 50']
+    assert page.row('widths-caption', 'stage 0') == ['embedding 9 of 45', 'blocks 4 of 5']
+    assert page.row('costs-caption', 'params') == ['4.00 k', '1.00 k', '25.0 %']
+    assert page.row('one-shot-caption', 'sliced') == ['0.1250', '60.00']
+    assert page.row('consistency-caption-1', 'up') == ['4.00 M', '0.850 ± 0.071', NOTHING]
+    assert page.row('consistency-caption-1', 'vanilla') == ['4.00 M', NOTHING, '0.250']
+    assert page.row('hashes-caption', 'backbone up')[1] == 'u' * 64
+    for line in ('first', 'compare retinanet', 'compare mask-rcnn', 'look'):
+        assert f'<code>{line}</code>' in page.text
+    assert f'seeds 0, 1, 1 {TIMES} CPU' in ' '.join(page.text.split())
+
+
+def test_it_is_one_whole_accessible_page(write, everything):
+    page = write(**everything)
+    assert [len(page.all(tag)) for tag in ('h1', 'main', 'header', 'nav', 'title', 'script', 'link')] == [1] * 5 + [
+        0,
+        0,
+    ]
+    references = re.findall(r'(?:src|href|url)\s*(?:=\s*["\']?|\()([^"\'>) ]+)', page.text)
+    assert len(references) > 20
+    assert {reference.partition(':')[0] for reference in references if reference[0] != '#'} == {'data'}
+    ids = [attributes['id'] for _, attributes in page.tags if 'id' in attributes]
+    assert len(ids) == len(set(ids))
+    pointed = [
+        a[key].lstrip('#') for _, a in page.tags for key in ('href', 'aria-labelledby', 'xlink:href') if key in a
+    ]
+    assert set(pointed) <= set(ids)
+    pictures = page.all('img')
+    assert len(pictures) == 1 + 2 * 2 * 4  # of consistency; detectors x pictures x (ground truth, 3 backbones)
+    assert all(a['alt'] and a['src'].startswith('data:image/') for a in pictures)
+    assert [a['alt'] for a in pictures if a['alt'].startswith('up, 000001.png: 0 0.70')]
+    charts = [a['aria-label'] for a in page.all('div') if a.get('role') == 'img']
+    assert len(charts) == page.text.count('<svg') == 2 + 3 + 2
+    assert charts[0] == 'box AP against MACs of the backbone: dense 40.0 % at 8.00 M; up 35.0 % at 2.00 M; ' + (
+        'vanilla 30.0 % at 2.00 M.'
+    )
+    assert '#000000' not in page.text  # black is left to the page: it would not show on a dark one
+    assert len(page.all('table')) == len(page.all('caption'))
+    assert all(a.get('scope') in ('col', 'row', 'colgroup', 'rowgroup') for a in page.all('th'))
+    assert len(page.text) < 500_000
+
+
+def test_the_same_files_give_the_same_page(write, everything):
+    assert write(**everything).text == write(**everything).text
+
+
+SECTIONS = {
+    'detectors': ['result', 'detection', 'pictures'],
+    'classifiers': ['classification'],
+    'pruning': ['widths'],
+    'consistency': ['consistency'],
+}
+
+
+@pytest.mark.parametrize('given', SECTIONS)
+def test_a_section_needs_its_files(write, everything, given):
+    page = write(**{given: everything[given]})
+    assert [a['id'] for a in page.all('h2')] == [*SECTIONS[given], 'reproduce']
+    assert [a['href'] for a in page.all('a')] == ['#main', *(f'#{name}' for name in SECTIONS[given]), '#reproduce']
+
+
+def test_words_are_never_markup(write, detectors):
+    names = ['<b>&"\'', 'vanilla']
+    folder = detectors('a&b<i>', names=names)
+    page = write('<script>alert(1)</script>', detectors=[folder], notes=['<u>'])
+    assert not {'b', 'i', 'u', 'script'} & {tag for tag, _ in page.tags}
+    assert page.row('result-caption', names[0])[0] == '20.0 ± 1.0'
+    assert [a for a in page.all('img') if a['alt'] == f'{names[0]}, 000001.png: nothing above 0.3']
+
+
+def test_two_of_one_detector_are_told_apart(write, detectors):
+    folders = [detectors('short', names=('dense', 'vanilla')), detectors('long', names=('up', 'vanilla'))]
+    page = write(detectors=folders)
+    assert page.tables['result-caption'][0][1:3] == ['MaskRCNN in short', 'MaskRCNN in long']
+    assert [row[0] for row in page.tables['result-caption'][2:]] == ['dense', 'vanilla', 'up']
+    assert page.row('result-caption', 'up')[:7] == [NOTHING] * 6 + ['35.0 ± 1.0']
+
+
+def test_top1_of_a_backbone(classifiers, detectors):
+    compared = {**json.loads((classifiers / 'compare.json').read_text()), 'folder': classifiers}
+    dense, up, vanilla = DetectorRuns(detectors()).rows
+    assert top1_of(dense, compared)['mean'] == 90.0
+    assert top1_of(up, compared) == {'mean': 85.5, 'std': 0.5, 'signed': False}
+    assert top1_of(vanilla, compared) is None
+    for name, top1 in (('pruning/sliced.pth', 70.0), ('pruning/plain.pth', None), ('../other.pth', None)):
+        found = top1_of({**up, 'checkpoint': str(classifiers / name)}, compared)
+        assert (found and found['mean']) == top1
+
+
+def test_a_block_that_went_keeps_nothing(plan):
+    (stage,) = kept_widths(plan)
+    assert [[width['kept'] for width in block] for block in stage['blocks']] == [
+        [24, 12, 5],
+        [10, 30, 0],
+        [0, 0, 64],
+        [16, 32, 31],
+        [30, 9, 40],
+    ]
+    assert stage['embed'] == {'kept': 9, 'dense': 45, 'share': 20.0}
+    assert stage['blocks'][0][2]['share'] == 10.0
+
+
+def test_networks_without_groups_are_rows_of_their_own(consistency):
+    contrast = json.loads((consistency / 'contrast.json').read_text())
+    del contrast['groups'], contrast['macs']
+    (table,) = last_stages(contrast)
+    assert [(row['name'], row['macs']) for row in table['rows']] == [('up 0', None), ('up 1', None), ('vanilla', None)]
+    assert table['rows'][1]['cells'] == [{'mean': 0.9, 'std': None, 'signed': False}, None]
+
+
+MISTAKES = {
+    'detectors/detectors.json': ('{"rows": [', r"detectors.json' is damaged .*; tools/compare_detectors.py writes it"),
+    'detectors/dense/seed0/predictions.pkl': ('no pickle', r"predictions.pkl' is damaged .*compare_detectors"),
+    'classifiers/compare.json': ('[1]', r"compare.json' (is damaged|lacks) .*tools/compare_classifiers.py"),
+    'pruning/report.json': ('{"goal": 1}', r"report.json' lacks method; tools/prune.py of this version writes it"),
+    'pruning/plan.json': ('{}', r"plan '.*plan.json' is damaged"),
+    'consistency/contrast.json': ('{}', r"contrast.json' lacks results; tools/compare_consistency.py"),
+}
+
+
+@pytest.mark.parametrize('file', MISTAKES)
+def test_damaged_and_missing_files(request, write, tmp_path, file):
+    part, (text, message) = Path(file).parts[0], MISTAKES[file]
+    given = request.getfixturevalue(part)
+    arguments = {part: [given()] if part == 'detectors' else given}
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        write(**arguments)
+    (tmp_path / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{Path(file).name}' does not exist; tools/\w+\.py writes it"):
+        write(**arguments)
+    assert not (tmp_path / 'report.html').exists()
+
+
+def test_nothing_to_show(write):
+    with pytest.raises(ValueError, match='a page needs at least one folder'):
+        write()
+
+
+FRAME = """<body><iframe width="390" height="844" style="border: 0" srcdoc="{}" onload="
+    const page = this.contentDocument;
+    document.title = 'measured ' + JSON.stringify({{
+        width: page.documentElement.scrollWidth,
+        broken: [...page.images].filter(image => !image.naturalWidth).length,
+        images: page.images.length}})"></iframe>"""
+
+
+@pytest.fixture
+def show(tmp_path):
+    """``show(text)``: what headless Chromium makes of a page 390 px wide, and its complaints."""
+    names = ('chromium', 'chromium-browser', 'google-chrome')
+    browser = next((path for name in names if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f'none of {", ".join(names)} is installed')
+
+    def run(text: str) -> dict:
+        (tmp_path / 'frame.html').write_text(FRAME.format(html.escape(text)))
+        command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--dump-dom']
+        command += [f'--user-data-dir={tmp_path / "profile"}', (tmp_path / 'frame.html').as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        found = re.search(r'<title>measured (.*?)</title>', done.stdout)
+        assert found, done.stderr[-2000:]
+        complaints = [line for line in done.stderr.splitlines() if 'CONSOLE' in line]
+        return {**json.loads(html.unescape(found.group(1))), 'complaints': complaints}
+
+    return run
+
+
+def test_in_a_browser(show, write, everything):
+    good = show(write(**everything).text)
+    assert good.pop('width') <= 390
+    assert good == {'broken': 0, 'images': 17, 'complaints': []}
+    bad = show('<p style="width: 900px"><img src="data:image/png;base64,AA"><script>nothing()</script>')
+    assert (bad['width'] >= 900, bad['broken'], len(bad['complaints'])) == (True, 1, 1)

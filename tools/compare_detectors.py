@@ -1,0 +1,74 @@
+"""Train one detector on several backbones alike, by seeds, and compare their AP, costs and speed.
+
+Everything that is finished is reused, and what was cut off goes on, when the command is repeated. On several GPUs:
+tools/dist_compare_detectors.sh.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+from rich.console import Console
+
+from upvit_mm.benchmark.contestants import Contestant
+from upvit_mm.benchmark.detectors import DetectorComparison, Options
+from upvit_mm.cli import one_line_errors
+from upvit_mm.consistency import parse_size
+from upvit_mm.runner import LAUNCHERS, load_config
+
+OPTIONS = Options()
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='mmdet config of the detector, on any backbone of this package')
+    parser.add_argument(
+        '--backbones',
+        nargs='+',
+        required=True,
+        metavar='NAME=ARCH,CHECKPOINT',
+        help='ARCH: stock name or arch.json; CHECKPOINT in any known layout, {seed} in it is replaced; left out '
+        '(NAME=ARCH): random weights',
+    )
+    parser.add_argument('--work-dir', required=True, help='folder for everything')
+    parser.add_argument('--seeds', type=int, nargs='+', help='one training each (default: 0 1 2)')
+    parser.add_argument('--epochs', type=int, help="of every training (default: the config's); schedules move along")
+    parser.add_argument(
+        '--evaluate',
+        action='store_true',
+        help='no training: each CHECKPOINT is one of the whole detector, and is evaluated',
+    )
+    parser.add_argument('--baseline', metavar='NAME', help='differences are to this one (default: the first)')
+    parser.add_argument('--size', help="HEIGHTxWIDTH for costs and speed (default: the test pipeline's)")
+    parser.add_argument('--jobs', type=int, default=OPTIONS.jobs, help='trainings at a time (default: 1)')
+    parser.add_argument('--batch', type=int, default=OPTIONS.batch, help='images at once for images/s (default: 4)')
+    parser.add_argument(
+        '--repeats', type=int, default=OPTIONS.repeats, help='timed runs of each detector; 0 = none (default: 10)'
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    seeds = args.seeds or OPTIONS.seeds
+    if args.evaluate:
+        seeds = ()
+        console.print('--evaluate: nothing is trained; --seeds, --epochs and --jobs play no part')
+    cfg = load_config(args)
+    size = None if args.size is None else parse_size(args.size)
+    options = Options(seeds, args.epochs, args.baseline, size, args.jobs, args.batch, args.repeats)
+    contestants = [Contestant.parse(text) for text in args.backbones]
+    comparison = DetectorComparison(cfg, contestants, options, Path(args.work_dir), console.print)
+    if comparison.run(command=shlex.join(['python', *sys.argv])):
+        console.print((Path(args.work_dir) / 'detectors.md').read_text(encoding='utf-8'))
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

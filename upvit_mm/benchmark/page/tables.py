@@ -1,0 +1,179 @@
+"""The tables of the page as plain values.
+
+A figure is ``{'mean', 'std', 'signed'}`` in the unit that is shown, ``std`` None where there is no spread; an unknown
+figure is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from upvit_mm.benchmark.detector_report import KINDS
+from upvit_mm.benchmark.page.sources import DetectorRuns
+from upvit_mm.consistency.metrics import METRICS
+from upvit_mm.consistency.seeds import mean_over_seeds, std_over_seeds
+from upvit_mm.pruning import PrunePlan, prunable_dims
+from upvit_mm.pruning.table import block_name, stage_name
+from upvit_mm.workflow.compare_report import ONE_SHOT
+
+Record = Mapping[str, Any]
+Figure = dict[str, float | bool | None]
+
+
+def headline(detectors: Sequence[DetectorRuns], compared: Record | None = None) -> dict[str, Any]:
+    """One row for each backbone of any detector: top-1 of its classifier, AP of every detector, costs.
+
+    Args:
+        detectors: the comparisons.
+        compared: the comparison of classifiers that the backbones come from.
+    """
+    backbones: dict[str, Record] = {}
+    for runs in detectors:
+        for row in runs.rows:
+            backbones.setdefault(row['name'], row)
+    rows = [
+        {
+            'name': name,
+            'top1': top1_of(row, compared) if compared else None,
+            'cells': [cell for runs in detectors for cell in _ap_cells(runs, name)],
+            'macs': row['macs'],
+            'params': row['backbone_params'],
+        }
+        for name, row in backbones.items()
+    ]
+    groups = [{'title': runs.title, 'columns': _ap_columns(runs)} for runs in detectors]
+    return {'groups': groups, 'rows': _with_shares(rows), 'size': detectors[0].content['size']}
+
+
+def top1_of(row: Record, compared: Record) -> Figure | None:
+    """Top-1 of the classifier that a detector's backbone comes from; None when it is none of the comparison's.
+
+    Args:
+        row: of ``detectors.json``.
+        compared: what ``CLASSIFIERS.read`` gives.
+    """
+    if row['checkpoint'] is None:
+        return None
+    if row['sha256'] == compared['sha256']:
+        return _figure(compared['dense']['top1'])
+    path, folder = Path(row['checkpoint']).resolve(), compared['folder'].resolve()
+    if not path.is_relative_to(folder):
+        return None
+    place = path.relative_to(folder).parts[0]
+    if place == 'pruning':
+        return _figure((compared['one_shot'].get(ONE_SHOT.get(path.name)) or {}).get('top1'))
+    return next((_figure(r['mean'], r['std']) for r in compared['rows'] if r['key'] == place), None)
+
+
+def classifier_rows(compared: Record) -> list[dict[str, Any]]:
+    """The dense network and every row of ``compare.json``."""
+    dense = compared['dense']
+    known = {'title': 'dense', 'epochs': compared['options'].get('dense_epochs'), 'over_vanilla': None, 'reached': None}
+    rows = [{**known, 'top1': _figure(dense['top1']), 'macs': dense['macs'], 'params': dense['params']}]
+    for row in compared['rows']:
+        rows.append(
+            {
+                'title': row['title'],
+                'epochs': row['epochs'],
+                'top1': _figure(row['mean'], row['std']),
+                'over_vanilla': _figure(row['over_vanilla'], signed=True),
+                'reached': row['epochs_to_vanilla'] or 'not reached',
+                **compared['target'],
+            }
+        )
+    return _with_shares(rows)
+
+
+def pruned_costs(report: Record) -> list[dict[str, Any]]:
+    """Every count of a pruning's ``report.json``: dense, pruned, and the share that is left in %."""
+    dense, pruned = report['costs']['dense'], report['costs']['pruned']
+    return [
+        {'name': name, 'dense': dense[name], 'pruned': pruned[name], 'share': 100 * pruned[name] / dense[name]}
+        for name in dense
+    ]
+
+
+def kept_widths(plan: PrunePlan) -> list[dict[str, Any]]:
+    """By stage of the dense network, kept and dense widths of all its blocks; nothing is kept of one that went."""
+    dims = prunable_dims(plan.source_arch)
+
+    def width(name: str, stays: bool = True) -> dict[str, float]:
+        kept = len(plan.kept[name]) if stays else 0
+        return {'kept': kept, 'dense': dims[name].size, 'share': 100 * kept / dims[name].size}
+
+    stages = []
+    for i, (pairs, depth) in enumerate(zip(plan.kept_blocks, plan.source_arch.depths)):
+        attention, mlp = map(set, zip(*pairs))
+        blocks = []
+        for j in range(depth):
+            name = block_name(i, j)
+            widths = [width(f'{name}.{kind}', j in attention) for kind in ('qk', 'v')]
+            blocks.append([*widths, width(f'{name}.mlp_hidden', j in mlp)])
+        stages.append(
+            {'embed': width(f'{stage_name(i)}.embed'), 'blocks': blocks, 'kept': len(pairs), 'dense': len(blocks)}
+        )
+    return stages
+
+
+def last_stages(contrast: Record) -> list[dict[str, Any]]:
+    """By input size, every measure of every network at the last stage, mean and spread over seeds."""
+    results = _with_nan(contrast['results'])
+    groups = contrast.get('groups') or {name: [name] for name in results}
+    means, spreads = mean_over_seeds(results, groups), std_over_seeds(results, groups)
+    tables = []
+    for size, stages in next(iter(results.values())).items():
+        stage = list(stages)[-1]
+        present = [name for name in METRICS if any(name in found[size][stage] for found in means.values())]
+        rows = []
+        for title, found in means.items():
+            figures = [(found[size][stage].get(name), spreads[title][size][stage].get(name)) for name in present]
+            macs = [contrast.get('macs', {}).get(name, {}).get(size) for name in groups[title]]
+            cost = None if None in macs else fmean(macs)
+            rows.append({'name': title, 'macs': cost, 'cells': [_figure(*pair) for pair in figures]})
+        tables.append({'size': size, 'stage': stage, 'columns': [METRICS[name] for name in present], 'rows': rows})
+    return tables
+
+
+def _ap_columns(runs: DetectorRuns) -> list[str]:
+    over = f'over {runs.content["baseline"]}'
+    return [column for kind in runs.content['kinds'] for column in (f'{KINDS[kind]} AP', over, f'{KINDS[kind]} AP50')]
+
+
+def _ap_cells(runs: DetectorRuns, name: str) -> list[Figure | None]:
+    """AP, its signed difference to the baseline, and AP50 of every kind in %; None where the backbone is not in it."""
+    row = next((row for row in runs.rows if row['name'] == name), None)
+    cells: list[Figure | None] = []
+    for kind in runs.content['kinds']:
+        if row is None:
+            cells += [None] * 3
+            continue
+        over = row['over_baseline'][f'{kind}_mAP']
+        is_baseline = name == runs.content['baseline']
+        difference = None if is_baseline else _figure(over['mean'], over['std'], 100, signed=True)
+        ap, ap50 = (_figure(row['mean'][key], row['std'][key], 100) for key in (f'{kind}_mAP', f'{kind}_mAP_50'))
+        cells += [ap, difference, ap50]
+    return cells
+
+
+def _figure(mean: float | None, std: float | None = None, scale: float = 1, signed: bool = False) -> Figure | None:
+    if mean is None or math.isnan(mean):
+        return None
+    return {'mean': scale * mean, 'std': None if std is None or math.isnan(std) else scale * std, 'signed': signed}
+
+
+def _with_shares(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is left, in %, of the MACs and parameters of the first row."""
+    for row in rows:
+        row['shares'] = {count: 100 * row[count] / rows[0][count] for count in ('macs', 'params')}
+    return rows
+
+
+def _with_nan(value: Any) -> Any:
+    """JSON has no NaN: the reports write None."""
+    if isinstance(value, Mapping):
+        return {key: _with_nan(entry) for key, entry in value.items()}
+    return math.nan if value is None else value
