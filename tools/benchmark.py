@@ -1,42 +1,64 @@
-"""Measure: networks side by side, in one process, in alternating runs."""
+"""Measure: costs counted module by module; networks timed side by side, in one process, in alternating runs."""
 
 import argparse
 import json
-import re
 import shlex
 import statistics
 import sys
+from dataclasses import asdict
 
+import torch
 from mmengine.config import Config
 from rich.console import Console
 
 from upvit_mm.arch import resolve_arch
-from upvit_mm.benchmark.backbone import compare_backbones
+from upvit_mm.benchmark import backbone, complexity, latency
 from upvit_mm.benchmark.pruning import benchmark_pruning, time_large_network
 from upvit_mm.benchmark.rivals import rivals_of
 from upvit_mm.cli import one_line_errors, table_of
+from upvit_mm.consistency import parse_size
 from upvit_mm.files import write_text_atomically
-
-
-def size(text: str) -> tuple[int, int]:
-    if not re.fullmatch(r'[1-9]\d*x[1-9]\d*', text):
-        raise argparse.ArgumentTypeError(f'{text!r}: must be HEIGHTxWIDTH in pixels, as 800x1344')
-    height, width = text.split('x')
-    return int(height), int(width)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
-    backbone = commands.add_parser('backbone', help='our backbone against others, same weights')
-    backbone.add_argument('--arch', default='pvtv2-b0', help='stock name or arch.json')
-    backbone.add_argument('--size', type=size, default=(800, 1344), help='HEIGHTxWIDTH of the forward pass')
-    backbone.add_argument('--train-size', type=size, default=(512, 512), help='HEIGHTxWIDTH of the training step')
-    backbone.add_argument('--against', nargs='*', help='of timm, mmdet (default: all that have it)')
-    backbone.add_argument('--batch', type=int, default=1, help='images a step')
-    backbone.add_argument('--repeats', type=int, default=7, help='timed runs of each network')
-    backbone.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    backbone.add_argument('--amp', action='store_true', help='autocast')
+    costs = commands.add_parser('complexity', help='multiply-accumulates and parameters, module by module')
+    network = costs.add_mutually_exclusive_group(required=True)
+    network.add_argument('--arch', help='stock name or arch.json')
+    network.add_argument('--config', help='of a detector (mmdet) or a classifier (mmpretrain)')
+    costs.add_argument('--sizes', nargs='+', default=['224', '800x1333'], help='SIDE or HEIGHTxWIDTH of the image')
+    costs.add_argument(
+        '--num-classes', type=int, default=1000, help='of the head behind --arch; 0 = the backbone alone'
+    )
+    costs.add_argument(
+        '--depth', type=int, choices=range(5), default=3, help='1 stages, 2 blocks, 3 parts of blocks, 4 modules'
+    )
+    speed = commands.add_parser('latency', help='latency and throughput, networks side by side')
+    network = speed.add_mutually_exclusive_group(required=True)
+    network.add_argument('--arch', nargs='+', help='backbones: stock names or arch.json, random weights')
+    network.add_argument(
+        '--config',
+        nargs='+',
+        action='append',
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='a detector (random weights without a checkpoint); once for each',
+    )
+    speed.add_argument('--sizes', nargs='+', default=['800x1344'], help='SIDE or HEIGHTxWIDTH of the images')
+    speed.add_argument('--batch', type=int, nargs='+', default=[1], help='images at once')
+    speed.add_argument('--channels-last', action='store_true', help='memory format of the images')
+    speed.add_argument('--compile', action='store_true', help='with torch.compile')
+    speed.add_argument('--against', help='file that an earlier run has saved, with the same settings')
+    rivals = commands.add_parser('backbone', help='our backbone against others, same weights')
+    rivals.add_argument('--arch', default='pvtv2-b0', help='stock name or arch.json')
+    rivals.add_argument('--size', default='800x1344', help='HEIGHTxWIDTH of the forward pass')
+    rivals.add_argument('--train-size', default='512x512', help='HEIGHTxWIDTH of the training step')
+    rivals.add_argument('--against', nargs='*', help='of timm, mmdet (default: all that have it)')
+    rivals.add_argument('--batch', type=int, default=1, help='images a step')
+    for command, repeats in ((speed, 15), (rivals, 7)):
+        command.add_argument('--repeats', type=int, default=repeats, help='timed runs of each network')
+        command.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+        command.add_argument('--amp', action='store_true', help='autocast')
     pruning = commands.add_parser('pruning', help='speed, agreement and worth of the scores of a trained classifier')
     pruning.add_argument('config', help='its mmpretrain config')
     pruning.add_argument('checkpoint', help='its weights')
@@ -48,8 +70,9 @@ def parse_args() -> argparse.Namespace:
     large = commands.add_parser('large-pruning', help='fisher against exact scores on a large network, random weights')
     large.add_argument('--arch', default='deit-small', help='stock name or arch.json')
     large.add_argument('--images', type=int, default=4, help='in the batch')
-    for command in (backbone, pruning, large):
-        command.add_argument('--threads', type=int, help='CPU threads')
+    for command in (speed, rivals, pruning, large):
+        command.add_argument('--threads', type=int, default=torch.get_num_threads(), help='CPU threads')
+    for command in (costs, speed, rivals, pruning, large):
         command.add_argument('--save', help='write the figures to this .json file')
     return parser.parse_args()
 
@@ -57,20 +80,44 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     console = Console(soft_wrap=True)
-    results = {'backbone': run_backbone, 'pruning': run_pruning, 'large-pruning': run_large}[args.command](
-        args, console
-    )
+    commands = {'complexity': run_complexity, 'latency': run_latency, 'backbone': run_backbone}
+    commands |= {'pruning': run_pruning, 'large-pruning': run_large}
+    results = commands[args.command](args, console)
     if args.save:
         results['command'] = shlex.join(['python', *sys.argv])
-        write_text_atomically(args.save, json.dumps(results, indent=2) + '\n')
+        write_text_atomically(args.save, json.dumps(results, indent=2, default=asdict) + '\n')
+
+
+def run_complexity(args: argparse.Namespace, console: Console) -> dict:
+    sizes = [parse_size(text) for text in args.sizes]
+    if args.config:
+        results = complexity.measure_config(Config.fromfile(args.config), sizes)
+    else:
+        results = complexity.measure_arch(resolve_arch(args.arch), sizes, args.num_classes)
+    for table in complexity.tables_of(results, args.depth):
+        console.print(table_of(*table))
+    return results
+
+
+def run_latency(args: argparse.Namespace, console: Console) -> dict:
+    sizes = [parse_size(text) for text in args.sizes]
+    settings = latency.Settings(
+        sizes, args.batch, args.device, args.amp, args.channels_last, args.compile, args.threads
+    )
+    networks = latency.backbones(args.arch) if args.arch else latency.detectors(args.config)
+    results = latency.measure_latency(networks, settings, args.repeats, args.against)
+    console.print(results['machine'])
+    for table in latency.tables_of(results):
+        console.print(table_of(*table))
+    return results
 
 
 def run_backbone(args: argparse.Namespace, console: Console) -> dict:
     arch = resolve_arch(args.arch)
-    results = compare_backbones(
+    results = backbone.compare_backbones(
         arch,
         rivals_of(arch.family) if args.against is None else args.against,
-        {'forward': args.size, 'training': args.train_size},
+        {'forward': parse_size(args.size), 'training': parse_size(args.train_size)},
         args.batch,
         args.repeats,
         args.device,
@@ -78,17 +125,8 @@ def run_backbone(args: argparse.Namespace, console: Console) -> dict:
         args.threads,
     )
     console.print(results['settings'])
-    columns = ['network', 'median s', 'quartiles s', 'ours / it', 'peak MiB']
-    for kind in ('forward', 'training'):
-        figures = dict(results[kind])
-        height, width = figures.pop('size')
-        rows = []
-        for name, row in figures.items():
-            seconds = row['seconds']
-            spread = f'{seconds["low"]:.3f}-{seconds["high"]:.3f}'
-            peak = f'{row["peak_bytes"] / 2**20:.0f}'
-            rows.append([name, f'{seconds["median"]:.3f}', spread, f'{row["ratio"]:.2f}', peak])
-        console.print(table_of(f'{kind}, {args.batch} x {height}x{width}', columns, rows))
+    for table in backbone.tables_of(results):
+        console.print(table_of(*table))
     return results
 
 

@@ -1,0 +1,117 @@
+"""Networks beside one another: how consistent their tokens are with those of the dense one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from upvit_mm.benchmark.contestants import Contestant
+from upvit_mm.consistency import ImageFiles, Network, contrast, drop_tokens, load_network
+from upvit_mm.consistency.compare import Report
+from upvit_mm.consistency.images import size_text
+from upvit_mm.pruning.costs import Size
+
+DROPPING = 'token dropping, {}'
+
+
+@dataclass(frozen=True)
+class Field:
+    """Networks that are compared with one dense network.
+
+    Attributes:
+        dense: the reference.
+        networks: by a name that says which seed.
+        groups: names of ``networks`` by title; those of one title differ by seed.
+    """
+
+    dense: Network
+    networks: dict[str, Network]
+    groups: dict[str, list[str]]
+
+    @classmethod
+    def of(
+        cls,
+        cfg: Config,
+        checkpoint: str,
+        contestants: Sequence[Contestant],
+        fills: Sequence[str] = (),
+        equal_to: str | None = None,
+        device: str = 'cpu',
+    ) -> Field:
+        """Load everything.
+
+        Args:
+            cfg: of the dense classifier or detector; the others see pictures as it does.
+            checkpoint: its weights.
+            contestants: the others; those of one name are seeds of one row.
+            fills: of token dropping on the dense network, each a row.
+            equal_to: title of the row whose MACs token dropping has, at every size; None = the first one.
+            device: where all are put.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a checkpoint that does not fit or is not named, or ``equal_to`` that is none of the titles.
+        """
+        dense = load_network(cfg, checkpoint, device=device)
+        groups: dict[str, list[str]] = {}
+        networks = {}
+        count = Counter(entry.name for entry in contestants)
+        for entry in contestants:
+            if entry.checkpoint is None:
+                raise ValueError(f'networks: {entry.name} has no checkpoint; say {entry.name}=ARCH,CHECKPOINT.')
+            names = groups.setdefault(entry.name, [])
+            names.append(entry.name if count[entry.name] == 1 else f'{entry.name} {len(names)}')
+            networks[names[-1]] = load_network(cfg, entry.checkpoint, arch=entry.arch, device=device)
+        if fills:
+            title = next(iter(groups)) if equal_to is None else equal_to
+            if title not in groups:
+                raise ValueError(f'equal_macs = {title!r}: must be one of {", ".join(groups)}.')
+            target = networks[groups[title][0]].arch
+            for fill in fills:
+                name = DROPPING.format(fill)
+                networks[name], groups[name] = drop_tokens(dense, target, fill), [name]
+        return cls(dense, networks, groups)
+
+    def compare(
+        self, images: ImageFiles, sizes: Sequence[Size], seed: int = 0, report: Report | None = None
+    ) -> dict[str, Any]:
+        """What ``consistency.report.write_contrast`` takes: ``results``, ``groups``, ``macs``, ``dense``, ``networks``.
+
+        Raises:
+            ValueError: see ``consistency.contrast``.
+        """
+        return {
+            'dense': self.dense.record,
+            'networks': {name: network.record for name, network in self.networks.items()},
+            'groups': self.groups,
+            'macs': {n: {size_text(s): net.macs(s) for s in sizes} for n, net in self.networks.items()},
+            'results': contrast(self.dense, self.networks, images, sizes, seed=seed, report=report),
+        }
+
+
+def read_ap(path: str | Path, metric: str) -> dict[str, float]:
+    """Mean over seeds of an AP by backbone, from what ``tools/compare_detectors.py`` wrote.
+
+    Args:
+        path: a ``detectors.json``.
+        metric: which, such as ``'bbox_mAP'``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, or no such metric in it.
+    """
+    text = Path(path).read_text(encoding='utf-8')
+    try:
+        means = {row['name']: row['mean'] for row in json.loads(text)['rows']}
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f'{str(path)!r} is no detectors.json of tools/compare_detectors.py.') from None
+    for name, mean in means.items():
+        if metric not in mean:
+            raise ValueError(f'{str(path)!r}: {name} has no {metric}; known: {", ".join(mean)}.')
+    return {name: float(mean[metric]) for name, mean in means.items()}
