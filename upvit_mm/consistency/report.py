@@ -8,12 +8,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from upvit_mm.consistency.compare import Results
 from upvit_mm.consistency.metrics import LOWER_IS_BETTER, METRICS
+from upvit_mm.consistency.seeds import mean_over_seeds, std_over_seeds
 from upvit_mm.files import write_atomically, write_text_atomically
 from upvit_mm.version import __version__
 
@@ -67,25 +69,32 @@ def write_contrast(folder: Path, content: dict[str, Any], figures: Mapping[str, 
 
     Args:
         folder: where.
-        content: ``results`` of ``contrast``; if wanted ``macs`` (by name and size), ``dense``, ``settings``.
+        content: ``results`` of ``contrast``; if wanted ``groups`` (networks that share a row, see ``seeds``), ``macs``
+            (by name and size), ``dense``, ``settings``, ``command``, ``foretold`` (``rows`` of
+            ``validity.correlations`` with ``ap``, ``size`` and ``file``).
         figures: by the name of their ``.png`` file.
     """
     results = content['results']
-    first = next(iter(results.values()))
+    groups = content.get('groups') or {name: [name] for name in results}
+    means, spreads = mean_over_seeds(results, groups), std_over_seeds(results, groups)
     lines = ['# Token consistency of networks beside one another', '']
     if 'dense' in content:
         lines += [f'Dense: {_described(content["dense"])}.', '']
-    for size, stages in first.items():
-        for name in METRICS:
-            having = {variant: found[size] for variant, found in results.items() if name in measured(found)}
-            if having:
-                lines += [
-                    f'## {METRICS[name]}, {size}',
-                    '',
-                    *_markdown(*_variant_rows(having, name, size, content)),
-                    '',
-                ]
-        assert all(list(found[size]) == list(stages) for found in results.values())
+    if any(len(names) > 1 for names in groups.values()):
+        lines += ['Mean ± standard deviation where a network was made with several seeds.', '']
+    for size in next(iter(results.values())):
+        for metric in METRICS:
+            rows = []
+            for title, found in means.items():
+                if metric in measured(found):
+                    macs = [content.get('macs', {}).get(name, {}).get(size) for name in groups[title]]
+                    cells = [_spread(s[metric], spreads[title][size][k][metric]) for k, s in found[size].items()]
+                    rows.append((title, '-' if None in macs else f'{fmean(macs) / 1e9:.4f} G', *cells))
+            if rows:
+                labels = next(iter(means.values()))[size]
+                lines += [f'## {METRICS[metric]}, {size}', '', *_markdown(('network', 'MACs', *labels), rows), '']
+    if 'foretold' in content:
+        lines += [*_foretold_lines(content['foretold']), '']
     lines += [EXPLAINED, *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
     write_text_atomically(folder / 'contrast.csv', contrast_csv(results, content.get('macs', {})))
     _write(folder, 'contrast', content, lines, figures)
@@ -132,16 +141,14 @@ def check_thresholds(results: Results, thresholds: Mapping[str, float], last_sta
         raise ValueError(f'token consistency is too low: {worst} ({len(below)} below their threshold in all).')
 
 
-def _variant_rows(having: Mapping[str, Any], name: str, size: str, content: Mapping[str, Any]) -> tuple[Row, list[Row]]:
-    labels = list(next(iter(having.values())))
-    macs = content.get('macs', {})
-    rows = []
-    for variant, stages in having.items():
-        cost = macs.get(variant, {}).get(size)
-        rows.append(
-            (variant, '-' if cost is None else f'{cost / 1e9:.3f} G', *(_number(s[name]) for s in stages.values()))
-        )
-    return ('network', 'MACs', *labels), rows
+def _foretold_lines(foretold: Mapping[str, Any]) -> list[str]:
+    header = ('measure', 'stage', 'Spearman', 'p', 'networks')
+    rows = [
+        (METRICS.get(r['measure'], 'MACs'), r['stage'], *(_number(r[k]) for k in ('spearman', 'p')), str(r['networks']))
+        for r in foretold['rows']
+    ]
+    intro = f'How measures at {foretold["size"]} rank the networks, against {foretold["ap"]} of `{foretold["file"]}`:'
+    return ['## Does it foretell AP?', '', intro, '', *_markdown(header, rows)]
 
 
 def _write(folder: Path, name: str, content: Any, lines: Sequence[str], figures: Mapping[str, Figure]) -> None:
@@ -169,12 +176,17 @@ def _described(record: Mapping[str, Any]) -> str:
 
 def _settings_lines(content: Mapping[str, Any]) -> list[str]:
     settings = content.get('settings', {})
-    return [f'{", ".join(f"{name} {value}" for name, value in settings.items())}.', ''] if settings else []
+    lines = [f'{", ".join(f"{name} {value}" for name, value in settings.items())}.', ''] if settings else []
+    return [*lines, '```', content['command'], '```', ''] if 'command' in content else lines
 
 
 def _markdown(header: Row, rows: Sequence[Row]) -> list[str]:
     rule = '|'.join('---' if k == 0 else '---:' for k in range(len(header)))
     return [f'| {" | ".join(header)} |', f'|{rule}|', *(f'| {" | ".join(row)} |' for row in rows)]
+
+
+def _spread(mean: float, std: float) -> str:
+    return _number(mean) if math.isnan(std) else f'{mean:.4f} ± {std:.4f}'
 
 
 def _number(value: float) -> str:

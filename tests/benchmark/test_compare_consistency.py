@@ -1,0 +1,95 @@
+"""``tools/compare_consistency.py``: rows over seeds, token dropping at equal MACs, and what foretells AP."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.benchmark.consistency import Field, read_ap
+from upvit_mm.benchmark.contestants import Contestant
+from upvit_mm.models import UPPVTv2
+from upvit_mm.pruning import make_plan, prunable_dims, slice_state
+
+ROOT = Path(__file__).parents[2]
+CONFIG = 'configs/demo/up-pvtv2-micro_digits.py'
+DENSE = ArchSpec.from_json(ROOT / 'configs/_base_/archs/pvtv2-micro.json')
+
+
+@pytest.fixture
+def files(tmp_path):
+    """``dense.pth``; ``half.pth`` with ``arch.json``, every second channel of it; ``other.pth``, from scratch."""
+    torch.manual_seed(0)
+    state = {f'backbone.{k}': v for k, v in UPPVTv2(DENSE).state_dict().items()}
+    plan = make_plan(DENSE, {name: range(0, dim.size, 2) for name, dim in prunable_dims(DENSE).items()})
+    half = slice_state(state, plan)
+    other = {f'backbone.{k}': v for k, v in UPPVTv2(plan.target_arch).state_dict().items()}
+    for name, tensors in (('dense', state), ('half', half), ('other', other)):
+        torch.save({'state_dict': tensors}, tmp_path / f'{name}.pth')
+    plan.target_arch.save_json(tmp_path / 'arch.json')
+    return tmp_path
+
+
+@pytest.fixture
+def contestant(files):
+    """``contestant(name, file)``: a network of half the widths."""
+    return lambda name, file: Contestant.parse(f'{name}={files / "arch.json"},{files / file}')
+
+
+def test_rows_and_names(files, contestant):
+    cfg = Config.fromfile(ROOT / CONFIG)
+    entries = [contestant('up', 'half.pth'), contestant('vanilla', 'other.pth'), contestant('up', 'half.pth')]
+    field = Field.of(cfg, str(files / 'dense.pth'), entries, ['zeros', 'last'], 'vanilla')
+    dropping = {f'token dropping, {fill}': [f'token dropping, {fill}'] for fill in ('zeros', 'last')}
+    assert field.groups == {'up': ['up 0', 'up 1'], 'vanilla': ['vanilla'], **dropping}
+    assert list(field.networks) == ['up 0', 'vanilla', 'up 1', *dropping]
+    pruned = field.networks['vanilla'].macs((256, 320))
+    assert field.networks['token dropping, zeros'].macs((256, 320)) == pytest.approx(pruned, rel=0.01)
+    with pytest.raises(ValueError, match=r"equal_macs = 'dense': must be one of up, vanilla"):
+        Field.of(cfg, str(files / 'dense.pth'), entries, ['zeros'], 'dense')
+    with pytest.raises(ValueError, match='networks: up has no checkpoint; say up=ARCH,CHECKPOINT'):
+        Field.of(cfg, str(files / 'dense.pth'), [Contestant.parse(f'up={files / "arch.json"}')])
+
+
+def test_ap_of_detectors(tmp_path):
+    path = tmp_path / 'detectors.json'
+    path.write_text(json.dumps({'rows': [{'name': n, 'mean': {'bbox_mAP': ap}} for n, ap in (('a', 0.25), ('b', 1))]}))
+    assert read_ap(path, 'bbox_mAP') == {'a': 0.25, 'b': 1.0}
+    with pytest.raises(ValueError, match='a has no segm_mAP; known: bbox_mAP'):
+        read_ap(path, 'segm_mAP')
+    path.write_text('{"rows": [{}]}')
+    with pytest.raises(ValueError, match=r'is no detectors\.json of tools/compare_detectors\.py'):
+        read_ap(path, 'bbox_mAP')
+
+
+def test_the_tool(files, digits_folder, tmp_path):
+    aps = {'same': 0.4, 'half': 0.3, 'other': 0.1, 'fourth': 0.2}
+    rows = [{'name': name, 'mean': {'bbox_mAP': ap}} for name, ap in aps.items()]
+    (tmp_path / 'detectors.json').write_text(json.dumps({'rows': rows}))
+    small = [f'{name}={files / "arch.json"},{files / file}' for name, file in (('half', 'half.pth'),)]
+    small += [f'{name}={files / "arch.json"},{files / "other.pth"}' for name in ('other', 'fourth')]
+    words = [CONFIG, files / 'dense.pth', '--networks', f'same={ROOT / "configs/_base_/archs/pvtv2-micro.json"},']
+    words[-1] += str(files / 'dense.pth')
+    words += [*small, '--images', digits_folder / 'annotations/instances_val.json', '--sizes', '64', '96x128']
+    words += ['--detectors', tmp_path / 'detectors.json', '--pictures', 1, '--work-dir', tmp_path / 'out']
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    command = [sys.executable, 'tools/compare_consistency.py', *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    names = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert names == {'contrast.md', 'contrast.csv', 'contrast.json', 'contrast.png', 'queries.png', 'foretold.png'}
+    content = json.loads((tmp_path / 'out/contrast.json').read_text())
+    last = {name: found['96x128']['stage3']['cka'] for name, found in content['results'].items()}
+    assert last['same'] == pytest.approx(1.0)
+    assert last['other'] == last['fourth'] < last['half'] < 1
+    assert {row['networks'] for row in content['foretold']['rows']} == {4}
+    text = (tmp_path / 'out/contrast.md').read_text()
+    assert '## Does it foretell AP?' in text
+    assert 'tools/compare_consistency.py' in text

@@ -1,0 +1,89 @@
+"""Networks beside one another: how consistent are their tokens with those of the dense one, and does it foretell AP?"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.progress import Progress
+
+from upvit_mm.benchmark.consistency import Field, read_ap
+from upvit_mm.benchmark.contestants import Contestant
+from upvit_mm.cli import one_line_errors
+from upvit_mm.consistency import find_images, parse_size
+from upvit_mm.consistency.figures import draw_contrast, draw_queries
+from upvit_mm.consistency.images import size_text
+from upvit_mm.consistency.kept_tokens import FILLS
+from upvit_mm.consistency.report import write_contrast
+from upvit_mm.consistency.seeds import mean_over_seeds
+from upvit_mm.consistency.validity import correlations, draw_validity
+from upvit_mm.runner import load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config (mmpretrain or mmdet) of the dense classifier or detector')
+    parser.add_argument('checkpoint', help='its weights, in any known layout')
+    parser.add_argument(
+        '--networks',
+        nargs='+',
+        required=True,
+        metavar='NAME=ARCH,CHECKPOINT',
+        help='ARCH: stock name or arch.json; a NAME that comes several times is one row, mean and spread over seeds',
+    )
+    parser.add_argument('--drop-tokens', nargs='*', choices=FILLS, default=[], help='rows of token dropping, by fill')
+    parser.add_argument('--equal-macs', metavar='NAME', help='whose MACs token dropping has (default: the first)')
+    parser.add_argument('--images', required=True, help='folder (searched deeply) or COCO annotation file')
+    parser.add_argument('--image-root', help="folder of the annotation file's images (default: looked for around it)")
+    parser.add_argument('--max-images', type=int, default=50, help='random images to look at (default: 50)')
+    parser.add_argument('--sizes', nargs='+', default=['224', '800x1333'], help='SIDE or HEIGHTxWIDTH in pixels')
+    parser.add_argument(
+        '--detectors',
+        help='detectors.json of tools/compare_detectors.py with backbones of these names: how well does each measure, '
+        'at the last of --sizes, foretell AP?',
+    )
+    parser.add_argument('--ap', default='bbox_mAP', help='which AP (default: bbox_mAP)')
+    parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
+    parser.add_argument('--seed', type=int, default=0, help='of the choice of images and tokens')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--work-dir', required=True, help='folder for the report')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    args = parser.parse_args()
+    return argparse.Namespace(**vars(args), launcher='none', local_rank=0)
+
+
+def main() -> None:
+    args = parse_args()
+    sizes = [parse_size(text) for text in args.sizes]
+    ap = None if args.detectors is None else read_ap(args.detectors, args.ap)
+    contestants = [Contestant.parse(text) for text in args.networks]
+    field = Field.of(load_config(args), args.checkpoint, contestants, args.drop_tokens, args.equal_macs, args.device)
+    images = find_images(args.images, args.image_root, args.max_images, args.seed)
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, disable=not terminal.is_terminal) as progress:
+        task = progress.add_task('images', total=len(images) * len(sizes))
+        content = field.compare(images, sizes, args.seed, lambda n: progress.advance(task, n))
+    content['settings'] = {'source': args.images, 'images': len(images), 'seed': args.seed}
+    content['command'] = shlex.join(['python', *sys.argv])
+    means = mean_over_seeds(content['results'], content['groups'])
+    firsts = {title: field.networks[names[0]] for title, names in field.groups.items()}
+    figures = {
+        'contrast.png': draw_contrast(means),
+        'queries.png': draw_queries({'dense': field.dense, **firsts}, images, sizes[-1], args.pictures),
+    }
+    if ap is not None:
+        size = size_text(sizes[-1])
+        macs = {name: content['macs'][name][size] for name in field.networks}
+        content['foretold'] = {'ap': args.ap, 'size': size, 'file': args.detectors}
+        content['foretold']['rows'] = correlations(content['results'], ap, size, macs)
+        figures['foretold.png'] = draw_validity(content['results'], ap, size, args.ap)
+    write_contrast(Path(args.work_dir), content, figures)
+    Console(soft_wrap=True).print(f'{args.work_dir}: contrast.md, .csv, .json, {", ".join(figures)}', highlight=False)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
