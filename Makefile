@@ -29,7 +29,7 @@ help:  ## Show this list
 
 setup: $(READY) package  ## Make the virtual environment: torch, mmcv with its operators, OpenMMLab, this package
 
-demo: setup  ## Run the main job on the embedded digits; the report comes to work_dirs/demo/report.md
+demo: setup  ## Run the main job on the embedded digits; the report comes to work_dirs/demo/report.html
 	OMP_NUM_THREADS=$(THREADS) $(PY) tools/demo.py --work-dir work_dirs/demo $(if $(filter 1,$(QUICK)),--quick)
 
 test: setup  ## Run the tests
@@ -47,9 +47,9 @@ package: $(READY)
 	@if [ "$$(cat $(VENV)/.package 2>/dev/null)" != "$(CURDIR)" ] || [ pyproject.toml -nt $(VENV)/.package ]; then \
 	  $(PIP) install --quiet --no-build-isolation --no-deps --editable . && echo '$(CURDIR)' > $(VENV)/.package; fi
 
-$(READY): $(VENV)/.openmmlab $(REQ)/runtime.txt $(REQ)/demo.txt $(REQ)/tests.txt
+$(READY): $(VENV)/.openmmlab $(REQ)/runtime.txt $(REQ)/demo.txt $(REQ)/tests.txt $(REQ)/export.txt
 	@echo '== 4/4 this package, tests and demo'
-	@$(PIP) install $(PINS) -r $(REQ)/runtime.txt -r $(REQ)/demo.txt -r $(REQ)/tests.txt
+	@$(PIP) install $(PINS) -r $(REQ)/runtime.txt -r $(REQ)/demo.txt -r $(REQ)/tests.txt -r $(REQ)/export.txt
 	@PYTHONPATH=. $(PY) -m upvit_mm.openmmlab
 	@touch $@
 

@@ -190,17 +190,21 @@ class UPBackbone(BaseModule):
             )
         return tuple(sorted(i % count for i in indices))
 
+    @property
+    def smallest_side(self) -> int:
+        """Pixels of one token of the coarsest map, or of the coarsest keys and values."""
+        return max(stride * ratio for stride, ratio in zip(self.arch.strides, self.arch.sr_ratios))
+
     def check_image(self, x: Tensor) -> None:
-        """Refuse an image that is smaller than one token of the coarsest map, or of the coarsest keys and values.
+        """Refuse an image that is smaller than one token.
 
         Raises:
-            ValueError: a side below the largest stride, or another number of channels than the arch.
+            ValueError: a side below ``smallest_side``, or another number of channels than the arch.
         """
-        stride = max(stride * ratio for stride, ratio in zip(self.arch.strides, self.arch.sr_ratios))
-        if min(x.shape[-2:]) < stride:
+        if min(x.shape[-2:]) < self.smallest_side:
             raise ValueError(
-                f'image of {x.shape[-2]}x{x.shape[-1]} pixels: {type(self).__name__} needs at least {stride} pixels '
-                'a side, its largest stride; resize or pad the images.'
+                f'image of {x.shape[-2]}x{x.shape[-1]} pixels: {type(self).__name__} needs at least '
+                f'{self.smallest_side} pixels a side, its largest stride; resize or pad the images.'
             )
         if x.shape[1] != self.arch.in_channels:
             raise ValueError(f'image with {x.shape[1]} channels: the arch has in_channels = {self.arch.in_channels}.')

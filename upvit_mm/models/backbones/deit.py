@@ -146,7 +146,7 @@ class UPDeiT(UPBackbone):
 
     def enter_stage(self, i: int, x: Tensor) -> tuple[Tensor, Grid]:
         tokens, grid = super().enter_stage(i, x)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)  # (B, 1+N, C)
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)  # (B, 1+N, C)
         return tokens + self.resize_pos_embed(self.pos_embed, grid), grid
 
     def _select(self, tokens: Tensor, grid: Grid) -> Tensor:

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         source = x
         if self.sr is not None:
             source = self.sr_norm(map_to_tokens(self.sr(tokens_to_map(x, grid))))  # (B, M, C)
-        q, k, v = (self._split(layer(t)) for layer, t in ((self.q, x), (self.k, source), (self.v, source)))
+        q, k, v = (self._heads(layer, t) for layer, t in ((self.q, x), (self.k, source), (self.v, source)))
         out = self.mix(q, k, v, grid)  # (B, h, P+N, V/h)
         return self.proj(out.transpose(1, 2).flatten(2))
 
@@ -54,8 +54,10 @@ class Attention(nn.Module):
         """Every query over every key: ``(B, h, P+N, K/h)``, ``(B, h, M, K/h)``, ``(B, h, M, V/h)``."""
         return scaled_attention(q, k, v, self.scale)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, n, h*d) -> (B, h, n, d)
+    def _heads(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """``(B, n, C)`` -> ``(B, h, n, d)``."""
+        width = layer.out_features // self.num_heads  # not unflatten: see tokens_to_map
+        return layer(x).view(x.shape[0], x.shape[1], self.num_heads, width).transpose(1, 2)
 
 
 class WindowedAttention(Attention):
@@ -76,11 +78,13 @@ class WindowedAttention(Attention):
         self.num_prefix_tokens = num_prefix_tokens
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
-        window = (min(self.window_size, grid[0]), min(self.window_size, grid[1]))
-        if window == grid:
+        any_grid = torch.onnx.is_in_onnx_export()  # then windows are filled and masked, never cut to the grid
+        side = self.window_size
+        window = (side, side) if any_grid else (min(side, grid[0]), min(side, grid[1]))
+        if window == grid and not any_grid:
             return scaled_attention(q, k, v, self.scale)
         prefix = self.num_prefix_tokens
-        counts = (-(-grid[0] // window[0]), -(-grid[1] // window[1]))
+        counts = _window_counts(grid, window)
         keys, values = (
             torch.cat([_repeat_prefix(t[:, :, :prefix], counts), _to_windows(t[:, :, prefix:], grid, window)], 2)
             for t in (k, v)
@@ -114,6 +118,9 @@ def scaled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor
     Returns:
         ``(B, h, N, V/h)``.
     """
+    if torch.onnx.is_in_onnx_export():  # no fused kernel there; torch 2.4 cannot export the function with a scale
+        logits = (scale * q) @ k.transpose(-2, -1)
+        return (logits if mask is None else logits.masked_fill(~mask, -torch.inf)).softmax(dim=-1) @ v
     qk_dim, v_dim = q.shape[-1], v.shape[-1]
     if qk_dim < v_dim:
         q, k = F.pad(q, (0, v_dim - qk_dim)), F.pad(k, (0, v_dim - qk_dim))
@@ -121,6 +128,12 @@ def scaled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor
         v = F.pad(v, (0, qk_dim - v_dim))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return out[..., :v_dim]
+
+
+def _window_counts(grid: Grid, window: Grid) -> Grid:
+    """Rows and columns of windows that cover the grid."""
+    # not -(-n // w): torch's ONNX export rounds towards zero
+    return (grid[0] + window[0] - 1) // window[0], (grid[1] + window[1] - 1) // window[1]
 
 
 def _to_windows(x: Tensor, grid: Grid, window: Grid) -> Tensor:
@@ -134,7 +147,7 @@ def _to_windows(x: Tensor, grid: Grid, window: Grid) -> Tensor:
 
 def _from_windows(x: Tensor, grid: Grid, window: Grid) -> Tensor:
     """Inverse of ``_to_windows``: ``(B*windows, h, L, d)`` -> ``(B, h, N, d)``."""
-    counts = (-(-grid[0] // window[0]), -(-grid[1] // window[1]))
+    counts = _window_counts(grid, window)
     x = x.unflatten(2, window).unflatten(0, (-1, *counts))  # (B, rows, columns, h, l, l, d)
     x = x.permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3)  # (B, h, H', W', d)
     return x[:, :, : grid[0], : grid[1]].flatten(2, 3)
@@ -147,7 +160,7 @@ def _repeat_prefix(x: Tensor, counts: Grid) -> Tensor:
 
 def _window_mask(grid: Grid, window: Grid, prefix: int, q: Tensor) -> Tensor | None:
     """Bool ``(B*windows, 1, 1, P+L)``, False at the filled places; None when nothing was filled."""
-    if grid[0] % window[0] == 0 and grid[1] % window[1] == 0:
+    if not torch.onnx.is_in_onnx_export() and grid[0] % window[0] == 0 and grid[1] % window[1] == 0:
         return None
     real = _to_windows(q.new_ones(1, 1, grid[0] * grid[1], 1), grid, window)  # (windows, 1, L, 1)
     seen = F.pad(real.transpose(2, 3), (prefix, 0), value=1.0) > 0  # (windows, 1, 1, P+L)

@@ -7,7 +7,8 @@ Grid = tuple[int, int]  # (H, W)
 
 def tokens_to_map(x: Tensor, grid: Grid) -> Tensor:
     """``(B, N, C)`` -> ``(B, C, H, W)``, a view in channels-last memory when ``x`` is contiguous."""
-    return x.unflatten(1, grid).permute(0, 3, 1, 2)
+    # not unflatten, behind which torch's ONNX export takes sizes for constants
+    return x.view(x.shape[0], *grid, x.shape[2]).permute(0, 3, 1, 2)
 
 
 def map_to_tokens(x: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class PatchEmbed(nn.Module):
         """``(B, c, y, x)`` -> tokens ``(B, N, C)`` and their grid ``(H, W)``, sides rounded up."""
         if not self.overlaps:
             bottom, right = -x.shape[-2] % self.stride, -x.shape[-1] % self.stride
-            if bottom or right:  # as in the overlapping case, an incomplete patch is filled with zeros
+            # as in the overlapping case, an incomplete patch is filled with zeros; an ONNX file is for any size
+            if bottom or right or torch.onnx.is_in_onnx_export():
                 x = nn.functional.pad(x, (0, right, 0, bottom))
         x = self.proj(x)  # (B, C, H, W)
         grid = (x.shape[-2], x.shape[-1])

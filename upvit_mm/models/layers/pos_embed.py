@@ -31,6 +31,8 @@ class PosEmbedResizer:
 
     def __call__(self, pos_embed: Tensor, grid: Grid) -> Tensor:
         """``(1, P+N, C)`` at ``source_grid`` -> ``(1, P+H*W, C)`` at ``grid``."""
+        if torch.onnx.is_in_onnx_export():
+            return self._resize_to_any(pos_embed, grid)
         if grid == self.source_grid:
             return pos_embed
         needs_grad = pos_embed.requires_grad and torch.is_grad_enabled()
@@ -59,3 +61,27 @@ class PosEmbedResizer:
         return resample_abs_pos_embed(
             pos_embed, list(grid), list(self.source_grid), num_prefix_tokens=self.num_prefix_tokens
         )
+
+    def _resize_to_any(self, pos_embed: Tensor, grid: Grid) -> Tensor:
+        """The same as two matrix products, for a graph in which ``grid`` is known only when it runs.
+
+        ONNX resizes with antialiasing only since opset 18, and torch's tracing exporter not at all.
+        """
+        prefix, x = pos_embed[:, : self.num_prefix_tokens], pos_embed[:, self.num_prefix_tokens :]
+        rows, columns = (bicubic_weights(s, t).to(x) for s, t in zip(self.source_grid, grid))
+        x = columns @ x.unflatten(1, self.source_grid)  # (1, y, W, C)
+        x = rows @ x.flatten(2)  # (1, H, W*C)
+        return torch.cat([prefix, x.unflatten(2, (-1, pos_embed.shape[2])).flatten(1, 2)], dim=1)
+
+
+def bicubic_weights(source: int, target: int) -> Tensor:
+    """``(target, source)``: what each old place gives to each new one in antialiased bicubic resizing, as torch's is.
+
+    Keys' kernel with a = -0.5, stretched by the scale when it shrinks, cut off at the edges and normalised.
+    """
+    step = source / torch.as_tensor(target)
+    places = (torch.arange(target) + 0.5) * step
+    x = (torch.arange(source) + 0.5 - places[:, None]).abs() / step.clamp(min=1)  # distances in units of the kernel
+    inner, outer = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
+    weights = torch.where(x < 1, inner, torch.where(x < 2, outer, 0.0))
+    return weights / weights.sum(dim=1, keepdim=True)
