@@ -1,21 +1,19 @@
-"""How the demo reuses, resumes and refuses; the trainings themselves are tested in test_tools.py."""
+"""What the demo asks of which tool, reuses, refuses and demands; the tools themselves are tested elsewhere."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from upvit_mm.arch import get_arch
-
 ROOT = Path(__file__).parents[1]
-COSTS = {'dense': {'macs@128x128': 48_000_000}, 'pruned': {'macs@128x128': 24_000_000}}
-ONE_SHOT = {name: {'top1': top1} for name, top1 in (('dense', 94.0), ('sliced', 90.0), ('compensated', 93.5))}
-COMPARED = {
-    'one_shot': ONE_SHOT,
-    'rows': [{'key': 'vanilla', 'mean': 80.0}, {'key': 'compensated-distilled', 'mean': 93.75}],
+TOP1 = {'vanilla': 80.0, 'compensated-distilled': 93.75}
+AP = {  # by detector and backbone
+    'retinanet': {'vanilla': (0.10,), 'dense': (0.25,), 'up': (0.24,)},
+    'mask-rcnn': {'up': (0.30, 0.25)},
 }
 
 
@@ -24,7 +22,6 @@ def demo(monkeypatch):
     monkeypatch.chdir(ROOT)
     spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools/demo.py')
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__('sys').modules, 'demo', module)
     spec.loader.exec_module(module)
     return module
 
@@ -34,111 +31,104 @@ def commands(demo, monkeypatch):
     """Stands for the tools: records each command and leaves behind what they would."""
     seen = []
 
-    def run(command):
+    def run(title, command):
         seen.append(command)
         folder = Path(command[command.index('--work-dir') + 1])
+        name = {'tools/compare_classifiers.py': 'compare.json', 'tools/compare_consistency.py': 'contrast.json'}
+        rows = [{'key': key, 'mean': top1} for key, top1 in TOP1.items()]
+        if command[0] == 'tools/compare_detectors.py':
+            found = AP[folder.name]
+            rows = [{'name': b, 'mean': dict(zip(('bbox_mAP', 'segm_mAP'), aps))} for b, aps in found.items()]
         folder.mkdir(parents=True, exist_ok=True)
-        if command[0] == 'tools/compare_classifiers.py':
-            get_arch('pvtv2-b0').save_json(folder / 'pruning/arch.json')
-            (folder / 'compare.json').write_text(json.dumps(COMPARED))
-            (folder / 'pruning/report.json').write_text(json.dumps({'costs': COSTS}))
-        elif command[0] == 'tools/train.py':
-            (folder / 'epoch_1.pth').write_bytes(b'weights')
-            (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
-        else:
-            Path(command[command.index('--metrics') + 1]).write_text('{"metrics": {"coco/bbox_mAP": 0.31}}')
+        (folder / name.get(command[0], 'detectors.json')).write_text(json.dumps({'rows': rows}))
 
     monkeypatch.setattr(demo, 'run', run)
     return seen
 
 
-def test_a_step_runs_once_for_the_same_inputs(demo, commands, digits_folder, tmp_path):
-    get_arch('pvtv2-b0').save_json(tmp_path / 'arch.json')
-    (tmp_path / 'sliced.pth').write_bytes(b'backbone')
-    results = {'pruned': {'arch': str(tmp_path / 'arch.json'), 'checkpoint': str(tmp_path / 'sliced.pth')}}
-    step = demo.DETECTORS[0]
+@pytest.fixture
+def start(demo, commands, monkeypatch, tmp_path):
+    """``start(*words)``: the demo with its tools and page replaced; what it wrote the page from."""
+    pages = []
+    monkeypatch.setattr(demo, 'prepare_digits', lambda folder, *settings: None)
+    monkeypatch.setattr(demo, 'sha256_of', lambda path: str(path))
+    monkeypatch.setattr(demo, 'write_page', lambda *given: (pages.append(given), given[0])[1])
 
-    def go(**changes):
-        settings = dict(work_dir=tmp_path / 'demo', data=digits_folder, results=results, quick=False) | changes
-        return demo.run_step(step, **settings)
+    def go(*words):
+        monkeypatch.setattr(sys, 'argv', ['demo.py', '--work-dir', str(tmp_path / 'demo'), *words])
+        demo.main()
+        return pages[-1]
 
-    first = go()
-    assert [c[0] for c in commands] == ['tools/train.py', 'tools/test.py']
-    assert '--resume' in commands[0]
-    for command in commands:  # evaluated as it was trained
-        assert f'model.backbone.init_cfg.checkpoint={tmp_path}/sliced.pth' in command
-        assert f'model.backbone.arch={tmp_path}/arch.json' in command
-        assert 'model.neck.in_channels=[32,64,160,256]' in command
-    assert first['metrics'] == {'coco/bbox_mAP': 0.31}
-    assert first['versions']['mmdet']
-    assert go() == first
-    assert len(commands) == 2
-
-    leftover = tmp_path / 'demo/retinanet/leftover'
-    leftover.touch()
-    (tmp_path / 'demo/retinanet/result.json').unlink()  # as after a kill: same inputs, no result
-    go()
-    assert len(commands) == 4
-    assert leftover.exists()
-
-    (tmp_path / 'sliced.pth').write_bytes(b'another backbone')
-    go()
-    assert len(commands) == 6
-    assert not leftover.exists()
+    return go
 
 
-def test_finetuning_runs_once_for_the_same_checkpoint(demo, commands, digits_folder, tmp_path):
-    (tmp_path / 'dense.pth').write_bytes(b'dense')
-    results = {'classifier': {'checkpoint': str(tmp_path / 'dense.pth')}}
-    first = demo.run_finetuning(tmp_path / 'demo', digits_folder, results, quick=False)
-    assert first['metrics'] == {'accuracy/top1': 93.75}
-    assert first['checkpoint'].endswith('demo/pruned/compensated-distilled/seed0/epoch_5.pth')
-    assert demo.run_finetuning(tmp_path / 'demo', digits_folder, results, quick=False) == first
-    assert len(commands) == 1
-    (tmp_path / 'dense.pth').write_bytes(b'trained again')
-    demo.run_finetuning(tmp_path / 'demo', digits_folder, results, quick=False)
-    assert len(commands) == 2
+def test_the_steps_and_what_they_hand_on(start, commands, tmp_path):
+    page, _, detectors, classifiers, consistency, pruning, notes = start()
+    out = tmp_path / 'demo'
+    assert page == out / 'report.html'
+    assert detectors == [out / 'retinanet', out / 'mask-rcnn']
+    assert (classifiers, consistency, pruning) == (out / 'classifiers', out / 'consistency', classifiers / 'pruning')
+    assert 'QUICK' not in notes[0]
+    assert [command[0].removeprefix('tools/compare_') for command in commands] == [
+        'classifiers.py',
+        'consistency.py',
+        'detectors.py',
+        'detectors.py',
+    ]
+    arch, seed = classifiers / 'pruning/arch.json', 'seed0/epoch_5.pth'
+    up, vanilla = (f'{arch},{classifiers}/{row}/{seed}' for row in ('compensated-distilled', 'vanilla'))
+    dense = f'configs/_base_/archs/pvtv2-micro.json,{classifiers}/dense/epoch_10.pth'
+    assert commands[1][2] == dense.partition(',')[2]
+    assert f'sliced={arch},{classifiers}/pruning/plain.pth' in commands[1]
+    assert commands[2][-3:] == [f'vanilla={vanilla}', f'dense={dense}', f'up={up}']
+    assert commands[3][-1:] == [f'up={up}']
+
+    start()  # a tool finds what it finished before by itself; the comparison of tokens would do its minute again
+    assert [command[0] for command in commands[4:]] == [commands[0][0], commands[2][0], commands[3][0]]
 
 
-def test_a_folder_that_is_not_the_demos_is_kept(demo, commands, digits_folder, tmp_path):
-    (tmp_path / 'classifier').mkdir()
-    (tmp_path / 'classifier/epoch_100.pth').touch()
+def test_quick(start, commands, tmp_path):
+    *_, notes = start('--quick')
+    assert notes[0].startswith('QUICK run')
+    for command in commands:
+        assert str(tmp_path / 'demo/quick') in command[command.index('--work-dir') + 1]
+        if '--epochs' in command:
+            assert command[command.index('--epochs') + 1] == '1'
+    start()  # beside it
+
+
+def test_other_code_starts_anew(demo, start, tmp_path, monkeypatch):
+    start()
+    start('--quick')
+    monkeypatch.setattr(demo, 'code_identity', lambda: ['newer'])
+    (tmp_path / 'demo/retinanet/leftover').touch()
+    start()
+    assert not (tmp_path / 'demo/retinanet/leftover').exists()
+
+
+def test_a_folder_that_is_not_the_demos_is_kept(start, commands, tmp_path):
+    (tmp_path / 'demo').mkdir()
+    (tmp_path / 'demo/thesis.txt').touch()
     with pytest.raises(ValueError, match='holds something else than a demo run'):
-        demo.run_step(demo.CLASSIFIER, tmp_path, digits_folder, {}, quick=False)
-    assert (tmp_path / 'classifier/epoch_100.pth').exists()
+        start()
+    assert (tmp_path / 'demo/thesis.txt').exists()
     assert not commands
 
 
-def test_targets(demo):
-    step = demo.DETECTORS[1]
-    assert demo.missed_targets(step, {'metrics': {'coco/bbox_mAP': 0.31, 'coco/segm_mAP': 0.25}}) == {}
-    missed = demo.missed_targets(step, {'metrics': {'coco/bbox_mAP': 0.31, 'coco/segm_mAP': 0.2}})
-    assert missed == {'coco/segm_mAP': '0.2 < 0.25'}
+def test_targets(demo, start, tmp_path, monkeypatch, capsys):
+    start()
+    assert demo.missed_targets(tmp_path / 'demo') == []
+    monkeypatch.setitem(AP['retinanet'], 'vanilla', (0.23,))
+    monkeypatch.setitem(TOP1, 'compensated-distilled', 81.0)
+    with pytest.raises(SystemExit) as info:
+        start()
+    assert str(info.value) == (
+        'error: below target: top-1 % of UP 81.000 < 88.0, top-1 % of UP over vanilla 1.000 < 3.0, '
+        'retinanet: box AP of UP over vanilla 0.010 < 0.02'
+    )
+    start('--quick')  # learns too little for any
 
 
-def test_report(demo, digits_folder, tmp_path):
-    import pickle
-
-    import torch
-
-    metrics = {'accuracy/top1': 93.25, 'coco/bbox_mAP': 0.34, 'coco/bbox_mAP_50': 0.6}
-    results = {
-        name: {'metrics': metrics, 'seconds': 61, 'command': f'python train {name}'}
-        for name in ('classifier', 'pruned', 'retinanet', 'mask-rcnn')
-    }
-    results['pruned'] |= {'costs': COSTS, 'one_shot': ONE_SHOT, 'vanilla': 80.0, 'epochs': 5}
-    instances = dict(bboxes=torch.tensor([[1.0, 2, 30, 40]]), labels=torch.tensor([3]), scores=torch.tensor([0.9]))
-    for name in ('retinanet', 'mask-rcnn'):
-        (tmp_path / name).mkdir()
-        dumped = [{'img_id': i, 'pred_instances': instances} for i in (1, 2)]
-        (tmp_path / name / 'predictions.pkl').write_bytes(pickle.dumps(dumped))
-    demo.write_report(tmp_path, digits_folder, results, quick=True)
-    report = (tmp_path / 'report.md').read_text()
-    assert '| retinanet | 93.250 | 0.340 | 0.600 |' in report
-    assert 'python train mask-rcnn' in report
-    assert 'QUICK' in report
-    assert '24.0 M multiply-accumulates at 128 px, dense 48.0 M' in report
-    assert '| vanilla of the pruned widths, from scratch, 5 epochs | 80.0 |' in report
-    assert '| UP, compensated, distilled, 5 epochs | 93.2 |' in report
-    assert json.loads((tmp_path / 'results.json').read_text()) == results
-    assert (tmp_path / 'detections.png').read_bytes().startswith(b'\x89PNG')
+def test_a_tool_that_fails_ends_the_demo(demo):
+    with pytest.raises(SystemExit, match=r'error: tools/prune\.py ended with status 2; .* Run again to go on'):
+        demo.run('pruning', ['tools/prune.py', '--no-such-option'])

@@ -78,18 +78,6 @@ def read_predictions(dumped: Sequence[Mapping], classes: Sequence[str], min_scor
     return found
 
 
-def save_sheet(path: Path, coco: COCO, folder: Path, image_ids: Sequence[int], rows: Mapping[str, Predictions]) -> None:
-    """A PNG with one column per image and one row per source of detections, at the same images."""
-    figure = Figure(figsize=(INCHES * len(image_ids), INCHES * len(rows) + 0.2), layout='constrained')
-    axes = figure.subplots(len(rows), len(image_ids), squeeze=False)
-    pictures = [imread(folder / coco.imgs[i]['file_name']) for i in image_ids]
-    for row, (name, predictions) in zip(axes, rows.items()):
-        row[0].set_ylabel(name)
-        for axis, image_id, picture in zip(row, image_ids, pictures):
-            _draw(axis, picture, predictions[image_id])
-    write_atomically(path, lambda part: figure.savefig(part, format='png', dpi=110))
-
-
 def save_ground_truth_sheet(path: Path, data_root: Path, split: str, rows: int = 2, columns: int = 10) -> None:
     """A PNG of the first scenes of a digits data set with their annotations."""
     coco = COCO(data_root / 'annotations' / f'instances_{split}.json')
