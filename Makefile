@@ -50,7 +50,7 @@ package: $(READY)
 $(READY): $(VENV)/.openmmlab $(REQ)/runtime.txt $(REQ)/demo.txt $(REQ)/tests.txt $(REQ)/export.txt
 	@echo '== 4/4 this package, tests and demo'
 	@$(PIP) install $(PINS) -r $(REQ)/runtime.txt -r $(REQ)/demo.txt -r $(REQ)/tests.txt -r $(REQ)/export.txt
-	@PYTHONPATH=. $(PY) -m upvit_mm.openmmlab
+	@PYTHONPATH=. $(PY) -m upvit_mm.doctor
 	@touch $@
 
 $(VENV)/.openmmlab: $(VENV)/.mmcv $(STACK_DIR)/openmmlab.txt

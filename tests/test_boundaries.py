@@ -23,7 +23,7 @@ ALLOWED = {
     | {'registry', 'openmmlab', 'runner', 'cli'},
     'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
     'data': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
-    'doctor': {'checkpoints', 'models', 'data', 'openmmlab', 'runner', 'cli'},
+    'doctor': {'checkpoints', 'models', 'data', 'consistency', 'openmmlab', 'runner', 'cli'},
     # benchmark: alternating runs
     'export': {'pruning', 'checkpoints', 'consistency', 'benchmark', 'registry'},
 }

@@ -65,7 +65,8 @@ def main() -> None:
         run('token consistency', compare_tokens(consistency, classifiers, backbones, data))
     for name, (config, wanted) in DETECTORS.items():
         command = ['tools/compare_detectors.py', config, '--work-dir', str(folder / name), '--seeds', str(SEED)]
-        command += ['--epochs', str(epochs[name]), '--backbones', *(f'{b}={backbones[b]}' for b in wanted)]
+        command += ['--epochs', str(epochs[name]), '--cfg-options', 'train_cfg.val_interval=2']
+        command += ['--backbones', *(f'{b}={backbones[b]}' for b in wanted)]
         run(f'{name} on {", ".join(wanted)}', command)
 
     notes = ['QUICK run: one epoch each, which shows that everything runs, not that it learns.'] if args.quick else []

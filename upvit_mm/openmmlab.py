@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,7 @@ INSTALL_HINT = (
     '  stock: torch==2.4.1 mmengine==0.10.7 mmcv==2.1.0 mmdet==3.3.0 mmpretrain==1.2.0\n'
     "with the commands of the README's section Installation (torch first, then mmcv without build isolation)."
 )
+DOCTOR_HINT = 'What else is wrong here, and what to do about it: python -m upvit_mm.doctor'
 
 
 def installed_version(module: str) -> str | None:
@@ -50,15 +50,18 @@ def require_openmmlab() -> None:
     Raises:
         ImportError: with the found and the supported version of each such package, and the fix.
     """
-    problems = []
-    for module, (low, high, _) in SUPPORTED.items():
-        version = installed_version(module)
-        if version is None:
-            problems.append(f'{module} is not installed (supported: >={low},<{high})')
-        elif not _within(version, low, high):
-            problems.append(f'{module} is {version} (supported: >={low},<{high})')
+    problems = [problem for module in SUPPORTED if (problem := version_problem(module))]
     if problems:
-        raise ImportError(f'upvit_mm cannot run here: {"; ".join(problems)}.\n{INSTALL_HINT}')
+        raise ImportError(f'upvit_mm cannot run here: {"; ".join(problems)}.\n{INSTALL_HINT}\n{DOCTOR_HINT}')
+
+
+def version_problem(module: str) -> str | None:
+    """What is wrong with the version of an OpenMMLab module, in a few words; None when it is supported."""
+    low, high, _ = SUPPORTED[module]
+    version = installed_version(module)
+    if version is None:
+        return f'{module} is not installed (supported: >={low},<{high})'
+    return None if _within(version, low, high) else f'{module} is {version} (supported: >={low},<{high})'
 
 
 def _within(version: str, low: str, high: str) -> bool:
@@ -96,27 +99,36 @@ def require_mmcv_ops() -> None:
     except ImportError as error:
         raise ImportError(
             f'mmcv cannot import OpenCV ({error}). On a machine without a screen install its system libraries (Debian: '
-            'libgl1 libglib2.0-0) or replace opencv-python by opencv-python-headless.'
+            f'libgl1 libglib2.0-0) or replace opencv-python by opencv-python-headless.\n{DOCTOR_HINT}'
         ) from error
     try:
-        import torch
-        from mmcv.ops import nms
-
-        boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 1.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
-        _, kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)
-        if kept.tolist() != [0, 2]:
-            raise ImportError(f'mmcv.ops.nms kept boxes {kept.tolist()} of three, 0 and 2 are right')
+        try_mmcv_ops()
     except (ImportError, RuntimeError, AttributeError) as error:
         raise ImportError(
             f'mmcv {installed_version("mmcv")} has no working operators ({error}). It was built without torch or for '
             'another one: uninstall it, then `pip install --no-build-isolation --no-cache-dir` it with torch in place.'
+            f'\n{DOCTOR_HINT}'
         ) from error
 
 
-if __name__ == '__main__':
-    try:
-        require_openmmlab()
-        require_mmcv_ops()
-    except ImportError as problem:
-        sys.exit(f'error: {problem}')
-    print('OpenMMLab is ready:', ', '.join(f'{module} {installed_version(module)}' for module in SUPPORTED))
+def try_mmcv_ops(device: str = 'cpu') -> None:
+    """Run one NMS and one RoIAlign of mmcv.
+
+    Args:
+        device: ``'cpu'`` or ``'cuda'``.
+
+    Raises:
+        ImportError: mmcv has no operators, or they give wrong results.
+        RuntimeError: it has none for this device.
+    """
+    import torch
+    from mmcv.ops import nms, roi_align
+
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 1.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]], device=device)
+    _, kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7], device=device), 0.5)
+    if kept.tolist() != [0, 2]:
+        raise ImportError(f'mmcv.ops.nms kept boxes {kept.tolist()} of three, 0 and 2 are right')
+    ramp = torch.arange(4.0, device=device).repeat(1, 1, 4, 1)  # every pixel holds its column; expand() is misread
+    pooled = roi_align(ramp, torch.tensor([[0.0, 1.0, 0.0, 3.0, 2.0]], device=device), (1, 1), 1.0, 1, 'avg', True)
+    if abs(pooled.item() - 1.5) > 1e-4:  # columns 1 to 3 with pixel centres at .5
+        raise ImportError(f'mmcv.ops.roi_align gave {pooled.item()} on a ramp, 1.5 is right')

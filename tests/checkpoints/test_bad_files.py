@@ -144,3 +144,13 @@ def test_prefix_that_no_key_has(tiny_source, tmp_path):
         ValueError, match=r"no key with prefix 'model.backbone.'; its first keys are cls_token, pos_embed"
     ):
         load_backbone(tmp_path / 'x.pth', prefix='model.backbone')
+
+
+@pytest.mark.parametrize('size', [0, 1, 100, 3_000, 5_000, 10_000, 50_000, 200_000])
+def test_a_file_that_was_cut_off_is_named(tmp_path, size):
+    path = tmp_path / 'x.pth'
+    torch.save({'state_dict': {'a': torch.zeros(300, 300)}}, path)
+    assert path.stat().st_size > 300_000
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"checkpoint '.*x\.pth'"):
+        read_checkpoint(path)

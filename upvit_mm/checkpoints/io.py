@@ -79,9 +79,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
             return safetensors.torch.load_file(path)
         with _placeholders():
             content = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # a damaged pickle raises nearly anything
+        if isinstance(error, OSError) and error.filename:  # the system refused the file; torch's own names none
+            raise
         raise ValueError(_reason(path, error)) from error
     if not isinstance(content, dict):
         raise ValueError(f'checkpoint {str(path)!r} holds a {type(content).__name__}, not a dict of tensors.')

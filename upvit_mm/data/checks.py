@@ -32,7 +32,7 @@ def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str]) -> None:
             class folder has no images.
     """
     for part in parts:
-        for dataset in _datasets(cfg.get(f'{part}_dataloader')):
+        for dataset in datasets_of(cfg.get(f'{part}_dataloader')):
             kind = dataset.get('type')
             if dataset.get('backend_args') or kind not in COCO_TYPES + FOLDER_TYPES:
                 continue
@@ -44,7 +44,7 @@ def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str]) -> None:
                 _check_coco(dataset, _path(dataset, dataset['ann_file']), allow_unlisted)
 
 
-def _datasets(node: Any) -> Iterator[Mapping[str, Any]]:
+def datasets_of(node: Any) -> Iterator[Mapping[str, Any]]:
     """The innermost dataset settings below a dataloader, through wrappers such as RepeatDataset."""
     if not isinstance(node, Mapping):
         return
@@ -53,7 +53,7 @@ def _datasets(node: Any) -> Iterator[Mapping[str, Any]]:
         yield node
     else:
         for child in inner if isinstance(inner, Sequence) else [inner]:
-            yield from _datasets(child)
+            yield from datasets_of(child)
 
 
 def _path(dataset: Mapping[str, Any], part: str) -> Path:

@@ -229,7 +229,7 @@ class RecordHook(Hook):
 
     Args:
         metric: which.
-        say: told its values.
+        say: told its values, and of epochs that are not judged.
     """
 
     priority = 'VERY_HIGH'
@@ -241,7 +241,9 @@ class RecordHook(Hook):
         self.seconds: list[float] = []
         known = _read_record(Path(runner.work_dir), runner.epoch, self.metric)
         self.values, self.earlier = known[self.metric.name], known['seconds_per_step']
-        if self.values and self.values[-1] is None and _is_judged(runner):  # cut off between saving and judging
+        if (
+            self.values and self.values[-1] is None and _is_judged(runner, runner.epoch)
+        ):  # cut off between saving and judging
             runner.val_loop.run()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -251,6 +253,11 @@ class RecordHook(Hook):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self.started)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        epoch = runner.epoch + 1
+        if self.say and not _is_judged(runner, epoch):
+            self.say(f'  epoch {epoch}/{runner.max_epochs}')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         earlier = self.values[: runner.epoch - 1]
@@ -264,9 +271,9 @@ class RecordHook(Hook):
             self.say(f'  epoch {runner.epoch}/{runner.max_epochs}: {self.metric.text.format(self.values[-1])}')
 
 
-def _is_judged(runner: Runner) -> bool:
-    """Whether mmengine's loop validates after the epoch that was finished last."""
-    loop, epoch = runner.train_loop, runner.epoch
+def _is_judged(runner: Runner, epoch: int) -> bool:
+    """Whether mmengine's loop validates after that many epochs."""
+    loop = runner.train_loop
     return epoch >= loop.val_begin and (epoch % loop.val_interval == 0 or epoch == loop.max_epochs)
 
 

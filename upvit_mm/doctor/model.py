@@ -1,0 +1,206 @@
+"""Checks of what a config builds and reads: data, model, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from upvit_mm.doctor.findings import Finding, check, error, message_of, ok, warning
+from upvit_mm.doctor.subject import PARTS, Subject, image_size
+
+SIDE = 128  # pixels of the picture that is tried
+WIDTHS = (
+    'in_channels must be the widths of what comes in: neck=dict(in_channels=_base_.arch.embed_dims) after a backbone'
+)
+PRETRAINED = "model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=...)))"
+CLASSES = 'set num_classes of every head, and metainfo=dict(classes=...) of every dataset, to the same classes'
+
+
+@check('config', remedy='correct the config file, or the words of --cfg-options')
+def config(subject: Subject) -> Finding:
+    return ok(f'{subject.config} for {subject.cfg.default_scope}')
+
+
+@check('config', needs=('config',), remedy='look at the dataset settings')
+def data(subject: Subject) -> Iterator[Finding]:
+    """Folders, annotation files and categories of every part, those behind a broken one too."""
+    from upvit_mm.data.checks import COCO_TYPES, FOLDER_TYPES, check_datasets
+
+    for part, name in subject.parts.items():
+        try:
+            check_datasets(subject.cfg, [part])
+        except (OSError, ValueError) as problem:
+            yield error(f'{name}: {message_of(problem)}', "see the README's section 'Your own data'")
+            continue
+        datasets = subject.datasets(part)
+        kinds = {f'{dataset.get("type")} in {dataset.get("data_root") or "."}' for dataset in datasets}
+        known = all(dataset.get('type') in COCO_TYPES + FOLDER_TYPES for dataset in datasets)
+        yield ok(f'{name}: {", ".join(sorted(kinds))}{"" if known else ", which this check does not know"}')
+
+
+@check('config', needs=('config',), remedy='give val_evaluator and test_evaluator the ann_file of their dataset')
+def evaluator(subject: Subject) -> Iterator[Finding]:
+    """CocoMetric reads the annotations a second time, from a path of its own."""
+    for part in PARTS[1:]:
+        evaluators = subject.cfg.get(f'{part}_evaluator') or []
+        judged = {_annotations(dataset) for dataset in subject.datasets(part)}
+        for settings in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+            path = settings.get('ann_file')
+            if not str(settings.get('type')).endswith('CocoMetric') or not path or not judged:
+                continue
+            if Path(path) in judged:
+                yield ok(f'{part}: judged by {path}')
+            else:
+                theirs = ', '.join(map(str, judged))
+                yield error(
+                    f'{part}_evaluator.ann_file = {path}, but the images are of {theirs}: mAP would mean nothing',
+                    f'{part}_evaluator = dict(ann_file={theirs!r})',
+                )
+
+
+@check(
+    'config',
+    needs=('config',),
+    remedy='correct the settings that it names; when a type is not found, look at its spelling and at custom_imports',
+)
+def model(subject: Subject) -> Finding:
+    millions = sum(parameter.numel() for parameter in subject.model.parameters()) / 1e6
+    backbone = getattr(subject.model, 'backbone', None)
+    return ok(f'{type(subject.model).__name__} on {type(backbone).__name__}, {millions:.1f} M parameters')
+
+
+@check('config', needs=('model',), remedy=CLASSES)
+def classes(subject: Subject) -> Iterator[Finding]:
+    """As many classes in every head as in every dataset; mmdet checks it nowhere unless a hook is set for it."""
+    counts = {
+        f'data of {name}': _class_count(dataset)
+        for part, name in subject.parts.items()
+        for dataset in subject.datasets(part)
+    }
+    counts = {name: count for name, count in counts.items() if count is not None}
+    heads = {
+        f'model.{name}.num_classes': module.num_classes
+        for name, module in subject.model.named_modules()
+        if isinstance(getattr(module, 'num_classes', None), int)
+        and ('head' in name or name == 'data_preprocessor')
+        and 'rpn_head' not in name
+    }
+    if not counts or not heads:
+        return
+    if len({*counts.values(), *heads.values()}) > 1:
+        listed = ', '.join(f'{name} {count}' for name, count in (counts | heads).items())
+        yield error(f'numbers of classes differ: {listed}')
+    else:
+        yield ok(f'{next(iter(counts.values()))} in {", ".join([*counts, *heads])}')
+
+
+@check('config', needs=('model',), remedy=WIDTHS)
+def channels(subject: Subject) -> Iterator[Finding]:
+    """Widths that the config declares, then a prediction, which passes all of neck and heads."""
+    import torch
+
+    network = subject.model.eval()
+    with torch.no_grad():
+        size = None if subject.detects else image_size(subject.datasets('val'))  # some classifiers take no other
+        batch = network.data_preprocessor(subject.random_batch(*size or (SIDE, SIDE)), False)
+        given = [feature.shape[1] for feature in network.backbone(batch['inputs'])]
+        neck = subject.cfg.model.get('neck')
+        for settings in neck if isinstance(neck, list) else [neck or {}]:
+            if 'in_channels' in settings:
+                wanted = settings['in_channels']
+                wanted = [wanted] if isinstance(wanted, int) else list(wanted)
+                if wanted != given:
+                    yield error(f'model.neck.in_channels = {wanted}, but the backbone gives {given}')
+                    return
+                break
+        network(**batch, mode='predict')
+    yield ok(f'the backbone gives {given}, and neck and heads take it to predictions')
+
+
+@check(
+    'config',
+    needs=('model',),
+    remedy='set in data_preprocessor mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], and bgr_to_rgb=True '
+    '(mmdet) or to_rgb=True (mmpretrain)',
+)
+def colours(subject: Subject) -> Finding | tuple:
+    """Pretrained DeiT and PVTv2 know RGB of about unit size; mmdet's configs of Caffe backbones give BGR up to 255."""
+    from upvit_mm.consistency.networks import Colours
+    from upvit_mm.models.backbones.base import UPBackbone
+
+    if not isinstance(subject.model.backbone, UPBackbone):
+        return ()
+    given = Colours.of_config(subject.cfg)
+    found = f'{"RGB" if given.flip else "BGR"}, mean {given.mean}, std {given.std}'
+    if given.flip and min(given.std) > 1:
+        return ok(found)
+    return warning(f'{found}: not what pretrained DeiT and PVTv2 have seen')
+
+
+@check(
+    'config', needs=('model',), remedy='give the checkpoint that belongs to the arch, and prefix= where it needs one'
+)
+def checkpoint(subject: Subject) -> Iterator[Finding]:
+    """All tensors of the backbone, and of the rest when the file is of such a model."""
+    from upvit_mm.checkpoints import check_state, load_backbone
+    from upvit_mm.models.backbones.base import UPBackbone
+
+    backbone = subject.model.backbone
+    if not isinstance(backbone, UPBackbone):
+        yield ok(f'{type(backbone).__name__} is none of this package: its weights are left to mmengine')
+        return
+    if not (sources := _sources(subject)):
+        found = 'none: training starts from random weights'
+        yield warning(f'{found}, and mAP stays low', PRETRAINED) if subject.detects else ok(found)
+    expected = backbone.state_dict()
+    for path, prefix in sources:
+        state = load_backbone(path, prefix)
+        check_state(state, expected, f'{type(backbone).__name__} (checkpoint={path})')
+        yield ok(f'{path} has all {len(expected)} tensors of the backbone')
+        yield from _rest(subject, path)
+
+
+def _sources(subject: Subject) -> list[tuple[str, str | None]]:
+    """Files that the weights come from, and their prefixes."""
+    from upvit_mm.models.backbones.base import split_pretrained
+
+    if subject.checkpoint:
+        return [(subject.checkpoint, None)]
+    init_cfgs = (subject.cfg.model.backbone.get('init_cfg'), subject.cfg.model.get('init_cfg'))
+    pretrained = [settings for init_cfg in init_cfgs for settings in split_pretrained(init_cfg)[0]]
+    sources = [(settings['checkpoint'], settings.get('prefix')) for settings in pretrained]
+    return [*sources, (subject.cfg.load_from, None)] if subject.cfg.get('load_from') else sources
+
+
+def _rest(subject: Subject, path: str) -> Iterator[Finding]:
+    """Neck and heads; of a file that has none of theirs (a classifier's for a detector) nothing is asked."""
+    from upvit_mm.checkpoints import read_checkpoint
+    from upvit_mm.checkpoints.keys import differences
+
+    content = read_checkpoint(path)
+    theirs, ours = (
+        {name: value for name, value in state.items() if hasattr(value, 'shape') and not name.startswith('backbone.')}
+        for state in (content.get('state_dict', content), subject.model.state_dict())
+    )
+    if theirs.keys() & ours.keys() and (problems := differences(theirs, ours)):
+        yield warning(
+            f'{len(problems)} tensors outside the backbone differ: {"; ".join(problems[:5])}',
+            'fine when heads are to be trained anew; for testing use the config that the file was trained with, since '
+            'mmengine only logs this',
+        )
+
+
+def _annotations(dataset: Mapping[str, Any]) -> Path:
+    return Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+
+
+def _class_count(dataset: Mapping[str, Any]) -> int | None:
+    """Classes of a dataset, by its settings or its folders; None when only its annotations could say."""
+    from mmengine.registry import DATASETS
+
+    built = DATASETS.build(dict(dataset, lazy_init=True, pipeline=[]))
+    if names := built.metainfo.get('classes'):
+        return len(names)
+    root = Path(getattr(built, 'img_prefix', '') or '')
+    return sum(path.is_dir() for path in root.iterdir()) if not built.ann_file and root.is_dir() else None

@@ -1,0 +1,171 @@
+"""Checks of how a config trains: optimizer, learning rate, schedule, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from upvit_mm.doctor.findings import Finding, check, message_of, ok, warning
+from upvit_mm.doctor.subject import Subject, image_size
+
+ADAMW = "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))"
+EMBEDDINGS = ('cls_token', 'pos_embed')  # of a plain ViT
+UNDECAYED = (
+    'optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={'
+    "'cls_token': dict(decay_mult=0.0), 'pos_embed': dict(decay_mult=0.0)}))"
+)
+COUNTABLE = 64e6  # bytes of an annotation file that is quickly read
+LESS_MEMORY = (
+    'fewer images per GPU (then scale the learning rate), model.backbone.with_cp=True, --amp; for a DeiT window_size=14'
+)
+
+
+@check('config', needs=('model',), remedy=f'{ADAMW}; without _delete_ the settings of SGD stay in it')
+def optimizer(subject: Subject) -> Iterator[Finding]:
+    import torch
+
+    from upvit_mm.models.backbones.base import UPBackbone
+
+    if not subject.cfg.get('optim_wrapper'):
+        return
+    kind = type(subject.optim_wrapper.optimizer).__name__
+    if isinstance(subject.model.backbone, UPBackbone) and kind != 'AdamW':
+        yield warning(f'{kind}: DeiT and PVTv2 are trained with AdamW; with SGD mAP stays low')
+    else:
+        yield ok(kind)
+    if subject.cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        yield warning('mixed precision needs a GPU, and there is none', '--cfg-options optim_wrapper.type=OptimWrapper')
+
+
+@check('config', needs=('optimizer',), remedy=UNDECAYED)
+def weight_decay(subject: Subject) -> Finding:
+    """Whether it falls on what is usually spared; a plain ViT's class token and positions above all."""
+    from upvit_mm.models.backbones.base import UPBackbone
+
+    decayed = [name for name, settings in _groups(subject).items() if settings.get('weight_decay', 0) > 0]
+    embeddings = [name for name in decayed if name.endswith(EMBEDDINGS)]
+    if embeddings:
+        return warning(f'weight decay pulls {", ".join(embeddings)} to zero')
+    shapes = dict(subject.model.named_parameters())
+    small = sum(shapes[name].ndim == 1 for name in decayed)
+    hint = f'to spare norms and biases: {UNDECAYED}' if small and isinstance(subject.model.backbone, UPBackbone) else ''
+    return ok(f'weight decay falls on {len(decayed)} tensors, {small} of them norms and biases', hint)
+
+
+@check('config', needs=('optimizer',), remedy='correct optim_wrapper.paramwise_cfg')
+def paramwise(subject: Subject) -> Iterator[Finding]:
+    """A key acts on parameters whose names contain it."""
+    keys = (subject.cfg.optim_wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
+    names = [name for name, _ in subject.model.named_parameters()]
+    idle = [key for key in keys if not any(key in name for name in names)]
+    if wrong := [key for key in idle if key not in EMBEDDINGS]:  # recipes share those, and a PVTv2 has none
+        yield warning(f'custom_keys that match no parameter: {", ".join(wrong)}', f'names are like {names[0]}')
+    elif keys:
+        found = ', '.join(f'{key} ({sum(key in name for name in names)})' for key in keys)
+        yield ok(f'custom_keys and the parameters that they match: {found}')
+
+
+@check('config', needs=('optimizer',), remedy='set optim_wrapper.optimizer.lr')
+def learning_rate(subject: Subject) -> Finding:
+    """mmengine's rule: the rate goes with the number of images that a step of the optimizer has seen."""
+    lr = subject.cfg.optim_wrapper.optimizer.lr
+    scaling = subject.cfg.get('auto_scale_lr') or {}
+    rounds = subject.cfg.optim_wrapper.get('accumulative_counts', 1)
+    batch = subject.processes * subject.images_per_gpu * rounds
+    images = f'{batch} images ({subject.processes} x {subject.images_per_gpu}{f" x {rounds}" if rounds > 1 else ""})'
+    base = scaling.get('base_batch_size')
+    if base is None:
+        return ok(f'{lr:g} for {images}; the config names no base batch size to compare with')
+    if batch == base:
+        return ok(f'{lr:g} for {images}, as meant')
+    scaled = lr * batch / base
+    if scaling.get('enable') and rounds == 1:
+        return ok(f'{lr:g} for {base} images is scaled to {scaled:g} for {images}')
+    remedy = f'--cfg-options optim_wrapper.optimizer.lr={scaled:.3g}'
+    if rounds == 1:
+        remedy += ', or --auto-scale-lr'
+    if subject.gpus is None:
+        remedy += '; if it will not be this machine that trains, say --gpus'
+    return warning(f'{lr:g} is meant for {base} images, a step has {images}', remedy)
+
+
+@check('config', needs=('optimizer',), remedy='let end and milestones of param_scheduler fit max_epochs of train_cfg')
+def schedule(subject: Subject) -> Iterator[Finding]:
+    """Whether the learning rate comes to its end when the training does."""
+    schedulers = subject.cfg.get('param_scheduler') or []
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    loop = subject.cfg.train_cfg
+    unit, total = (
+        ('epochs', loop.get('max_epochs')) if loop.get('max_epochs') else ('iterations', loop.get('max_iters'))
+    )
+    steps = _steps(subject) if unit == 'epochs' else total
+    problems, ends = [], []
+    for settings in schedulers:
+        by_epoch = settings.get('by_epoch', True)
+        limit = total if by_epoch and unit == 'epochs' else steps
+        if limit is None:
+            continue
+        end = settings.get('end', limit)
+        if by_epoch or unit == 'iterations':
+            ends.append(end)
+        last = max([end, *settings.get('milestones', [])])
+        if last > limit:
+            problems.append(
+                f'{settings.type} goes to {last}, the training to {limit} {"epochs" if by_epoch else "iterations"}: '
+                'it does not get to its end'
+            )
+    if ends and max(ends) < total:
+        problems.append(f'all end at {max(ends)}, the training at {total} {unit}: the rate stays as it is from there')
+    for problem in problems:
+        yield warning(problem)
+    if schedulers and not problems:
+        yield ok(f'{", ".join(settings.type for settings in schedulers)} within {total} {unit}')
+
+
+@check('config', needs=('channels', 'optimizer'), remedy=LESS_MEMORY)
+def memory(subject: Subject) -> Iterator[Finding]:
+    import torch
+
+    from upvit_mm.doctor.memory import estimate
+
+    size = image_size(subject.datasets('train'))
+    if size is None:
+        yield ok('not estimated: the training pipeline does not say how large images are')
+        return
+    try:
+        needs = estimate(subject, size)
+    except Exception as problem:
+        yield warning(
+            f'not estimated, since a step on a random image stopped: {message_of(problem)}',
+            'if the training stops with the same, correct what it names',
+        )
+        return
+    found = needs.in_words()
+    if torch.cuda.is_available() and needs.training > (free := torch.cuda.mem_get_info()[0]):
+        yield warning(f'{found}, and {free / 1e9:.1f} GB are free on the GPU')
+    else:
+        yield ok(found)
+
+
+def _groups(subject: Subject) -> dict[str, dict]:
+    """Settings of the optimizer by name of the parameter."""
+    names = {id(parameter): name for name, parameter in subject.model.named_parameters()}
+    groups = subject.optim_wrapper.optimizer.param_groups
+    return {names[id(parameter)]: group for group in groups for parameter in group['params']}
+
+
+def _steps(subject: Subject) -> int | None:
+    """Iterations of a training; None when to count them would take long."""
+    from mmengine.registry import DATASETS
+
+    from upvit_mm.data.checks import COCO_TYPES
+
+    paths = [
+        Path(dataset.get('data_root') or '', dataset['ann_file'])
+        for dataset in subject.datasets('train')
+        if dataset.get('type') in COCO_TYPES
+    ]
+    if not paths or not all(path.is_file() and path.stat().st_size < COUNTABLE for path in paths):
+        return None
+    images = len(DATASETS.build(subject.cfg.train_dataloader.dataset))
+    return -(-images // (subject.processes * subject.images_per_gpu)) * subject.cfg.train_cfg.max_epochs
