@@ -19,6 +19,8 @@ model = dict(
         feat_channels=64,
         stacked_convs=2,
         anchor_generator=dict(octave_base_scale=2, ratios=[1.0, 1.6, 2.6], strides=[8, 16, 32])))
+# at the heads' rate a few epochs would first destroy what the backbone has learned
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))))
 val_evaluator = dict(
     type='CocoMetric', ann_file=_base_.data_root + 'annotations/instances_val.json', metric='bbox')
 test_evaluator = val_evaluator
