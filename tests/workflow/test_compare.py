@@ -84,7 +84,7 @@ def test_a_whole_comparison_and_its_files(compare, tmp_path):
 def test_what_is_trained(compare, cfg, monkeypatch, tmp_path):
     """The same data for all, the usual scale of logits for the vanilla network, and each row's own start and rate."""
 
-    def pretend(folder):
+    def pretend(folder, say):
         (folder / 'epoch_1.pth').touch()
         (folder / 'record.json').write_text('{"top1": [50.0], "seconds_per_step": 1.0}')
 
