@@ -4,10 +4,5 @@
 # environment: NNODES, NODE_RANK, MASTER_ADDR, PORT
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 CONFIG GPUS [train.py options]" >&2; exit 2; }
-CONFIG=$1 GPUS=$2
-ROOT=$(cd "$(dirname "$0")/.." && pwd)
-
-PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python}" -m torch.distributed.run \
-  --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$GPUS" \
-  --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-  "$ROOT/tools/train.py" "$CONFIG" --launcher pytorch "${@:3}"
+. "$(dirname "$0")/launchers.sh"
+run_dist "$2" train.py "$1" --launcher pytorch "${@:3}"
