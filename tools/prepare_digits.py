@@ -7,7 +7,7 @@ from rich.progress import track
 
 from upvit_mm.benchmark.pictures import save_ground_truth_sheet
 from upvit_mm.cli import one_line_errors
-from upvit_mm.data.prepare import prepare_digits
+from upvit_mm.data.prepare import LAYOUTS, prepare_digits
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,13 +16,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--scenes', type=int, default=800, help='training scenes; a quarter as many for validation')
     parser.add_argument('--size', type=int, default=128, help='side of a scene in pixels')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--layout',
+        choices=tuple(LAYOUTS),
+        default='digits',
+        help='coco: folders, files and category names of COCO, so that configs for COCO run as they are',
+    )
     parser.add_argument('--sheet', type=Path, help='write a picture of some validation scenes to this .png file')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    written = prepare_digits(args.out, args.scenes, args.size, args.seed, track)
+    written = prepare_digits(args.out, args.scenes, args.size, args.seed, track, args.layout)
     print(f'{args.out}: {"written" if written else "already there with these settings"}')
     if args.sheet:
         save_ground_truth_sheet(args.sheet, Path(args.out), 'val')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from upvit_mm.data import prepare
-from upvit_mm.data.digits import load_digits, split_digits
+from upvit_mm.data.digits import CLASSES, load_digits, split_digits
 from upvit_mm.data.prepare import prepare_digits, write_scenes
 from upvit_mm.data.scenes import INK, MIN_VISIBLE, compose_scene, glyph
 
@@ -167,3 +168,32 @@ def test_refuses_a_foreign_folder_and_wrong_numbers(tmp_path):
         prepare_digits(tmp_path / 'd', 3, 128, 0)
     with pytest.raises(ValueError, match='size = 100'):
         prepare_digits(tmp_path / 'd', 8, 100, 0)
+
+
+def test_in_coco_layout_a_config_for_coco_reads_the_same_scenes(tmp_path, monkeypatch):
+    from mmdet.datasets import CocoDataset
+
+    monkeypatch.setattr(prepare, 'write_classification', lambda *args: None)  # 5,000 files that play no part here
+
+    settings = dict(scenes=4, size=128, seed=0)
+    prepare_digits(tmp_path / 'digits', **settings)
+    prepare_digits(tmp_path / 'coco', **settings, layout='coco')
+    assert not prepare_digits(tmp_path / 'coco', **settings, layout='coco')
+    plain = CocoDataset(
+        data_root=str(tmp_path / 'digits'),
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/'),
+        metainfo=dict(classes=CLASSES),
+    )
+    coco = CocoDataset(
+        data_root=str(tmp_path / 'coco'),
+        ann_file='annotations/instances_train2017.json',
+        data_prefix=dict(img='train2017/'),
+    )
+    assert len(coco) == len(plain) == 4
+    assert len(coco.metainfo['classes']) == 80
+    assert [x['instances'] for x in map(coco.get_data_info, range(4))] == [
+        x['instances'] for x in map(plain.get_data_info, range(4))
+    ]
+    assert Path(coco.get_data_info(0)['img_path']).is_file()
+    assert prepare_digits(tmp_path / 'coco', **settings)  # the other layout: written anew

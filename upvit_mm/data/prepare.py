@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,41 @@ MANIFEST = 'dataset.json'
 Track = Callable[..., object]
 
 
-def prepare_digits(out: str | Path, scenes: int, size: int, seed: int, track: Track | None = None) -> bool:
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies on disk.
+
+    Attributes:
+        split: name of a split's folder and of its annotations, ``{}`` is ``train`` or ``val``.
+        categories: what the ten digits are called; their ids are 1 to 10.
+        classification: whether the class folders are written too.
+    """
+
+    split: str = '{}'
+    categories: tuple[str, ...] = CLASSES
+    classification: bool = True
+
+
+LAYOUTS = {
+    'digits': Layout(),
+    # the first ten categories of COCO, which have the ids 1 to 10 there: configs for COCO run as they are
+    'coco': Layout(
+        '{}2017',
+        ('person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat', 'traffic light'),
+        classification=False,
+    ),
+}
+
+
+def prepare_digits(
+    out: str | Path, scenes: int, size: int, seed: int, track: Track | None = None, layout: str = 'digits'
+) -> bool:
     """Write the digits data set, whole or not at all; do nothing when it is already there with these settings.
 
-    Layout: ``classification/{train,val}/{0..9}/*.png``; ``{train,val}/*.png`` with
-    ``annotations/instances_{train,val}.json`` in COCO format; ``dataset.json`` says how it was made. Pictures of
-    ``val`` hold digits that ``train`` never shows.
+    Layout ``'digits'``: ``classification/{train,val}/{0..9}/*.png``; ``{train,val}/*.png`` with
+    ``annotations/instances_{train,val}.json`` in COCO format; ``dataset.json`` says how it was made. Layout ``'coco'``:
+    the same scenes as ``{train,val}2017/`` and ``annotations/instances_{train,val}2017.json``, the digits called like
+    COCO's first ten categories. Pictures of ``val`` hold digits that ``train`` never shows.
 
     Args:
         out: folder of the data set.
@@ -37,6 +67,7 @@ def prepare_digits(out: str | Path, scenes: int, size: int, seed: int, track: Tr
         size: side of a scene in pixels.
         seed: of the split and of every picture. The same seed gives the same bytes (with the same Pillow).
         track: wraps an iterable for a progress bar, called with ``description=`` and ``total=``.
+        layout: a key of ``LAYOUTS``.
 
     Returns:
         Whether anything was written.
@@ -55,9 +86,10 @@ def prepare_digits(out: str | Path, scenes: int, size: int, seed: int, track: Tr
         'scenes': {'train': scenes, 'val': scenes // 4},
         'size': size,
         'seed': seed,
+        'layout': layout,
     }
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        found = read_manifest(out)
+        found = {'layout': 'digits', **read_manifest(out)}
         if {k: found.get(k) for k in manifest} == manifest:
             return False
     splits = split_digits(load_digits(), seed)
@@ -66,8 +98,9 @@ def prepare_digits(out: str | Path, scenes: int, size: int, seed: int, track: Tr
 
     def write(folder: Path) -> None:
         for split, digits in splits.items():
-            write_classification(folder / 'classification' / split, digits, split, seed, track)
-            write_scenes(folder, digits, split, manifest['scenes'][split], size, seed, track)
+            if LAYOUTS[layout].classification:
+                write_classification(folder / 'classification' / split, digits, split, seed, track)
+            write_scenes(folder, digits, split, manifest['scenes'][split], size, seed, track, LAYOUTS[layout])
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
 
     write_folder_atomically(out, write)
@@ -99,25 +132,34 @@ def write_classification(folder: Path, digits: Digits, split: str, seed: int, tr
 
 
 def write_scenes(
-    folder: Path, digits: Digits, split: str, count: int, size: int, seed: int, track: Track | None = None
+    folder: Path,
+    digits: Digits,
+    split: str,
+    count: int,
+    size: int,
+    seed: int,
+    track: Track | None = None,
+    layout: Layout = LAYOUTS['digits'],
 ) -> None:
     """Scenes and their COCO annotation file."""
-    (folder / split).mkdir()
+    place = layout.split.format(split)
+    (folder / place).mkdir()
     images, annotations = [], []
     for i in _tracked(range(count), f'{split} scenes', track):
         picture, instances = compose_scene(digits, _rng(seed, split, 'scene', i), size, COUNT, SIDE)
         name = f'{i + 1:06d}.png'
-        Image.fromarray(picture).save(folder / split / name)
+        Image.fromarray(picture).save(folder / place / name)
         images.append({'id': i + 1, 'file_name': name, 'width': size, 'height': size})
         annotations += [coco_annotation(x, i + 1, len(annotations) + 1 + k) for k, x in enumerate(instances)]
+    names = enumerate(layout.categories, start=1)
     content = {
         'info': {'description': f'MNIST-5k digits composed into scenes, {split}', 'version': str(LAYOUT_VERSION)},
         'licenses': [],
         'images': images,
         'annotations': annotations,
-        'categories': [{'id': i + 1, 'name': name, 'supercategory': 'digit'} for i, name in enumerate(CLASSES)],
+        'categories': [{'id': i, 'name': name, 'supercategory': 'digit'} for i, name in names],
     }
-    path = folder / 'annotations' / f'instances_{split}.json'
+    path = folder / 'annotations' / f'instances_{place}.json'
     write_text_atomically(path, json.dumps(content))
 
 
