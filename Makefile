@@ -22,7 +22,7 @@ PINS := -c $(STACK_DIR)/torch.txt -c $(STACK_DIR)/mmcv.txt -c $(STACK_DIR)/openm
 MMCV_FLAGS ?= -g0 -O1
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint clean package
+.PHONY: help setup demo test lint docs clean package
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 	@echo 'Settings (name=value): STACK=onedl|stock  VENV=folder  PYTHON=python3.11  THREADS=2  QUICK=1 (demo)  TEST_ARGS="-k neck"'
@@ -39,6 +39,9 @@ lint: setup  ## Check the style, as pre-commit does
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+docs: setup  ## Build the pages as a site: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
+
 clean:  ## Remove virtual environments and results (data/ stays)
 	rm -rf .venv .venv-stock work_dirs build *.egg-info
 
@@ -47,9 +50,9 @@ package: $(READY)
 	@if [ "$$(cat $(VENV)/.package 2>/dev/null)" != "$(CURDIR)" ] || [ pyproject.toml -nt $(VENV)/.package ]; then \
 	  $(PIP) install --quiet --no-build-isolation --no-deps --editable . && echo '$(CURDIR)' > $(VENV)/.package; fi
 
-$(READY): $(VENV)/.openmmlab $(REQ)/runtime.txt $(REQ)/demo.txt $(REQ)/tests.txt $(REQ)/export.txt
+$(READY): $(VENV)/.openmmlab $(REQ)/runtime.txt $(REQ)/demo.txt $(REQ)/tests.txt $(REQ)/export.txt $(REQ)/docs.txt
 	@echo '== 4/4 this package, tests and demo'
-	@$(PIP) install $(PINS) -r $(REQ)/runtime.txt -r $(REQ)/demo.txt -r $(REQ)/tests.txt -r $(REQ)/export.txt
+	@$(PIP) install $(PINS) -r $(REQ)/runtime.txt -r $(REQ)/demo.txt -r $(REQ)/tests.txt -r $(REQ)/export.txt -r $(REQ)/docs.txt
 	@PYTHONPATH=. $(PY) -m upvit_mm.doctor
 	@touch $@
 

@@ -202,9 +202,9 @@ def test_cfg_options_alone_swap_the_backbone(stock, pruned):
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4)
 
 
-def test_own_data_config_of_the_readme(tmp_path):
-    """The README's example is a whole config: it parses, and its classes are those of the heads."""
-    text = (CONFIGS.parent / 'README.md').read_text()
+def test_own_data_config_of_the_docs(tmp_path):
+    """The page's example is a whole config: it parses, and its classes are those of the heads."""
+    text = (CONFIGS.parent / 'docs/own_data.md').read_text()
     (code,) = (block for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL) if 'fruit' in block)
     (tmp_path / 'own.py').write_text(code.replace("'./configs", f"'{CONFIGS}"))
     cfg = Config.fromfile(tmp_path / 'own.py')

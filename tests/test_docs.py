@@ -1,4 +1,4 @@
-"""What the pages say exists: links, paths and flags; what they show as Python compiles."""
+"""What the pages say exists: links, paths and flags; what they show as Python compiles, and as bash parses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import itertools
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_links_lead_somewhere(page):
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize('page', [*PAGES, *sorted(ROOT.glob('docs/*.svg'))], ids=lambda page: page.name)
 def test_files_exist(page):
     assert [path for path in FILE.findall(text_of(page)) if not (ROOT / path).is_file()] == []
 
@@ -82,6 +83,13 @@ def test_flags_are_those_of_the_tools(page):
 def test_python_compiles(page):
     for code in blocks_of(page, 'python'):
         compile(code, page.name, 'exec')
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_bash_parses(page):
+    for code in blocks_of(page, 'bash'):
+        done = subprocess.run(['bash', '-n'], input=code, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ''), code
 
 
 def test_the_tests_see_commands_and_flags():

@@ -150,7 +150,7 @@ def _class_of(kind: str | type | None, config: str | None) -> type:
     if name not in BACKBONES:
         swap = SWAPS.get(name)
         raise ValueError(
-            f'model.backbone.type = {name!r} in {config!r}: tokens are compared between backbones of this package. '
+            f'model.backbone.type = {name!r} in {config!r}: must be a backbone of this package. '
             + (
                 f'Put backbone={swap} into the config; the checkpoint loads as it is.'
                 if swap
