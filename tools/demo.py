@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -18,7 +17,7 @@ from rich.progress import track
 from upvit_mm.benchmark.page import write_page
 from upvit_mm.cli import one_line_errors
 from upvit_mm.data.prepare import prepare_digits
-from upvit_mm.files import sha256_of, write_text_atomically
+from upvit_mm.files import empty_folder, sha256_of, write_text_atomically
 from upvit_mm.openmmlab import SUPPORTED, installed_version
 
 ROOT = Path(__file__).parents[1]
@@ -150,7 +149,7 @@ def claim_folder(folder: Path, inputs: list[str]) -> None:
         raise ValueError(f'{str(folder)!r} holds something else than a demo run; remove it or name another --work-dir.')
     if marker.is_file() and marker.read_text() != fingerprint:
         console.print(f'{folder}: made by other code or from other data; starting anew')
-        shutil.rmtree(folder)
+        empty_folder(folder, last=marker)
     write_text_atomically(marker, fingerprint)
 
 

@@ -79,7 +79,7 @@ def set_training_options(cfg: Config, amp: bool, auto_scale_lr: bool, resume: st
 
 
 def build_runner(cfg: Config, parts: tuple[str, ...]) -> Runner:
-    """The Runner of a config whose data were checked first; it checks what it is resumed from.
+    """The Runner of a config whose data were checked first; it checks what it starts from and writes whole files.
 
     Args:
         cfg: a whole config of mmdet or mmpretrain.
@@ -93,7 +93,8 @@ def build_runner(cfg: Config, parts: tuple[str, ...]) -> Runner:
     start_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in forms of their own
-        runner.register_hook(dict(type='upvit_mm.CheckResumed'))
+        for kind in ('CheckResumed', 'WholeCheckpoints'):
+            runner.register_hook(dict(type=f'upvit_mm.{kind}'))
     return runner
 
 

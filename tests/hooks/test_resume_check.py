@@ -47,6 +47,33 @@ def test_resuming_from_what_does_not_fit(first, digits_training, tmp_path):
     refused(wider, rf'1 of {len(weights)} tensors of its state_dict differ: {KEY} has shape \(99,\), the model \(16,\)')
 
 
+def test_a_damaged_checkpoint_is_neither_resumed_nor_loaded(first, digits_training, tmp_path):
+    """torch would read this one silently."""
+    path = tmp_path / 'it.pth'
+    torch.save(first, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(first['state_dict'][KEY].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    for resume in (True, False):
+        with pytest.raises(ValueError, match=r"it.pth' is corrupt or no checkpoint: record .* does not match"):
+            build_runner(digits_training('run', load_from=str(path), resume=resume), ('train',)).train()
+    with pytest.raises(FileNotFoundError, match=r"checkpoint 'gone.pth' does not exist; name the one to start from"):
+        build_runner(digits_training('run', load_from='gone.pth'), ('train',)).train()
+
+
+def test_a_pointer_that_was_emptied_is_mended(digits_training):
+    """mmengine empties ``last_checkpoint`` before it writes: a kill in between must not cost the run."""
+    cfg = digits_training('run', **{'train_cfg.max_epochs': 1})
+    build_runner(cfg, ('train',)).train()
+    pointer = Path(cfg.work_dir, 'last_checkpoint')
+    before = pointer.read_text()
+    pointer.write_text('')
+    cfg = digits_training('run', resume=True, experiment_name='again')
+    build_runner(cfg, ('train',)).train()
+    assert Path(before).name == 'epoch_1.pth'
+    assert Path(pointer.read_text()) == Path(before).with_name('epoch_2.pth')
+
+
 def test_weights_that_are_not_resumed_are_left_to_mmengine(first, digits_training, tmp_path):
     state = {k: v for k, v in first['state_dict'].items() if not k.startswith('head.')}
     torch.save({'state_dict': state}, tmp_path / 'it.pth')

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upvit_mm.files import write_text_atomically
+from upvit_mm.files import sealed, unsealed, write_text_atomically
 
 SPEC_VERSION = 1
+LARGEST = 2**16  # of any whole number: far above all that exist, and a slip of the keyboard cannot fill the memory
 FAMILIES = ('deit', 'pvtv2')
 NUM_STAGES = {'deit': 1, 'pvtv2': 4}
 BLOCK_FIELDS = ('num_heads', 'mlp_hidden_dims', 'qk_dims', 'v_dims', 'qk_scales')
@@ -94,12 +95,15 @@ class ArchSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> ArchSpec:
         """Build from a plain mapping (a ``ConfigDict`` too), as ``to_dict`` writes it.
 
+        A ``sha256`` in it, which ``save_json`` writes, must be that of the fields.
+
         Raises:
-            ValueError: an unknown or missing key, another ``version``, or a broken field rule.
+            ValueError: an unknown or missing key, another ``version``, a broken field rule, or another ``sha256``.
         """
         if not isinstance(data, Mapping):
             raise ValueError(f'arch = {data!r}: must be a mapping of ArchSpec fields.')
         data = dict(data)
+        seal = data.pop('sha256', None)
         version = data.pop('version', SPEC_VERSION)
         if version != SPEC_VERSION or isinstance(version, bool):
             raise ValueError(
@@ -114,7 +118,9 @@ class ArchSpec:
         missing = [n for n in required if n not in data]
         if missing:
             raise ValueError(f'arch lacks key(s) {", ".join(missing)}.')
-        return cls(**data)
+        spec = cls(**data)
+        unsealed(spec.to_dict() | {'sha256': seal}, 'arch')
+        return spec
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-ready dict with every field resolved; ``from_dict`` gives an equal spec."""
@@ -135,15 +141,18 @@ class ArchSpec:
             )
         try:
             content = json.loads(path.read_text(encoding='utf-8'))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f'arch file {str(path)!r} is not JSON: {error}.') from error
         if not isinstance(content, dict) or 'arch' not in content:
             raise ValueError(f'arch file {str(path)!r} must hold one object with the key "arch".')
-        return cls.from_dict(content['arch'])
+        try:
+            return cls.from_dict(content['arch'])
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f'arch file {str(path)!r}: {error}') from error
 
     def save_json(self, path: str | os.PathLike) -> Path:
-        """Write ``{"arch": {...}}`` atomically and return the path."""
-        fields = ',\n'.join(f'    {json.dumps(k)}: {json.dumps(v)}' for k, v in self.to_dict().items())
+        """Write ``{"arch": {...}}`` atomically, with the ``sha256`` of the fields among them, and return the path."""
+        fields = ',\n'.join(f'    {json.dumps(k)}: {json.dumps(v)}' for k, v in sealed(self.to_dict()).items())
         text = f'{{\n  "arch": {{\n{fields}\n  }}\n}}\n'  # one line a field: a table, not a ribbon
         return write_text_atomically(path, text)
 
@@ -242,13 +251,13 @@ def _listed(value: Any) -> Any:
 
 
 def _positive_int(field: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{field} = {_listed(value)!r}: must be a whole number of at least 1.')
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+        raise ValueError(f'{field} = {_listed(value)!r}: must be a whole number of at least 1 and at most {LARGEST}.')
     return value
 
 
 def _positive_float(field: str, value: Any) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (math.isfinite(value) and value > 0):
+    if not number or not 0 < value <= sys.float_info.max:  # false for NaN too
         raise ValueError(f'{field} = {_listed(value)!r}: must be a finite number above 0.')
     return float(value)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from upvit_mm.checkpoints.keys import State, to_ours
-from upvit_mm.files import save_atomically, write_atomically
+from upvit_mm.files import check_records, save_atomically, write_atomically
 from upvit_mm.version import __version__
 
 logger = logging.getLogger('upvit_mm')
@@ -77,6 +77,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
+        check_records(path)
         with _placeholders():
             content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged pickle raises nearly anything

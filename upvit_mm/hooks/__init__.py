@@ -5,5 +5,13 @@ from upvit_mm.hooks.finite_loss import StopOnNonFiniteLoss
 from upvit_mm.hooks.resume_check import CheckResumed
 from upvit_mm.hooks.seed_epochs import SeedEveryEpoch
 from upvit_mm.hooks.token_consistency import TokenConsistencyHook
+from upvit_mm.hooks.whole_checkpoints import WholeCheckpoints
 
-__all__ = ['CheckResumed', 'EpochEMAHook', 'SeedEveryEpoch', 'StopOnNonFiniteLoss', 'TokenConsistencyHook']
+__all__ = [
+    'CheckResumed',
+    'EpochEMAHook',
+    'SeedEveryEpoch',
+    'StopOnNonFiniteLoss',
+    'TokenConsistencyHook',
+    'WholeCheckpoints',
+]

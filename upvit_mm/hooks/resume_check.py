@@ -1,15 +1,18 @@
-"""Refuse to resume from a checkpoint that does not fit."""
+"""Refuse to start from a checkpoint that is damaged or does not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 
 from upvit_mm.checkpoints.keys import differences
+from upvit_mm.files import check_records, write_text_atomically
 from upvit_mm.registry import HOOKS
 
 
@@ -17,14 +20,31 @@ from upvit_mm.registry import HOOKS
 class CheckResumed(Hook):
     """Compares weights and averaged weights of a resumed checkpoint with those of the run, before they are loaded.
 
-    mmengine only logs tensors that are missing, extra or mis-shaped, and goes on with random ones. A checkpoint that is
-    loaded without resuming (``load_from``) is none of its business.
+    mmengine only logs tensors that are missing, extra or mis-shaped, and goes on with random ones. Which tensors are in
+    a checkpoint that is loaded without resuming (``load_from``) is none of its business, but damaged is neither loaded.
 
     Raises:
-        ValueError: the file, the first names and what to do.
+        FileNotFoundError: no such file.
+        ValueError: the file, what is wrong with it or the first names, and what to do.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook exchanges weights and averages
+
+    def before_run(self, runner: Runner) -> None:
+        if runner._resume and not runner._load_from:
+            _mend_pointer(Path(runner.work_dir))
+        source = str(_source(runner) or '')
+        if not source or '://' in source:
+            return
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f'checkpoint {source!r} does not exist; name the one to start from.')
+        try:
+            check_records(path)
+        except ValueError as error:
+            raise ValueError(
+                f'checkpoint {source!r} is corrupt or no checkpoint: {error}. Name another one to start from.'
+            ) from error
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:
@@ -47,8 +67,22 @@ def _compare(runner: Runner, part: str, state: Mapping[str, Tensor], expected: M
         _refuse(runner, f'{len(problems)} of {len(expected)} tensors of its {part} differ: {first}')
 
 
+def _source(runner: Runner) -> str | None:
+    """What the run starts from."""
+    return runner._load_from or (find_latest_checkpoint(runner.work_dir) if runner._resume else None)
+
+
+def _mend_pointer(folder: Path) -> None:
+    """Name the newest checkpoint where a kill or a full disk left mmengine's ``last_checkpoint`` empty."""
+    pointer = folder / 'last_checkpoint'
+    if is_main_process() and pointer.is_file() and not pointer.read_text(encoding='utf-8').strip():
+        newest = max(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime, default=None)
+        pointer.unlink() if newest is None else write_text_atomically(pointer, str(newest))
+    barrier()
+
+
 def _refuse(runner: Runner, reason: str) -> None:
-    path = runner._load_from or find_latest_checkpoint(runner.work_dir)
+    path = _source(runner)
     raise ValueError(
         f'checkpoint {str(path)!r} cannot be resumed: {reason}. Resume with the config of that run, or start a new '
         'run from its weights: load_from without resume, in another work dir.'

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.files import write_text_atomically
+from upvit_mm.files import sealed, unsealed, write_text_atomically
 from upvit_mm.pruning.depth import Pair, all_blocks, check_blocks
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.table import block_name, stage_name
@@ -41,7 +41,7 @@ class PrunePlan:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write ``plan.json`` atomically."""
+        """Write ``plan.json`` atomically, with its own ``sha256`` in it."""
         content = {
             'version': PLAN_VERSION,
             'source_arch': self.source_arch.to_dict(),
@@ -50,8 +50,7 @@ class PrunePlan:
             'kept_blocks': self.kept_blocks,
             'meta': self.meta,
         }
-        text = json.dumps(content) + '\n'
-        return write_text_atomically(path, text)
+        return write_text_atomically(path, json.dumps(sealed(content)) + '\n')
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> PrunePlan:
@@ -65,15 +64,17 @@ class PrunePlan:
         if not path.is_file():
             raise FileNotFoundError(f'plan {str(path)!r} does not exist; tools/prune.py writes it.')
         try:
-            content = json.loads(path.read_text(encoding='utf-8'))
+            content = unsealed(json.loads(path.read_text(encoding='utf-8')), 'content')
             version = content['version']
             source, target = (ArchSpec.from_dict(content[key]) for key in ('source_arch', 'target_arch'))
-            kept, blocks, meta = (content[key] for key in ('kept', 'kept_blocks', 'meta'))
-        except (ValueError, TypeError, KeyError) as error:
+            kept, blocks, meta = content['kept'], content['kept_blocks'], dict(content['meta'])
+            plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name)
+        except OSError:
+            raise
+        except Exception as error:  # what somebody wrote into it makes Python raise nearly anything
             raise ValueError(f'plan {str(path)!r} is damaged or no plan: {error}.') from error
         if version != PLAN_VERSION:
             raise ValueError(f'plan {str(path)!r} has version {version!r}: this package reads {PLAN_VERSION}.')
-        plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name)
         if plan.target_arch != target:
             raise ValueError(f'plan {str(path)!r}: kept channels and blocks do not give its target_arch.')
         return replace(plan, meta=meta)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.files import save_atomically
+from upvit_mm.files import check_records, save_atomically
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.planner import check_scores
 
@@ -49,11 +48,15 @@ def load_scores(path: str | os.PathLike, arch: ArchSpec) -> tuple[dict[str, Tens
     if not path.is_file():
         raise FileNotFoundError(f'scores {str(path)!r} do not exist; tools/prune.py writes them.')
     try:
+        check_records(path)
         content = torch.load(path, map_location='cpu', weights_only=True)
         scores, meta = content['scores'], content['meta']
         version = meta['version']
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        raise ValueError(f'scores {str(path)!r} are damaged or no file of scores: {type(error).__name__}.') from error
+    except OSError:
+        raise
+    except Exception as error:  # a file of another kind makes torch raise nearly anything
+        detail = error if isinstance(error, ValueError) else type(error).__name__
+        raise ValueError(f'scores {str(path)!r} are damaged or no file of scores: {detail}.') from error
     if version != SCORES_VERSION:
         raise ValueError(f'scores {str(path)!r} have version {version!r}: this package reads {SCORES_VERSION}.')
     check_scores(prunable_dims(arch), scores)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from upvit_mm.files import save_atomically
+from upvit_mm.files import check_records, save_atomically
 from upvit_mm.pruning.importance import Batch, Scores, Sums
 
 logger = logging.getLogger('upvit_mm')
@@ -121,6 +121,7 @@ def _read(path: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
+        check_records(path)
         part = torch.load(path, map_location='cpu', weights_only=True)
         return {'sums': dict(part['sums']), 'images': int(part['images'])}
     except Exception as error:  # whatever torch makes of a spoiled file

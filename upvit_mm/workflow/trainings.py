@@ -11,7 +11,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import shutil
 import statistics
 import sys
 import threading
@@ -32,7 +31,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from upvit_mm.cli import is_mistake
-from upvit_mm.files import sha256_of, write_text_atomically
+from upvit_mm.files import empty_folder, sha256_of, write_text_atomically
 from upvit_mm.runner import build_runner
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 
@@ -126,10 +125,11 @@ class Training:
             ValueError: the folder holds something else than a training of ours.
         """
         marker = self.folder / 'inputs.sha256'
-        if self.folder.exists() and any(self.folder.iterdir()) and not marker.is_file():
+        found = self.folder.iterdir() if self.folder.exists() else ()
+        if not marker.is_file() and any(path.suffix != '.part' for path in found):  # a kill leaves a part
             raise ValueError(f'{str(self.folder)!r} holds something else than a training; name another work dir.')
         if marker.is_file() and marker.read_text(encoding='utf-8') != self.inputs:
-            shutil.rmtree(self.folder)
+            empty_folder(self.folder, last=marker)  # until then the folder is known for ours
         write_text_atomically(marker, self.inputs)
         self.cfg.dump(self.folder / 'config.py')
 
