@@ -62,6 +62,13 @@ def start(demo, commands, monkeypatch, tmp_path):
     return go
 
 
+@pytest.mark.parametrize(('threads', 'jobs'), [(1, ['1', '1', '1']), (2, ['2', '2', '1']), (8, ['2', '3', '1'])])
+def test_trainings_share_the_threads(start, commands, monkeypatch, threads, jobs):
+    monkeypatch.setattr('torch.get_num_threads', lambda: threads)
+    start()
+    assert [command[command.index('--jobs') + 1] for command in commands if '--jobs' in command] == jobs
+
+
 def test_the_steps_and_what_they_hand_on(start, commands, tmp_path):
     page, _, detectors, classifiers, consistency, pruning, notes = start()
     out = tmp_path / 'demo'
