@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from upvit_mm.models.layers import Attention, WindowedAttention
+from upvit_mm.models.layers.attention import scaled_attention
 
 
 def formula(layer, x, source, seen=None):
@@ -31,6 +32,36 @@ def test_any_widths_equal_the_formula(randomise, distance, qk_dim, v_dim, scale)
     layer = randomise(Attention(12, 3, qk_dim, v_dim, scale).double())
     x = tokens(20)
     assert distance(layer(x, (4, 5)), formula(layer, x, x)) < 1e-14
+
+
+@pytest.mark.parametrize(
+    ('qk_dim', 'v_dim', 'width'),
+    [
+        (2, 2, 16),
+        (9, 3, 16),
+        (3, 15, 16),
+        (16, 16, 16),
+        (20, 20, 20),
+        (24, 8, 24),
+        (31, 31, 32),
+        (9, 41, 48),
+        (64, 64, 64),
+    ],
+)
+def test_heads_are_filled_up_to_a_width_that_the_kernel_likes(monkeypatch, qk_dim, v_dim, width):
+    """Every row is as on paper, and a CPU's fused kernel gets the width at which it is fast (docs/benchmarks.md)."""
+    q, k, v = torch.randn(3, 2, 1, 7, 64, dtype=torch.float64)
+    q, k, v = q[..., :qk_dim], k[..., :qk_dim], v[..., :v_dim]
+    seen, fused = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watch(*given, **settings):
+        seen.append({t.shape[-1] for t in given})
+        return fused(*given, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, 'scaled_dot_product_attention', watch)
+    out = scaled_attention(q, k, v, scale=0.3)
+    assert seen == [{width}]
+    torch.testing.assert_close(out, (0.3 * q @ k.mT).softmax(-1) @ v, rtol=0, atol=1e-12)
 
 
 def test_scale_matters(randomise, distance):
