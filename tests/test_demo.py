@@ -101,7 +101,15 @@ def test_quick(start, commands, tmp_path):
         assert str(tmp_path / 'demo/quick') in command[command.index('--work-dir') + 1]
         if '--epochs' in command:
             assert command[command.index('--epochs') + 1] == '1'
-    start()  # beside it
+    classifiers, tokens, *detectors = commands
+    assert 'val_dataloader.dataset.data_root=data/digits-quick/classification' in classifiers
+    annotations = 'data/digits-quick/annotations/instances_val.json'
+    assert tokens[-1] == annotations
+    for command in detectors:
+        assert 'train_dataloader.dataset.data_root=data/digits-quick' in command
+        assert f'test_evaluator.ann_file={annotations}' in command
+    start()  # beside it, on what the configs name
+    assert not any('data_root' in word for command in commands[4:] for word in command)
 
 
 def test_other_code_starts_anew(demo, start, tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
 
@@ -22,8 +21,10 @@ from upvit_mm.files import empty_folder, sha256_of, write_text_atomically
 from upvit_mm.openmmlab import SUPPORTED, installed_version
 
 ROOT = Path(__file__).parents[1]
-SCENES, SIZE, SEED = 800, 128, 0
+SCENES, QUICK_SCENES, SIZE, SEED = 800, 80, 128, 0
+DATA = Path('data/digits')  # where the configs look
 EPOCHS = {'dense': 10, 'finetuned': 5, 'retinanet': 6, 'mask-rcnn': 6}
+PARTS = ('train', 'val', 'test')
 CLASSIFIER = 'configs/demo/up-pvtv2-micro_digits.py'
 ARCH = 'configs/_base_/archs/pvtv2-micro.json'  # its backbone
 DETECTORS = {  # name -> config, and the backbones that it stands on
@@ -44,34 +45,36 @@ console = Console(stderr=True)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
-    parser.add_argument('--quick', action='store_true', help='one epoch each: shows that it runs, not that it learns')
+    parser.add_argument('--quick', action='store_true', help='one epoch each, few scenes: it runs, it learns little')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     folder = (args.work_dir / 'quick' if args.quick else args.work_dir).absolute()
-    epochs = dict.fromkeys(EPOCHS, 1) if args.quick else EPOCHS
+    scenes, data, epochs = SCENES, DATA, EPOCHS
+    if args.quick:
+        scenes, data, epochs = QUICK_SCENES, DATA.with_name(f'{DATA.name}-quick'), dict.fromkeys(EPOCHS, 1)
     os.chdir(ROOT)  # configs name the data relative to the repository
     console.rule('digits')
-    data = Path(Config.fromfile(CLASSIFIER).data_root).parent
-    prepare_digits(data, SCENES, SIZE, SEED, track)
+    prepare_digits(data, scenes, SIZE, SEED, track)
     claim_folder(folder, [sha256_of(data / 'dataset.json'), str(epochs), *code_identity()])
 
     classifiers, consistency = folder / 'classifiers', folder / 'consistency'
-    run('classifiers: dense; pruned to half, vanilla of those widths', classify(classifiers, epochs))
+    run('classifiers: dense; pruned to half, vanilla of those widths', classify(classifiers, epochs, data))
     backbones = backbones_of(classifiers, epochs)
     if not (consistency / 'contrast.json').is_file():
         run('token consistency', compare_tokens(consistency, classifiers, backbones, data))
     for name, (config, wanted) in DETECTORS.items():
         command = ['tools/compare_detectors.py', config, '--work-dir', str(folder / name), '--seeds', str(SEED)]
         command += ['--epochs', str(epochs[name]), '--cfg-options', 'train_cfg.val_interval=2']
+        command += elsewhere(data, judged=PARTS[1:])
         command += [*side_by_side(len(wanted)), '--backbones', *(f'{b}={backbones[b]}' for b in wanted)]
         run(f'{name} on {", ".join(wanted)}', command)
 
     notes = ['QUICK run: one epoch each, which shows that everything runs, not that it learns.'] if args.quick else []
     notes.append(
-        f'{SCENES} training and {SCENES // 4} validation scenes of {SIZE} px composed from real handwritten digits '
+        f'{scenes} training and {scenes // 4} validation scenes of {SIZE} px composed from real handwritten digits '
         f'(MNIST), seed {SEED}. Validation scenes hold digits that training never shows.'
     )
     detectors = [folder / name for name in DETECTORS]
@@ -84,12 +87,22 @@ def main() -> None:
         sys.exit(f'error: below target: {", ".join(missed)}')
 
 
-def classify(folder: Path, epochs: dict[str, int]) -> list[str]:
+def classify(folder: Path, epochs: dict[str, int], data: Path) -> list[str]:
     """Train the dense classifier, prune it to half its multiply-accumulates, and train what is left and vanilla."""
     command = ['tools/compare_classifiers.py', CLASSIFIER, '--work-dir', str(folder), '--seeds', str(SEED)]
     command += ['--budget', f'macs=50%@{SIZE}x{SIZE}', '--prune-options', 'non_uniform=True', 'per_class=40']
     command += ['--rows', 'vanilla', 'compensated-distilled', '--finetune-lr', '5e-4', *side_by_side(2)]
+    if options := elsewhere(data / 'classification'):
+        command += ['--cfg-options', *options]
     return [*command, '--dense-epochs', str(epochs['dense']), '--epochs', str(epochs['finetuned'])]
+
+
+def elsewhere(data: Path, judged: tuple[str, ...] = ()) -> list[str]:
+    """Config options for data that lie elsewhere than the configs say; ``judged`` parts read COCO annotations."""
+    if DATA in (data, data.parent):
+        return []
+    options = [f'{part}_dataloader.dataset.data_root={data}' for part in PARTS]
+    return options + [f'{part}_evaluator.ann_file={data}/annotations/instances_val.json' for part in judged]
 
 
 def side_by_side(trainings: int) -> list[str]:

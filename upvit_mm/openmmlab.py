@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,9 @@ INSTALL_HINT = (
     "with the commands of the README's section Installation (torch first, then mmcv without build isolation)."
 )
 DOCTOR_HINT = 'What else is wrong here, and what to do about it: python -m upvit_mm.doctor'
+
+# onedl's mmdet says so whenever it is imported without an optional package, which nothing here needs
+warnings.filterwarnings('ignore', message='faster_coco_eval is not installed', category=UserWarning)
 
 
 def installed_version(module: str) -> str | None:
