@@ -67,7 +67,7 @@ def main() -> None:
         run('token consistency', compare_tokens(consistency, classifiers, backbones, data))
     for name, (config, wanted) in DETECTORS.items():
         command = ['tools/compare_detectors.py', config, '--work-dir', str(folder / name), '--seeds', str(SEED)]
-        command += ['--epochs', str(epochs[name]), '--cfg-options', 'train_cfg.val_interval=2']
+        command += ['--epochs', str(epochs[name]), '--cfg-options', 'train_cfg.val_interval=3']
         command += elsewhere(data, judged=PARTS[1:])
         command += [*side_by_side(len(wanted)), '--backbones', *(f'{b}={backbones[b]}' for b in wanted)]
         run(f'{name} on {", ".join(wanted)}', command)

@@ -196,4 +196,6 @@ def test_in_coco_layout_a_config_for_coco_reads_the_same_scenes(tmp_path, monkey
         x['instances'] for x in map(plain.get_data_info, range(4))
     ]
     assert Path(coco.get_data_info(0)['img_path']).is_file()
+    categories = json.loads((tmp_path / 'coco/annotations/instances_val2017.json').read_text())['categories']
+    assert [category['name'] for category in categories] == list(coco.metainfo['classes'])
     assert prepare_digits(tmp_path / 'coco', **settings)  # the other layout: written anew

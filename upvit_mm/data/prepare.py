@@ -31,23 +31,27 @@ class Layout:
 
     Attributes:
         split: name of a split's folder and of its annotations, ``{}`` is ``train`` or ``val``.
-        categories: what the ten digits are called; their ids are 1 to 10.
+        of_coco: whether the categories are COCO's, of which the digits are the first ten.
         classification: whether the class folders are written too.
     """
 
     split: str = '{}'
-    categories: tuple[str, ...] = CLASSES
+    of_coco: bool = False
     classification: bool = True
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """What the ids from 1 on are called; the ten digits have the first ten."""
+        if not self.of_coco:
+            return CLASSES
+        from mmdet.datasets import CocoDataset
+
+        return CocoDataset.METAINFO['classes']
 
 
 LAYOUTS = {
     'digits': Layout(),
-    # the first ten categories of COCO, which have the ids 1 to 10 there: configs for COCO run as they are
-    'coco': Layout(
-        '{}2017',
-        ('person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat', 'traffic light'),
-        classification=False,
-    ),
+    'coco': Layout('{}2017', of_coco=True, classification=False),  # configs for COCO run as they are
 }
 
 
@@ -59,7 +63,7 @@ def prepare_digits(
     Layout ``'digits'``: ``classification/{train,val}/{0..9}/*.png``; ``{train,val}/*.png`` with
     ``annotations/instances_{train,val}.json`` in COCO format; ``dataset.json`` says how it was made. Layout ``'coco'``:
     the same scenes as ``{train,val}2017/`` and ``annotations/instances_{train,val}2017.json``, the digits called like
-    COCO's first ten categories. Pictures of ``val`` hold digits that ``train`` never shows.
+    COCO's first ten of 80 categories. Pictures of ``val`` hold digits that ``train`` never shows.
 
     Args:
         out: folder of the data set.

@@ -31,7 +31,7 @@ def data(subject: Subject) -> Iterator[Finding]:
         try:
             check_datasets(subject.cfg, [part])
         except (OSError, ValueError) as problem:
-            yield error(f'{name}: {message_of(problem)}', "see the README's section 'Your own data'")
+            yield error(f'{name}: {message_of(problem)}', 'how data of your own fit a config: docs/own_data.md')
             continue
         datasets = subject.datasets(part)
         kinds = {f'{dataset.get("type")} in {dataset.get("data_root") or "."}' for dataset in datasets}
