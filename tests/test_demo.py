@@ -62,7 +62,7 @@ def start(demo, commands, monkeypatch, tmp_path):
     return go
 
 
-@pytest.mark.parametrize(('threads', 'jobs'), [(1, ['1', '1', '1']), (2, ['2', '2', '1']), (8, ['2', '3', '1'])])
+@pytest.mark.parametrize(('threads', 'jobs'), [(1, ['1', '1', '1']), (2, ['2', '3', '1']), (8, ['2', '3', '1'])])
 def test_trainings_share_the_threads(start, commands, monkeypatch, threads, jobs):
     monkeypatch.setattr('torch.get_num_threads', lambda: threads)
     start()

@@ -2,9 +2,11 @@ import contextlib
 import sys
 
 import pytest
+from mmengine.config import Config
 
 from upvit_mm import openmmlab
 from upvit_mm.openmmlab import SUPPORTED, installed_version, require_mmcv_ops, require_openmmlab
+from upvit_mm.runner import build_runner
 
 MODULES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 
@@ -98,3 +100,9 @@ def test_mmcv_without_operators(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
     with pytest.raises(ImportError, match=r'has no working operators .* --no-build-isolation'):
         require_mmcv_ops()
+
+
+def test_a_detector_is_refused_without_them_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
+    with pytest.raises(ImportError, match='has no working operators'):
+        build_runner(Config(dict(default_scope='mmdet')), ('train',))

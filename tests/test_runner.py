@@ -29,6 +29,15 @@ def test_work_dir_and_options():
     assert cfg.optim_wrapper.optimizer.lr == 0.5
 
 
+@pytest.mark.parametrize('word', ['foo', '=3'])
+def test_options_that_are_no_pairs(word, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(DEMO, '--cfg-options', 'a.b=1', word)
+    assert end.value.code == 2
+    assert f'error: --cfg-options {word!r}: must be key=value' in capsys.readouterr().err
+    assert parse(DEMO, '--cfg-options', 'a.b=1', 'c=x=y').cfg_options == {'a.b': 1, 'c': 'x=y'}
+
+
 def test_missing_config():
     with pytest.raises(FileNotFoundError, match=r"config 'nowhere.py' does not exist"):
         load_config(parse('nowhere.py'))

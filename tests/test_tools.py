@@ -70,6 +70,23 @@ def data_options(digits_folder) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('check_consistency', ['--dense', 'no.py', 'no.pth', '--pruned', 'no.py', 'no.pth', '--images', 'no']),
+        ('compare_consistency', ['no.py', 'no.pth', '--networks', 'a=no.json,no.pth', '--images', 'no']),
+        ('benchmark', ['backbone', '--arch', 'no.json']),
+        ('benchmark', ['latency', '--config', 'no.py']),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_one_line(name, words, tmp_path):
+    """Said before any file is looked for: none of them exists."""
+    words += [] if name == 'benchmark' else ['--work-dir', tmp_path]
+    *_, last = tool(name, *words, '--device', 'cuda', status=1).splitlines()
+    assert last.startswith("error: device = 'cuda': torch ")
+    assert last.endswith('sees no GPU on this machine; take cpu.')
+
+
 def test_train_and_test_a_detector(data_options, tmp_path):
     work_dir = tmp_path / 'run'
     tool('train', RETINANET, '--work-dir', work_dir, '--cfg-options', *data_options)

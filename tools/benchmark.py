@@ -15,7 +15,7 @@ from upvit_mm.arch import resolve_arch
 from upvit_mm.benchmark import backbone, complexity, latency
 from upvit_mm.benchmark.pruning import benchmark_pruning, time_large_network
 from upvit_mm.benchmark.rivals import rivals_of
-from upvit_mm.cli import one_line_errors, table_of
+from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.consistency import parse_size
 from upvit_mm.files import write_text_atomically
 
@@ -79,6 +79,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_device(getattr(args, 'device', 'cpu'))  # complexity and both of pruning have none
     console = Console(soft_wrap=True)
     commands = {'complexity': run_complexity, 'latency': run_latency, 'backbone': run_backbone}
     commands |= {'pruning': run_pruning, 'large-pruning': run_large}

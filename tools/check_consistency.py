@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import Progress
 
-from upvit_mm.cli import one_line_errors, table_of
+from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.consistency import compare, find_images, load_network, parse_size
 from upvit_mm.consistency.figures import draw_queries, draw_stages
 from upvit_mm.consistency.report import check_thresholds, stage_rows, write_comparison
 from upvit_mm.pruning import PrunePlan
+from upvit_mm.runner import OptionsAction
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
         help = f'config (mmpretrain or mmdet) and checkpoint of the {side} classifier or detector'
         parser.add_argument(f'--{side}', nargs=2, required=True, metavar=('CONFIG', 'CHECKPOINT'), help=help)
         parser.add_argument(f'--{side}-arch', help="stock name or arch.json to build instead of that config's arch")
-        parser.add_argument(f'--{side}-cfg-options', nargs='+', action=DictAction, help='override its settings')
+        parser.add_argument(f'--{side}-cfg-options', nargs='+', action=OptionsAction, help='override its settings')
     parser.add_argument('--images', required=True, help='folder (searched deeply) or COCO annotation file')
     parser.add_argument('--image-root', help="folder of the annotation file's images (default: looked for around it)")
     parser.add_argument('--max-images', type=int, default=50, help='random images to look at (default: 50)')
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--plan', help='plan.json of the pruning; adds the kept-channel error')
     parser.add_argument(
-        '--fail-under', nargs='+', action=DictAction, default={}, help='thresholds, as cka=0.9 relation=0.8'
+        '--fail-under', nargs='+', action=OptionsAction, default={}, help='thresholds, as cka=0.9 relation=0.8'
     )
     parser.add_argument('--last-stage-only', action='store_true', help='thresholds hold for the last stage alone')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
@@ -49,6 +49,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     check_thresholds({}, args.fail_under)  # a misspelt name shall not come up after minutes

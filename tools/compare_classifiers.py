@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 
 from upvit_mm.cli import one_line_errors
-from upvit_mm.runner import load_config
+from upvit_mm.runner import OptionsAction, load_config
 from upvit_mm.workflow.compare import ROWS, Comparison, Options
 from upvit_mm.workflow.finetune import Lesson
 from upvit_mm.workflow.settings import goal_and_settings
@@ -33,12 +32,12 @@ def parse_args() -> argparse.Namespace:
     goal = parser.add_argument_group('what to prune to (one of them, unless the config says it)')
     goal = goal.add_mutually_exclusive_group()
     goal.add_argument('--target', help='architecture: a stock name or an arch.json')
-    goal.add_argument('--widths', nargs='+', action=DictAction, help='fields of arch.json that change')
+    goal.add_argument('--widths', nargs='+', action=OptionsAction, help='fields of arch.json that change')
     goal.add_argument('--budget', help='macs=50%%@64x64, params=40%% (see tools/prune.py)')
     parser.add_argument(
         '--prune-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         default={},
         help='settings of the pruning, as per_class=20 draws=8',
     )
@@ -57,9 +56,11 @@ def parse_args() -> argparse.Namespace:
         parser.add_argument(f'--{name}-weight', type=float, default=default, help=help)
     parser.add_argument('--temperature', type=float, default=LESSON.temperature, help='of the soft KL')
     rows = [row.key for row in ROWS]
-    parser.add_argument('--rows', nargs='+', choices=rows, help='which trainings (default: all)')
+    parser.add_argument(
+        '--rows', nargs='+', choices=rows, help='which trainings (default: all; vanilla-long only with --dense-epochs)'
+    )
     parser.add_argument('--jobs', type=int, default=1, help='trainings at a time, above 1 with one thread each')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     args = parser.parse_args()
     return argparse.Namespace(**vars(args), launcher='none', local_rank=0)
 

@@ -4,15 +4,15 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import Progress
 
-from upvit_mm.benchmark.consistency import Field, read_ap
+from upvit_mm.benchmark.consistency import Field, groups_of, predictors_of, read_ap
 from upvit_mm.benchmark.contestants import Contestant
-from upvit_mm.cli import one_line_errors
+from upvit_mm.cli import check_device, one_line_errors
 from upvit_mm.consistency import find_images, parse_size
 from upvit_mm.consistency.figures import draw_contrast, draw_queries
 from upvit_mm.consistency.images import size_text
@@ -20,7 +20,7 @@ from upvit_mm.consistency.kept_tokens import FILLS
 from upvit_mm.consistency.report import write_contrast
 from upvit_mm.consistency.seeds import mean_over_seeds
 from upvit_mm.consistency.validity import correlations, draw_validity
-from upvit_mm.runner import load_config
+from upvit_mm.runner import OptionsAction, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,16 +50,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='of the choice of images and tokens')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--work-dir', required=True, help='folder for the report')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     args = parser.parse_args()
     return argparse.Namespace(**vars(args), launcher='none', local_rank=0)
 
 
 def main() -> None:
     args = parse_args()
+    check_device(args.device)
     sizes = [parse_size(text) for text in args.sizes]
-    ap = None if args.detectors is None else read_ap(args.detectors, args.ap)
     contestants = [Contestant.parse(text) for text in args.networks]
+    ap = None if args.detectors is None else read_ap(args.detectors, args.ap)
+    predictors = None if ap is None else predictors_of(groups_of(contestants), ap)  # refuses before hours of measuring
     field = Field.of(load_config(args), args.checkpoint, contestants, args.drop_tokens, args.equal_macs, args.device)
     images = find_images(args.images, args.image_root, args.max_images, args.seed)
     terminal = Console(stderr=True)
@@ -74,12 +76,13 @@ def main() -> None:
         'contrast.png': draw_contrast(means),
         'queries.png': draw_queries({'dense': field.dense, **firsts}, images, sizes[-1], args.pictures),
     }
-    if ap is not None:
+    if predictors is not None:
         size = size_text(sizes[-1])
-        macs = {name: content['macs'][name][size] for name in field.networks}
+        found = mean_over_seeds(content['results'], predictors)
+        macs = {title: fmean(content['macs'][name][size] for name in names) for title, names in predictors.items()}
         content['foretold'] = {'ap': args.ap, 'size': size, 'file': args.detectors}
-        content['foretold']['rows'] = correlations(content['results'], ap, size, macs)
-        figures['foretold.png'] = draw_validity(content['results'], ap, size, args.ap)
+        content['foretold']['rows'] = correlations(found, ap, size, macs)
+        figures['foretold.png'] = draw_validity(found, ap, size, args.ap)
     write_contrast(Path(args.work_dir), content, figures)
     Console(soft_wrap=True).print(f'{args.work_dir}: contrast.md, .csv, .json, {", ".join(figures)}', highlight=False)
 

@@ -9,14 +9,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 
 from upvit_mm.benchmark.contestants import Contestant
 from upvit_mm.benchmark.detectors import DetectorComparison, Options
 from upvit_mm.cli import one_line_errors
 from upvit_mm.consistency import parse_size
-from upvit_mm.runner import LAUNCHERS, load_config
+from upvit_mm.runner import LAUNCHERS, OptionsAction, load_config
 
 OPTIONS = Options()
 
@@ -47,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--repeats', type=int, default=OPTIONS.repeats, help='timed runs of each detector; 0 = none (default: 10)'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
     return parser.parse_args()

@@ -106,8 +106,12 @@ def elsewhere(data: Path, judged: tuple[str, ...] = ()) -> list[str]:
 
 
 def side_by_side(trainings: int) -> list[str]:
-    """Small networks train faster beside one another, on a thread each, than in turn on all threads."""
-    return ['--jobs', str(min(trainings, torch.get_num_threads()))]
+    """Small networks train faster beside one another, on a thread each, than in turn on all threads.
+
+    Three share two threads: a last one by itself would leave a thread idle.
+    """
+    threads = torch.get_num_threads()
+    return ['--jobs', str(trainings if trainings <= 1.5 * threads else threads)]
 
 
 def backbones_of(classifiers: Path, epochs: dict[str, int]) -> dict[str, str]:

@@ -13,12 +13,12 @@ import logging
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 
 from upvit_mm.cli import one_line_errors, table_of
 from upvit_mm.consistency import parse_size
 from upvit_mm.export import PARTS, export, load_part, result_rows
+from upvit_mm.runner import OptionsAction
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--repeats', type=int, default=7, help='timed runs at each size (default: %(default)s)')
     parser.add_argument('--threads', type=int, help="CPU threads of torch and onnxruntime (default: torch's setting)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of CONFIG')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of CONFIG')
     return parser.parse_args()
 
 

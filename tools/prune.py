@@ -8,11 +8,12 @@ import logging
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 
-from upvit_mm.cli import one_line_errors, table_of
+from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.pruning import HEAD_POLICIES
+from upvit_mm.runner import OptionsAction
 from upvit_mm.workflow.processes import LAUNCHERS, join_crew
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.report import cost_rows, width_rows
@@ -29,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     goal = parser.add_argument_group('what to reach (one of them)').add_mutually_exclusive_group()
     goal.add_argument('--target', help='architecture: a stock name or an arch.json')
     goal.add_argument(
-        '--widths', nargs='+', action=DictAction, help='fields of arch.json that change, as embed_dims="[192]"'
+        '--widths', nargs='+', action=OptionsAction, help='fields of arch.json that change, as embed_dims="[192]"'
     )
     goal.add_argument('--budget', help='macs=50%%@800x1333, macs=1.2G@224x224, params=3.7M or params=40%%')
     goal.add_argument('--plan', help='a plan.json to carry out')
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     def add(group, name: str, help: str, **options) -> None:
         default = getattr(DEFAULTS, name)
         if isinstance(default, bool):
-            options['action'] = 'store_true'
+            options['action'] = argparse.BooleanOptionalAction  # a config may set it
         elif default is not None:
             options['type'] = type(default)
             help = f'{help} (default: {default})'
@@ -75,12 +76,13 @@ def parse_args() -> argparse.Namespace:
     )
     running.add_argument('--launcher', choices=LAUNCHERS, default='none', help='scoring on several processes')
     running.add_argument('--threads', type=int, help="CPU threads of each process (default: torch's setting)")
-    running.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    running.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     crew, device = join_crew(args.launcher, args.device)

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 
 from upvit_mm.cli import one_line_errors
-from upvit_mm.runner import load_config
+from upvit_mm.runner import OptionsAction, load_config
 from upvit_mm.workflow.finetune import Lesson
 from upvit_mm.workflow.progressive import Progressive, Schedule
 from upvit_mm.workflow.settings import goal_and_settings
@@ -35,11 +34,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--prune-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         default={},
         help='settings of the prunings, as per_class=20 draws=8',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     args = parser.parse_args()
     return argparse.Namespace(**vars(args), launcher='none', local_rank=0)
 

@@ -1,4 +1,4 @@
-"""What the tools share: tables on the terminal, and how they end (one clear line for a mistake of the user)."""
+"""What the tools share: tables on the terminal, a look for the GPU, and how they end (one line for a mistake)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ def table_of(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises:
+        ValueError: torch sees none.
+    """
+    import torch  # the doctor uses this module where torch does not import
+
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f'device = {device!r}: torch {torch.__version__} sees no GPU on this machine; take cpu.')
 
 
 @contextlib.contextmanager

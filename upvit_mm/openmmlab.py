@@ -23,7 +23,7 @@ INSTALL_HINT = (
     '  onedl: torch==2.10.0 onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1 '
     'onedl-mmpretrain==1.3.6\n'
     '  stock: torch==2.4.1 mmengine==0.10.7 mmcv==2.1.0 mmdet==3.3.0 mmpretrain==1.2.0\n'
-    "with the commands of the README's section Installation (torch first, then mmcv without build isolation)."
+    'with `make setup` or `make setup STACK=stock` in a clone; by hand torch first, then mmcv without build isolation.'
 )
 DOCTOR_HINT = 'What else is wrong here, and what to do about it: python -m upvit_mm.doctor'
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +14,25 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from upvit_mm.data.checks import check_datasets
-from upvit_mm.openmmlab import require_openmmlab
+from upvit_mm.openmmlab import require_mmcv_ops, require_openmmlab
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+class OptionsAction(DictAction):
+    """Words as ``key=value``; another word ends with the parser's usage and a line that says so."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[str] | None,
+        option_string: str | None = None,
+    ) -> None:
+        for word in [values] if isinstance(values, str) else values or []:
+            if not word.partition('=')[0] or '=' not in word:
+                parser.error(f'{option_string} {word!r}: must be key=value, lists as key="[a,b]" without blanks.')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +41,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='override settings of the config, as key=value; lists as key="[a,b]" without blanks',
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher')
@@ -87,8 +104,11 @@ def build_runner(cfg: Config, parts: tuple[str, ...]) -> Runner:
 
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
+        ImportError: a detector is wanted and mmcv has no working operators.
         ValueError: an annotation file is damaged or does not fit the config's classes, or a class has no images.
     """
+    if cfg.get('default_scope') == 'mmdet':
+        require_mmcv_ops()
     check_datasets(cfg, parts)
     start_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -1,4 +1,4 @@
-"""The demo's dense classifier: a small PVTv2 on digits, two CPU cores, 2.4 minutes (measured by us: README)."""
+"""The demo's dense classifier: a small PVTv2 on digits, two CPU cores, about 4 minutes (measured by us)."""
 
 _base_ = [
     'mmpretrain::_base_/default_runtime.py',

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.benchmark.consistency import Field, read_ap
+from upvit_mm.benchmark.consistency import Field, groups_of, predictors_of, read_ap
 from upvit_mm.benchmark.contestants import Contestant
 from upvit_mm.models import UPPVTv2
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
@@ -43,6 +43,12 @@ def contestant(files):
     return lambda name, file: Contestant.parse(f'{name}={files / "arch.json"},{files / file}')
 
 
+def run_tool(*words) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    command = [sys.executable, 'tools/compare_consistency.py', *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
 def test_rows_and_names(files, contestant):
     cfg = Config.fromfile(ROOT / CONFIG)
     entries = [contestant('up', 'half.pth'), contestant('vanilla', 'other.pth'), contestant('up', 'half.pth')]
@@ -64,9 +70,42 @@ def test_ap_of_detectors(tmp_path):
     assert read_ap(path, 'bbox_mAP') == {'a': 0.25, 'b': 1.0}
     with pytest.raises(ValueError, match='a has no segm_mAP; known: bbox_mAP'):
         read_ap(path, 'segm_mAP')
+    path.write_text(json.dumps({'rows': [{'name': 'a', 'mean': {'bbox_mAP': 0.25, 'bbox_mAP_l': None}}]}))
+    assert read_ap(path, 'bbox_mAP') == {'a': 0.25}
+    with pytest.raises(ValueError, match=r'bbox_mAP_l of a is null: .* no objects of that size.* a value: bbox_mAP\.'):
+        read_ap(path, 'bbox_mAP_l')
     path.write_text('{"rows": [{}]}')
     with pytest.raises(ValueError, match=r'is no detectors\.json of tools/compare_detectors\.py'):
         read_ap(path, 'bbox_mAP')
+
+
+def test_what_foretells_ap(contestant):
+    """Seeds of a row are its mean where the row has an AP, and stand alone where they have."""
+    names = ['up', 'vanilla', 'up', 'random', 'zeros']
+    groups = groups_of([contestant(name, 'half.pth') for name in names])
+    assert groups == {'up': ['up 0', 'up 1'], 'vanilla': ['vanilla'], 'random': ['random'], 'zeros': ['zeros']}
+    ap = dict.fromkeys(names, 0.1)
+    assert predictors_of(groups, ap) == groups
+    by_seed = {**ap, 'up 0': 0.1, 'up 1': 0.2}
+    del by_seed['up']
+    assert list(predictors_of(groups, by_seed)) == ['up 0', 'up 1', 'vanilla', 'random', 'zeros']
+    with pytest.raises(ValueError, match="'up' has no quality to predict; known: vanilla, random, zeros"):
+        predictors_of(groups, {n: 0.1 for n in names[1:] if n != 'up'})
+    with pytest.raises(ValueError, match='3 networks: a rank correlation needs at least 4'):
+        predictors_of({name: [name] for name in names[:2] + names[3:4]}, ap)
+
+
+def test_the_tool_refuses_before_it_loads_anything(tmp_path):
+    """The dense network and the images do not exist."""
+    (tmp_path / 'a.pth').touch()
+    rows = [{'name': name, 'mean': {'bbox_mAP': 0.1}} for name in 'abc']
+    (tmp_path / 'detectors.json').write_text(json.dumps({'rows': rows}))
+    arch = ROOT / 'configs/_base_/archs/pvtv2-micro.json'
+    words = ['no.py', 'no.pth', '--images', 'no', '--networks', *(f'{n}={arch},{tmp_path / "a.pth"}' for n in 'abc')]
+    words += ['--detectors', tmp_path / 'detectors.json', '--device', 'cpu', '--work-dir', tmp_path / 'out']
+    done = run_tool(*words)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith('error: 3 networks: a rank correlation needs at least 4')
 
 
 def test_the_tool(files, digits_folder, tmp_path):
@@ -74,21 +113,21 @@ def test_the_tool(files, digits_folder, tmp_path):
     rows = [{'name': name, 'mean': {'bbox_mAP': ap}} for name, ap in aps.items()]
     (tmp_path / 'detectors.json').write_text(json.dumps({'rows': rows}))
     small = [f'{name}={files / "arch.json"},{files / file}' for name, file in (('half', 'half.pth'),)]
-    small += [f'{name}={files / "arch.json"},{files / "other.pth"}' for name in ('other', 'fourth')]
+    others = ('other', 'fourth', 'fourth')  # the last is a row over two seeds
+    small += [f'{name}={files / "arch.json"},{files / "other.pth"}' for name in others]
     words = [CONFIG, files / 'dense.pth', '--networks', f'same={ROOT / "configs/_base_/archs/pvtv2-micro.json"},']
     words[-1] += str(files / 'dense.pth')
     words += [*small, '--images', digits_folder / 'annotations/instances_val.json', '--sizes', '64', '96x128']
     words += ['--detectors', tmp_path / 'detectors.json', '--pictures', 1, '--work-dir', tmp_path / 'out']
-    env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
-    command = [sys.executable, 'tools/compare_consistency.py', *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = run_tool(*words, '--drop-tokens', 'zeros', '--equal-macs', 'half')
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     names = {path.name for path in (tmp_path / 'out').iterdir()}
     assert names == {'contrast.md', 'contrast.csv', 'contrast.json', 'contrast.png', 'queries.png', 'foretold.png'}
     content = json.loads((tmp_path / 'out/contrast.json').read_text())
     last = {name: found['96x128']['stage3']['cka'] for name, found in content['results'].items()}
     assert last['same'] == pytest.approx(1.0)
-    assert last['other'] == last['fourth'] < last['half'] < 1
+    assert last['other'] == last['fourth 0'] == last['fourth 1'] < last['half'] < 1
+    assert 'token dropping, zeros' in last
     assert {row['networks'] for row in content['foretold']['rows']} == {4}
     text = (tmp_path / 'out/contrast.md').read_text()
     assert '## Does it foretell AP?' in text

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
-from upvit_mm.arch import ArchSpec
+from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.benchmark import pruning
 from upvit_mm.benchmark.pruning import (
     agreement,
+    benchmark_pruning,
     kl_by_rebuilding,
     scaled,
     spearman,
@@ -64,6 +66,26 @@ def test_large_network_extrapolates_by_size(tmp_path, stock_arch, monkeypatch):
     assert results['channels'] == sum(dim.size for dim in prunable_dims(arch).values())
     assert results['timed candidates'] == 5 * len(prunable_dims(arch))
     assert results['ratio'] == results['kl'] / results['fisher']
+
+
+@pytest.mark.parametrize('kind', ['name', 'path', 'mapping'])
+def test_a_config_may_name_its_arch(kind, tmp_path, monkeypatch):
+    built = []
+
+    class EnoughError(Exception):
+        pass
+
+    def build(arch, state):
+        built.append(arch)
+        raise EnoughError
+
+    monkeypatch.setattr(pruning, 'load_classifier', lambda path: {})
+    monkeypatch.setattr(pruning, 'build_net', build)
+    spec = get_arch('deit-tiny')
+    arch = {'name': 'deit-tiny', 'path': str(spec.save_json(tmp_path / 'arch.json')), 'mapping': spec.to_dict()}[kind]
+    with pytest.raises(EnoughError):
+        benchmark_pruning(Config({'model': {'backbone': {'arch': arch}}}), 'dense.pth')
+    assert built == [spec]
 
 
 def test_spearman_and_agreement():

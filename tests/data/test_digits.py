@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from upvit_mm.data import prepare
+from upvit_mm.data.checks import check_datasets
 from upvit_mm.data.digits import CLASSES, load_digits, split_digits
 from upvit_mm.data.prepare import prepare_digits, write_scenes
 from upvit_mm.data.scenes import INK, MIN_VISIBLE, compose_scene, glyph
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -198,4 +202,8 @@ def test_in_coco_layout_a_config_for_coco_reads_the_same_scenes(tmp_path, monkey
     assert Path(coco.get_data_info(0)['img_path']).is_file()
     categories = json.loads((tmp_path / 'coco/annotations/instances_val2017.json').read_text())['categories']
     assert [category['name'] for category in categories] == list(coco.metainfo['classes'])
+    cfg = Config.fromfile(ROOT / 'configs/detection/retinanet_up-pvtv2-b0_fpn_1x_coco.py')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_root = f'{tmp_path}/coco/'
+    check_datasets(cfg, ('train', 'val'))  # raises where a category or a file is missing
     assert prepare_digits(tmp_path / 'coco', **settings)  # the other layout: written anew

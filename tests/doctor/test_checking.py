@@ -171,6 +171,12 @@ def test_words_that_do_not_fit(capsys):
         Subject('some.py', batch_size=0)
 
 
+def test_options_that_are_no_pairs(capsys):
+    with pytest.raises(SystemExit):
+        program.main(['config.py', '--cfg-options', 'a=1', 'foo'])
+    assert "--cfg-options 'foo': must be key=value" in capsys.readouterr().err
+
+
 def test_the_tool_with_a_package_that_kills_its_importer(tmp_path):
     (tmp_path / 'mmdet').mkdir()
     (tmp_path / 'mmdet/__init__.py').write_text('import os; os.write(2, b"undefined symbol\\n"); os.abort()')

@@ -12,6 +12,7 @@ import torch
 from mmengine.runner import EpochBasedTrainLoop
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.pruning.budget import Budget
 from upvit_mm.workflow import step_times, trainings
 from upvit_mm.workflow.compare import ROWS, VANILLA, Comparison, Options, balanced_subset, summarise
 from upvit_mm.workflow.finetune import HOOKS, Lesson
@@ -200,6 +201,16 @@ def test_mistakes(compare, cfg, checkpoint, tmp_path):
     cfg.model.type = 'upvit_mm.DistillClassifier'
     with pytest.raises(ValueError, match="must be 'ImageClassifier', the dense network's config"):
         compare()
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_goals_out_of_reach_are_refused_before_the_dense_network_is_trained(cfg, tmp_path):
+    wider = ArchSpec.from_dict(cfg.arch).with_widths({'mlp_hidden_dims': 4096})
+    job = (SETTINGS, Options(epochs=1), tmp_path)
+    with pytest.raises(ValueError, match='mlp_hidden: the target keeps 4096 of'):
+        Comparison(cfg, None, wider, *job)
+    with pytest.raises(ValueError, match='out of reach: the narrowest network costs'):
+        Comparison(cfg, None, Budget.parse('params=1%'), *job)
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])

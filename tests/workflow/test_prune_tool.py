@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import runpy
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,10 +20,11 @@ from upvit_mm.pruning import PrunePlan, prunable_dims
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.scores import save_scores
+from upvit_mm.pruning.scoring import Crew
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.processes import join_crew
 from upvit_mm.workflow.prune import PruneJob, prune
-from upvit_mm.workflow.settings import Settings, goal_and_settings
+from upvit_mm.workflow.settings import Settings, goal_and_settings, source_of
 
 ROOT = Path(__file__).parents[2]
 QUICK = dict(method='random', eval_images=0, per_class=1)
@@ -158,7 +161,25 @@ def test_dry_run_writes_nothing(prune_tool, run, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
+def test_flags_turn_off_what_a_config_sets(monkeypatch):
+    cfg = Config(dict(prune=dict(budget='params=50%', compensate=True, tie_qkv=True)))
+    parse_args = runpy.run_path(str(ROOT / 'tools/prune.py'))['parse_args']
+    for words, expected in (([], True), (['--no-compensate'], False), (['--compensate'], True)):
+        monkeypatch.setattr(sys, 'argv', ['prune.py', 'dense.py', 'dense.pth', '--work-dir', 'out', *words])
+        settings = goal_and_settings(cfg, vars(parse_args()) | {'device': 'cpu'})[1]
+        assert (settings.compensate, settings.tie_qkv, settings.non_uniform) == (expected, True, False)
+
+
 # ------------------------------------------------------- processes and interruptions
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+@pytest.mark.parametrize('non_uniform', [False, True])
+def test_only_the_first_process_knows_the_target(cfg, checkpoint, tmp_path, non_uniform):
+    goal, settings = goal_and_settings(cfg, QUICK | {'budget': 'params=60%', 'non_uniform': non_uniform})
+    first, second = (PruneJob(cfg, checkpoint, goal, tmp_path, settings, crew=Crew(rank, 2)) for rank in (0, 1))
+    assert second.target() is None
+    assert 0.594 <= count_params(first.target(), 10) / count_params(first.source, 10) <= 0.6
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
@@ -255,9 +276,82 @@ def test_mistakes(cfg, checkpoint, tmp_path, given, message):
 
 
 @pytest.mark.parametrize('family', ['deit'])
-def test_a_mistake_gives_one_line(prune_tool, run):
-    output = run(prune_tool('--budget', 'half', '--work-dir', 'out'), status=1)
-    assert "error: budget = 'half': must look like" in output
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ({'budget': 'macs=2%'}, 'out of reach: the narrowest network costs'),
+        ({'budget': 'macs=2%', 'non_uniform': True}, 'out of reach: the narrowest network costs'),
+        ({'budget': 'macs=50%', 'head_policy': 'regroup'}, "head_policy = 'regroup': a budget takes"),
+        ({'widths': {'mlp_hidden_dims': 4096}}, 'mlp_hidden: the target keeps 4096 of'),
+        ({'widths': {'num_heads': 1}}, "head_policy 'within' keeps the"),
+        ({'widths': {'qk_dims': 48}, 'tie_qkv': True}, 'have different widths and cannot share one index set'),
+        ({'target': 'deit-tiny'}, 'target depths = .* pruning cannot deepen the source'),
+    ],
+)
+def test_goals_out_of_reach_are_refused_before_anything_is_scored(cfg, checkpoint, tmp_path, given, message):
+    goal, settings = goal_and_settings(cfg, QUICK | given)
+    with pytest.raises(ValueError, match=message):
+        PruneJob(cfg, checkpoint, goal, tmp_path / 'out', settings)
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ({'head_policy': 'all'}, "head_policy = 'all': must be one of within, select, regroup"),
+        ({'round_to': 0}, 'round_to = 0: must be at least 1'),
+        ({'window_size': -1}, 'window_size = -1: must be at least 0'),
+        ({'eval_images': -1}, 'eval_images = -1: must be at least 0'),
+        ({'min_share': 1.5}, 'min_share = 1.5: must lie in 0 to 1'),
+        ({'ridge': 0}, 'ridge = 0: must be above 0'),
+        ({'per_class': 'abc'}, "per_class = 'abc': must be a whole number"),
+        ({'per_class': 2.5}, r'per_class = 2.5: must be a whole number'),
+        ({'draws': True}, 'draws = True: must be a whole number'),
+        ({'ridge': 'low'}, "ridge = 'low': must be a number"),
+        ({'compensate': 'no'}, "compensate = 'no': must be True or False"),
+        ({'images': 3}, 'images = 3: must be a text'),
+        ({'method': None}, 'method = None: must be a text'),
+    ],
+)
+def test_settings_that_make_no_sense(given, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**given)
+    assert Settings(ridge=1, images=None).ridge == 1
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (
+            dict(backbone=dict(type='ResNet', depth=50)),
+            r"model.backbone.type = 'ResNet': must be one of upvit_mm.UPDeiT",
+        ),
+        (dict(backbone=dict(type='mmdet.PyramidVisionTransformerV2')), "type = 'mmdet.PyramidVisionTransformerV2'"),
+        (dict(type='ImageClassifier'), 'model.backbone.type = None'),
+        (dict(backbone=dict(type='upvit_mm.UPDeiT')), 'model.backbone.arch of upvit_mm.UPDeiT: is missing'),
+    ],
+)
+def test_backbones_that_are_not_ours(model, message, tmp_path):
+    cfg = Config(dict(model=model))
+    with pytest.raises(ValueError, match=message):
+        source_of(cfg)
+    with pytest.raises(ValueError, match=message):
+        goal_and_settings(cfg, {'widths': {'mlp_hidden_dims': 64}})
+    goal, settings = goal_and_settings(cfg, {'budget': 'params=50%'})
+    with pytest.raises(ValueError, match=message):
+        PruneJob(cfg, 'dense.pth', goal, tmp_path, settings)
+
+
+@pytest.mark.parametrize('family', ['deit'])
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--budget', 'half'], "error: budget = 'half': must look like"),
+        (['--budget', 'params=50%', '--device', 'cuda'], "error: device = 'cuda': torch"),
+    ],
+)
+def test_a_mistake_gives_one_line(prune_tool, run, words, message):
+    output = run(prune_tool(*words, '--work-dir', 'out'), status=1)
+    assert message in output
     assert 'Traceback' not in output
 
 

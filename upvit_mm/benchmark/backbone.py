@@ -15,7 +15,6 @@ from upvit_mm.benchmark.rivals import build_backbones
 from upvit_mm.benchmark.speed import (
     SEED,
     Timing,
-    check_device,
     device_name,
     forward_step,
     noise,
@@ -23,6 +22,7 @@ from upvit_mm.benchmark.speed import (
     time_alternating,
     training_step,
 )
+from upvit_mm.cli import check_device
 
 TOLERANCE = 5e-2  # of a map's largest value; mmdet's LayerNorm eps differs, and weights are random
 STEPS: dict[str, Callable] = {'forward': forward_step, 'training': training_step}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from upvit_mm.benchmark.contestants import Contestant
 from upvit_mm.consistency import ImageFiles, Network, contrast, drop_tokens, load_network
 from upvit_mm.consistency.compare import Report
 from upvit_mm.consistency.images import size_text
+from upvit_mm.consistency.seeds import Groups
+from upvit_mm.consistency.validity import check_predictors
 from upvit_mm.pruning.costs import Size
 
 DROPPING = 'token dropping, {}'
@@ -59,15 +61,13 @@ class Field:
             ValueError: a checkpoint that does not fit or is not named, or ``equal_to`` that is none of the titles.
         """
         dense = load_network(cfg, checkpoint, device=device)
-        groups: dict[str, list[str]] = {}
+        groups = groups_of(contestants)
+        left = {title: iter(names) for title, names in groups.items()}
         networks = {}
-        count = Counter(entry.name for entry in contestants)
         for entry in contestants:
             if entry.checkpoint is None:
                 raise ValueError(f'networks: {entry.name} has no checkpoint; say {entry.name}=ARCH,CHECKPOINT.')
-            names = groups.setdefault(entry.name, [])
-            names.append(entry.name if count[entry.name] == 1 else f'{entry.name} {len(names)}')
-            networks[names[-1]] = load_network(cfg, entry.checkpoint, arch=entry.arch, device=device)
+            networks[next(left[entry.name])] = load_network(cfg, entry.checkpoint, arch=entry.arch, device=device)
         if fills:
             title = next(iter(groups)) if equal_to is None else equal_to
             if title not in groups:
@@ -95,6 +95,33 @@ class Field:
         }
 
 
+def groups_of(contestants: Sequence[Contestant]) -> dict[str, list[str]]:
+    """Names of networks by title: the title itself, or with a number where it comes several times."""
+    count = Counter(entry.name for entry in contestants)
+    return {title: [title] if n == 1 else [f'{title} {k}' for k in range(n)] for title, n in count.items()}
+
+
+def predictors_of(groups: Groups, ap: Mapping[str, float]) -> dict[str, Sequence[str]]:
+    """What shall foretell AP: a row as the mean of its seeds, or each of its networks where these have an AP instead.
+
+    Args:
+        groups: of ``groups_of``; rows of token dropping, which no detector has, are not among them.
+        ap: by backbone, of ``read_ap``.
+
+    Returns:
+        Names of networks by name in ``ap``.
+
+    Raises:
+        ValueError: see ``consistency.validity.check_predictors``.
+    """
+    predictors: dict[str, Sequence[str]] = {}
+    for title, names in groups.items():
+        by_seed = title not in ap and all(name in ap for name in names)
+        predictors |= {name: [name] for name in names} if by_seed else {title: names}
+    check_predictors(predictors, ap)
+    return predictors
+
+
 def read_ap(path: str | Path, metric: str) -> dict[str, float]:
     """Mean over seeds of an AP by backbone, from what ``tools/compare_detectors.py`` wrote.
 
@@ -104,7 +131,7 @@ def read_ap(path: str | Path, metric: str) -> dict[str, float]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, or no such metric in it.
+        ValueError: not such a file, no such metric in it, or one without a value (no objects of that size).
     """
     text = Path(path).read_text(encoding='utf-8')
     try:
@@ -114,4 +141,10 @@ def read_ap(path: str | Path, metric: str) -> dict[str, float]:
     for name, mean in means.items():
         if metric not in mean:
             raise ValueError(f'{str(path)!r}: {name} has no {metric}; known: {", ".join(mean)}.')
+        if mean[metric] is None:
+            known = ', '.join(key for key, value in mean.items() if value is not None)
+            raise ValueError(
+                f'{str(path)!r}: {metric} of {name} is null: the data set has no objects of that size. '
+                f'Take one that has a value: {known}.'
+            )
     return {name: float(mean[metric]) for name, mean in means.items()}

@@ -16,9 +16,10 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from upvit_mm.arch import resolve_arch
-from upvit_mm.benchmark.speed import SEED, Timing, check_device, device_name, forward_step, noise, time_alternating
+from upvit_mm.benchmark.speed import SEED, Timing, device_name, forward_step, noise, time_alternating
 from upvit_mm.benchmark.whole_detector import WholeDetector, build_detector, detector_state
 from upvit_mm.checkpoints import check_state
+from upvit_mm.cli import check_device
 from upvit_mm.pruning.costs import Size
 from upvit_mm.workflow.nets import BACKBONES
 

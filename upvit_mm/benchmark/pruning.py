@@ -64,7 +64,7 @@ def benchmark_pruning(
     if threads:
         torch.set_num_threads(threads)
     init_default_scope('mmpretrain')
-    arch = ArchSpec.from_dict(cfg.model.backbone.arch)
+    arch = resolve_arch(cfg.model.backbone.arch)
     state = load_classifier(checkpoint)
     net = build_net(arch, state)
     held_out = held_out_set(cfg, eval_images, seed=0)

@@ -143,16 +143,6 @@ def noise(batch: int, size: tuple[int, int], device: str = 'cpu') -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(SEED)).to(device)
 
 
-def check_device(device: str) -> None:
-    """Refuse a GPU that is not there.
-
-    Raises:
-        ValueError: torch sees none.
-    """
-    if device == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f'device = {device!r}: torch {torch.__version__} sees no GPU on this machine; take cpu.')
-
-
 def device_name(device: str) -> str:
     """What people call the GPU or CPU of this machine."""
     if device == 'cuda':

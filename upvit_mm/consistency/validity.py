@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import matplotlib
 import numpy as np
@@ -17,6 +17,23 @@ from upvit_mm.consistency.metrics import LOWER_IS_BETTER, METRICS
 matplotlib.use('Agg')
 ALL_STAGES = 'mean of stages'
 FEWEST = 4  # below, no rank correlation says anything
+
+
+def check_predictors(names: Collection[str], quality: Mapping[str, float]) -> None:
+    """Whether a rank correlation over these networks is possible, to know before they are measured.
+
+    Raises:
+        ValueError: fewer than 4 networks, or one without a quality.
+    """
+    missing = sorted(set(names) - set(quality))
+    if missing:
+        raise ValueError(
+            f'{missing[0]!r} has no quality to predict; known: {", ".join(quality)}. Rename it, or leave it out.'
+        )
+    if len(names) < FEWEST:
+        raise ValueError(
+            f'{len(names)} networks: a rank correlation needs at least {FEWEST}; add some, or predict nothing.'
+        )
 
 
 def correlations(
@@ -35,13 +52,9 @@ def correlations(
         two-sided ``p``, and ``networks``, their number. Not defined values come last.
 
     Raises:
-        ValueError: fewer than 4 networks, or one without a quality.
+        ValueError: see ``check_predictors``.
     """
-    missing = sorted(set(results) - set(quality))
-    if missing:
-        raise ValueError(f'{missing[0]!r} has no quality to predict; known: {", ".join(quality)}.')
-    if len(results) < FEWEST:
-        raise ValueError(f'{len(results)} networks: a rank correlation needs at least {FEWEST}.')
+    check_predictors(results, quality)
     rows = []
     for measure, stage, values in _predictors(results, size, macs):
         target = [quality[name] for name in values]

@@ -82,7 +82,7 @@ def prepare_digits(
     """
     out = Path(out)
     if scenes < 4:
-        raise ValueError(f'scenes = {scenes}: at least 4 are needed (3 of 4 to train, 1 of 4 to validate).')
+        raise ValueError(f'scenes = {scenes}: at least 4 are needed, since a quarter as many are made to validate.')
     if size < 2 * SIDE[1]:
         raise ValueError(f'size = {size}: must be at least {2 * SIDE[1]}, twice the largest digit.')
     manifest = {
@@ -91,9 +91,10 @@ def prepare_digits(
         'size': size,
         'seed': seed,
         'layout': layout,
+        'categories': len(LAYOUTS[layout].categories),
     }
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        found = {'layout': 'digits', **read_manifest(out)}
+        found = {'layout': 'digits', 'categories': len(CLASSES), **read_manifest(out)}
         if {k: found.get(k) for k in manifest} == manifest:
             return False
     splits = split_digits(load_digits(), seed)

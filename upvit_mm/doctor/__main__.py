@@ -39,6 +39,8 @@ def parse_args(words: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.config is None and (args.batch_size or args.gpus or args.cfg_options):
         parser.error('--batch-size, --gpus and --cfg-options belong to a config, and none is given')
+    if wrong := [word for word in args.cfg_options if '=' not in word]:
+        parser.error(f'--cfg-options {wrong[0]!r}: must be key=value')
     return args
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
@@ -161,6 +162,16 @@ def target_for_budget(
         spending.narrow_by_score(knobs)
     spending.check_met(knobs)
     return _arch_of(source, knobs, grain, f'{source.name or source.family}@{budget}')
+
+
+def check_budget(source: ArchSpec, budget: Budget, grain: Grain, num_classes: int = 0, **layout) -> None:
+    """Refuse, before anything is scored, a budget that no widths of single blocks can meet.
+
+    Raises:
+        ValueError: as ``target_for_budget``, but for what depends on the scores.
+    """
+    scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
+    _Spending(budget, budget.terms(source, num_classes, **layout), _knobs(source, grain, scores))
 
 
 class _Spending:

@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import load_classifier
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.files import sha256_of, write_text_atomically
@@ -21,8 +21,8 @@ from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.workflow.compare_report import write_comparison
 from upvit_mm.workflow.finetune import Lesson, balanced_subset, check_dense_config, classifier, taught, training
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.prune import prune
-from upvit_mm.workflow.settings import Goal, Settings, goal_text
+from upvit_mm.workflow.prune import check_goal, prune
+from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
 from upvit_mm.workflow.step_times import step_times
 from upvit_mm.workflow.trainings import Say, Training, evaluate, train_all
 
@@ -133,7 +133,8 @@ class Comparison:
             cfg = balanced_subset(cfg, options.train_images, settings.seed)
         self.cfg, self.goal, self.settings, self.options = cfg, goal, settings, options
         self.work_dir, self.say = Path(work_dir).absolute(), say
-        self.given, self.source = checkpoint, resolve_arch(cfg.model.backbone.arch)
+        self.given, self.source = checkpoint, source_of(cfg)
+        check_goal(goal, self.source, settings, cfg.model.head.num_classes)
         self.lr = options.lr or cfg.optim_wrapper.optimizer.lr
         self.finetune_lr = options.finetune_lr or self.lr
         self.dense_epochs = options.dense_epochs or (None if checkpoint else options.epochs)

@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import load_classifier, save_checkpoint
 from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, proxy_set
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
-from upvit_mm.pruning.budget import Budget, Grain, target_for_budget
+from upvit_mm.pruning.budget import Budget, check_budget, target_for_budget
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.depth_scores import choose_blocks
@@ -33,7 +34,7 @@ from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.nets import build_net, judge, peak_memory
 from upvit_mm.workflow.report import write_report
 from upvit_mm.workflow.score import score_images
-from upvit_mm.workflow.settings import Goal, Settings, goal_text
+from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
 
 logger = logging.getLogger('upvit_mm')
 DETECTOR_SIZE = (800, 1333)
@@ -84,9 +85,7 @@ class PruneJob:
         init_default_scope('mmpretrain')
         self.cfg, self.checkpoint, self.goal, self.settings = cfg, checkpoint, goal, settings
         self.work_dir, self.scores_file, self.crew = Path(work_dir), scores_file, crew
-        self.source = resolve_arch(cfg.model.backbone.arch)
-        if isinstance(goal, ArchSpec) and goal.family != self.source.family:
-            raise ValueError(f'target family = {goal.family!r}: the source is a {self.source.family}.')
+        self.source = source_of(cfg)
         self.state = load_classifier(checkpoint)
         self.num_classes = len(self.state.get('head.fc.bias', ()))
         needs_head = (
@@ -97,10 +96,10 @@ class PruneJob:
                 f'checkpoint {checkpoint!r} has no linear head: importance and KL are measured on class posteriors. A '
                 'backbone alone needs --scores, --plan or --method magnitude, and --eval-images 0.'
             )
+        check_goal(goal, self.source, settings, self.num_classes)
         self.sha256 = sha256_of(checkpoint)
         self.ledger = Ledger(self.work_dir)
         self.method = settings.method  # of the scores; a file of scores knows its own
-        self.layout = {'window_size': settings.window_size} if settings.window_size else {}
 
     # ----------------------------------------------------------- what it works on
 
@@ -154,12 +153,16 @@ class PruneJob:
         self.slice(plan)
         return Outcome(plan, self.judge(plan, scores))
 
-    def target(self) -> ArchSpec:
-        """The architecture that comes out; scores are needed only where each block gets its own widths."""
-        if isinstance(self.goal, PrunePlan):
-            return self.goal.target_arch
+    def target(self) -> ArchSpec | None:
+        """The architecture that comes out; None in all processes but the first.
+
+        Scores are made only where each block gets its own widths; the other processes take part in that.
+        """
         by_score = isinstance(self.goal, Budget) and self.settings.non_uniform
-        return self._target_from(self.scores() if by_score else None)
+        scores = self.scores() if by_score else None
+        if self.crew.rank:
+            return None
+        return self.goal.target_arch if isinstance(self.goal, PrunePlan) else self._target_from(scores)
 
     def scores(self) -> Scores | None:
         """Scores by dim name, from the file given, from an earlier run or made now; None in other processes."""
@@ -258,9 +261,9 @@ class PruneJob:
         sizes = dict.fromkeys([(self.source.img_size,) * 2, DETECTOR_SIZE])
         if isinstance(self.goal, Budget) and self.goal.metric == 'macs':
             sizes[self.goal.size] = None
-        costs = {}
+        costs, layout = {}, self.settings.layout
         for name, arch in (('dense', self.source), ('pruned', target)):
-            macs = {f'macs@{h}x{w}': count_macs(arch, (h, w), self.num_classes, **self.layout) for h, w in sizes}
+            macs = {f'macs@{h}x{w}': count_macs(arch, (h, w), self.num_classes, **layout) for h, w in sizes}
             costs[name] = macs | {'params': count_params(arch, self.num_classes)}
             costs[name]['params of the backbone'] = count_params(arch)
         return costs
@@ -287,9 +290,9 @@ class PruneJob:
         if isinstance(self.goal, ArchSpec):
             return self.goal
         s = self.settings
-        grain = Grain(s.round_to, s.min_share, s.head_policy, s.tie_qkv)
+        assert scores is not None or not s.non_uniform, 'widths by score need scores'
         by_score = scores if s.non_uniform else None
-        return target_for_budget(self.source, self.goal, grain, self.num_classes, by_score, **self.layout)
+        return target_for_budget(self.source, self.goal, s.grain, self.num_classes, by_score, **s.layout)
 
     def _plan_from(self, scores: Scores) -> PrunePlan:
         target, blocks = self._target_from(scores), None
@@ -322,8 +325,6 @@ class PruneJob:
         return scores
 
     def _given_plan(self, plan: PrunePlan) -> PrunePlan:
-        if plan.source_arch != self.source:
-            raise ValueError('the plan belongs to another source architecture than the one of the config.')
         belongs_to = plan.meta.get('sha256')
         if belongs_to not in (None, self.sha256):
             logger.warning('the plan was made for another checkpoint of this architecture (%s...)', belongs_to[:12])
@@ -335,6 +336,38 @@ class PruneJob:
 
     def _save(self, plan: PrunePlan, state: dict[str, Tensor], name: str) -> None:
         save_checkpoint(self.work_dir / name, state, arch=plan.target_arch.to_dict(), **plan.meta)
+
+
+def check_goal(goal: Goal, source: ArchSpec, settings: Settings, num_classes: int) -> None:
+    """Refuse, before anything is trained or scored, a goal that no scores could reach.
+
+    Args:
+        goal: what to reach.
+        source: the dense architecture.
+        settings: how.
+        num_classes: outputs of the head, which counts; 0 = none.
+
+    Raises:
+        ValueError: a plan or target that does not fit the source, or a budget that cannot be met.
+    """
+    if isinstance(goal, PrunePlan):
+        if goal.source_arch != source:
+            raise ValueError('the plan belongs to another source architecture than the one of the config.')
+        return
+    if isinstance(goal, Budget):
+        if settings.non_uniform:
+            check_budget(source, goal, settings.grain, num_classes, **settings.layout)
+            return
+        goal = target_for_budget(source, goal, settings.grain, num_classes, **settings.layout)
+    if goal.family != source.family:
+        raise ValueError(f'target family = {goal.family!r}: the source is a {source.family}.')
+    if any(depth > full for depth, full in zip(goal.depths, source.depths)):
+        raise ValueError(
+            f'target depths = {list(goal.depths)}: pruning cannot deepen the source, which has {list(source.depths)}.'
+        )
+    if goal.depths == source.depths:
+        scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
+        plan_for_target(source, goal, scores, settings.head_policy, settings.tie_qkv)
 
 
 def prune(cfg: Config, checkpoint: str, goal: Goal, work_dir: Path, settings: Settings, **more) -> Outcome:

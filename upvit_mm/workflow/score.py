@@ -43,6 +43,7 @@ def score_images(
         return _score(net, proxy, _of_channels(exact, every), every, folder, crew)
     if settings.method == 'taylor':
         return _score(net, proxy, _of_gradients(taylor_sums), every, folder, crew)
+    assert settings.method in ('fisher', 'hybrid'), f'method = {settings.method!r}: not one that looks at images'
     fisher = partial(fisher_sums, draws=settings.draws, seed=settings.seed)
     estimate = _score(net, proxy, _of_gradients(fisher), every, folder / 'fisher', crew)
     if settings.method == 'fisher':

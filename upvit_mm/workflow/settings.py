@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.pruning import PrunePlan
-from upvit_mm.pruning.budget import Budget
+from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
+from upvit_mm.pruning.budget import Budget, Grain
+from upvit_mm.workflow.finetune import BACKBONES
 
 GOALS = ('target', 'widths', 'budget', 'plan')
 METHODS = ('fisher', 'kl', 'hybrid', 'taylor', 'magnitude', 'random')
@@ -39,6 +40,9 @@ class Settings:
         batch_size: images at once.
         max_rows: images x candidates at once (kl, hybrid); bounds the memory.
         device: ``'cpu'`` or ``'cuda'`` (``'cuda:3'``).
+
+    Raises:
+        ValueError: a setting of another type or out of its range.
     """
 
     method: str = 'fisher'
@@ -62,17 +66,67 @@ class Settings:
     device: str = 'cpu'
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f'method = {self.method!r}: must be one of {", ".join(METHODS)}.')
-        for name in ('draws', 'per_class', 'num_images', 'batch_size', 'max_rows'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} = {getattr(self, name)}: must be at least 1.')
+        for field in fields(self):
+            _check_type(field, getattr(self, field.name))
+        for name, known in (('method', METHODS), ('head_policy', HEAD_POLICIES)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f'{name} = {value!r}: must be one of {", ".join(known)}.')
+        least = dict.fromkeys(('draws', 'per_class', 'num_images', 'round_to', 'batch_size', 'max_rows'), 1)
+        for name, low in (least | {'window_size': 0, 'eval_images': 0}).items():
+            if getattr(self, name) < low:
+                raise ValueError(f'{name} = {getattr(self, name)}: must be at least {low}.')
         if not 0 < self.near_share <= 1:
             raise ValueError(f'near_share = {self.near_share}: must be above 0 and at most 1.')
+        if not 0 <= self.min_share <= 1:
+            raise ValueError(f'min_share = {self.min_share}: must lie in 0 to 1.')
+        if not self.ridge > 0:
+            raise ValueError(f'ridge = {self.ridge}: must be above 0.')
+
+    @property
+    def grain(self) -> Grain:
+        """Which widths a budget may choose.
+
+        Raises:
+            ValueError: a head policy that no budget takes.
+        """
+        return Grain(self.round_to, self.min_share, self.head_policy, self.tie_qkv)
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """Of attention, as ``mac_terms`` has it."""
+        return {'window_size': self.window_size} if self.window_size else {}
 
     def some(self, *names: str) -> dict:
         """These settings, as plain data."""
         return {name: getattr(self, name) for name in names}
+
+
+def _check_type(field: Field, value: Any) -> None:
+    """Refuse what a command line or a config gives as another type than the field's; an int is a float too."""
+    rule = field.type.split(' | ')  # annotations are strings here
+    kinds = {'int': 'a whole number', 'float': 'a number', 'bool': 'True or False', 'str': 'a text'}
+    given = 'None' if value is None else type(value).__name__
+    if given not in rule and not (given == 'int' and 'float' in rule):
+        raise ValueError(f'{field.name} = {value!r}: must be {kinds[rule[0]]}.')
+
+
+def source_of(cfg: Config) -> ArchSpec:
+    """The architecture of a config's dense network.
+
+    Raises:
+        ValueError: no model with a backbone of this package, or one without an arch.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    kind = backbone.get('type')
+    name = kind if kind is None or isinstance(kind, str) else kind.__name__
+    if name is None or name.rsplit('.', 1)[-1] not in [known.rsplit('.', 1)[-1] for known in BACKBONES]:
+        raise ValueError(
+            f'model.backbone.type = {name!r}: must be one of {", ".join(BACKBONES)}, which load the usual checkpoints '
+            'of DeiT and PVTv2.'
+        )
+    if backbone.get('arch') is None:
+        raise ValueError(f"model.backbone.arch of {name}: is missing; name one, as arch='pvtv2-b0'.")
+    return resolve_arch(backbone.arch)
 
 
 def goal_text(goal: Goal) -> str:
@@ -92,7 +146,7 @@ def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Sett
             are ignored.
 
     Raises:
-        ValueError: no goal or several, an unknown setting in the config, or a goal that cannot be read.
+        ValueError: no goal or several, an unknown setting in the config, a setting or a goal that cannot be read.
     """
     chosen = dict(cfg.get('prune', {}))
     names = {field.name for field in fields(Settings)}
@@ -106,7 +160,7 @@ def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Sett
     settings |= {name: given[name] for name in names if given.get(name) is not None}
     ((kind, value),) = goals.items()
     if kind == 'widths':
-        goal = resolve_arch(cfg.model.backbone.arch).with_widths(value)
+        goal = source_of(cfg).with_widths(value)
     else:
         goal = {'target': resolve_arch, 'budget': Budget.parse, 'plan': PrunePlan.load}[kind](value)
     return goal, Settings(**settings)
