@@ -108,6 +108,7 @@ def test_quick(start, commands, tmp_path):
     for command in detectors:
         assert 'train_dataloader.dataset.data_root=data/digits-quick' in command
         assert f'test_evaluator.ann_file={annotations}' in command
+        assert command[-2:] == ['--repeats', '0']
     start()  # beside it, on what the configs name
     assert not any('data_root' in word for command in commands[4:] for word in command)
 

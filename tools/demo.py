@@ -70,6 +70,8 @@ def main() -> None:
         command += ['--epochs', str(epochs[name]), '--cfg-options', 'train_cfg.val_interval=3']
         command += elsewhere(data, judged=PARTS[1:])
         command += [*side_by_side(len(wanted)), '--backbones', *(f'{b}={backbones[b]}' for b in wanted)]
+        if args.quick:  # networks that detect nothing yet are not worth timing
+            command += ['--repeats', '0']
         run(f'{name} on {", ".join(wanted)}', command)
 
     notes = ['QUICK run: one epoch each, which shows that everything runs, not that it learns.'] if args.quick else []
