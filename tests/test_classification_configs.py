@@ -175,8 +175,6 @@ def test_demo_with_the_files_of_a_pruning(path, tmp_path, scope):
 
     cfg = Config.fromfile(path)
     text = path.read_text()
-    assert {hook.type for hook in cfg.custom_hooks} == {'upvit_mm.StopOnNonFiniteLoss', 'upvit_mm.SeedEveryEpoch'}
-    assert not cfg.train_dataloader.persistent_workers
     assert 'model.backbone.arch=DIR/arch.json model.init_cfg.checkpoint=DIR/sliced.pth' in text
     scope('mmpretrain')
     parts = ('backbone', 'neck', 'head')

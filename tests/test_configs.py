@@ -51,6 +51,13 @@ def test_arch_files_are_valid_and_equal_to_the_zoo(path):
         assert spec == get_arch(spec.name)
 
 
+@pytest.mark.parametrize('path', [p for p in ENTRIES if p.parent.name != 'pruning'], ids=name_of)
+def test_every_training_can_be_resumed_as_if_undisturbed(path):
+    cfg = Config.fromfile(path)
+    assert {'upvit_mm.StopOnNonFiniteLoss', 'upvit_mm.SeedEveryEpoch'} <= {hook.type for hook in cfg.custom_hooks}
+    assert cfg.train_dataloader.persistent_workers is False  # else the hook refuses
+
+
 def detector_losses(cfg: Config, scope, size: int = 96) -> dict:
     """Losses of one training step on two random images; backbone weights are not loaded."""
     from mmdet.registry import MODELS

@@ -8,6 +8,7 @@ _base_ = [
     '../_base_/datasets/digits_instance.py',
     '../_base_/schedules/demo_adamw.py',
     'mmdet::_base_/default_runtime.py',
+    '../_base_/resumable.py',
     '../_base_/archs/pvtv2-micro.json',
 ]
 model = dict(

@@ -5,6 +5,7 @@ A plain ViT learns the digits four times slower than a PVTv2, so it has four tim
 
 _base_ = [
     'mmpretrain::_base_/default_runtime.py',
+    '../_base_/resumable.py',
     '../_base_/datasets/digits_classification.py',
     '../_base_/schedules/demo_adamw.py',
     '../_base_/archs/deit-micro.json',

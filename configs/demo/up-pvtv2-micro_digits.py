@@ -2,6 +2,7 @@
 
 _base_ = [
     'mmpretrain::_base_/default_runtime.py',
+    '../_base_/resumable.py',
     '../_base_/datasets/digits_classification.py',
     '../_base_/schedules/demo_adamw.py',
     '../_base_/archs/pvtv2-micro.json',

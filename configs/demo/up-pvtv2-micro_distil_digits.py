@@ -24,5 +24,3 @@ model = dict(
         head=dict(type='LinearClsHead', num_classes=10, in_channels=_base_.arch.embed_dims[-1]),
         checkpoint='work_dirs/demo/classifiers/dense/epoch_10.pth'),
     distill=dict(soft=dict(type='upvit_mm.SoftTargetKL', loss_weight=6.4)))
-train_dataloader = dict(persistent_workers=False)  # for SeedEveryEpoch
-custom_hooks = [dict(type='upvit_mm.StopOnNonFiniteLoss'), dict(type='upvit_mm.SeedEveryEpoch')]

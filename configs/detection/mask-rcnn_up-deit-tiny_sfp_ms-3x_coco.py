@@ -6,16 +6,11 @@ to us; not yet measured by us.
 
 _base_ = [
     '../_base_/models/mask-rcnn_up-deit_sfp.py',
-    'mmdet::common/ms-poly_3x_coco-instance.py',
+    '../_base_/schedules/mask-rcnn_adamw_vit_ms-3x.py',
+    '../_base_/resumable.py',
     '../_base_/archs/deit-tiny.json',
 ]
 model = dict(
     backbone=dict(
         arch=_base_.arch, init_cfg=dict(type='Pretrained', checkpoint='checkpoints/up-deit-tiny_in1k.pth')),
     neck=dict(in_channels=_base_.arch.embed_dims))
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        custom_keys={'cls_token': dict(decay_mult=0.0), 'pos_embed': dict(decay_mult=0.0)}))

@@ -6,11 +6,11 @@ to us; not yet measured by us.
 
 _base_ = [
     '../_base_/models/mask-rcnn_up-pvtv2_fpn.py',
-    'mmdet::common/ms-poly_3x_coco-instance.py',
+    '../_base_/schedules/mask-rcnn_adamw_ms-3x.py',
+    '../_base_/resumable.py',
     '../_base_/archs/pvtv2-b1.json',
 ]
 model = dict(
     backbone=dict(
         arch=_base_.arch, init_cfg=dict(type='Pretrained', checkpoint='checkpoints/up-pvtv2-b1_in1k.pth')),
     neck=dict(in_channels=_base_.arch.embed_dims))
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4))

@@ -6,9 +6,10 @@ The backbone checkpoint is a pruned and fine-tuned one, in any layout that upvit
 
 _base_ = [
     '../_base_/models/retinanet_up-deit_sfp.py',
-    'mmdet::_base_/datasets/coco_detection.py',
+    '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/retinanet_adamw_vit_1x.py',
     'mmdet::_base_/default_runtime.py',
+    '../_base_/resumable.py',
     '../_base_/archs/deit-tiny.json',
 ]
 model = dict(

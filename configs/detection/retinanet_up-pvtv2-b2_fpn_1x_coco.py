@@ -6,9 +6,10 @@ The backbone checkpoint is a pruned and fine-tuned one, in any layout that upvit
 
 _base_ = [
     '../_base_/models/retinanet_up-pvtv2_fpn.py',
-    'mmdet::_base_/datasets/coco_detection.py',
+    '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/retinanet_adamw_1x.py',
     'mmdet::_base_/default_runtime.py',
+    '../_base_/resumable.py',
     '../_base_/archs/pvtv2-b2.json',
 ]
 model = dict(

@@ -107,7 +107,6 @@ def _make_short(cfg: Config, data: Path, epochs: int) -> None:
         cfg[f'{part}_dataloader'].dataset.data_root = str(data)
     cfg.train_cfg.update(max_epochs=epochs, val_interval=2)
     cfg.default_hooks.logger.interval = 1
-    cfg.custom_hooks = [dict(type='upvit_mm.SeedEveryEpoch')]
 
 
 @pytest.fixture(scope='session')

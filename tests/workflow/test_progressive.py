@@ -174,6 +174,10 @@ def test_mistakes(cfg, checkpoint, tmp_path):
         build(goal=ArchSpec.from_dict(cfg.arch))
     with pytest.raises(ValueError, match='out of reach: the narrowest network costs'):
         build(goal=Budget.parse('macs=1%@64x64'))
+    by_score = replace(SETTINGS, non_uniform=True, min_share=0.8)
+    build(goal=Budget.parse('params=50%'), settings=by_score)  # 0.66 of all parameters is the least of one stage
+    with pytest.raises(ValueError, match=r'params=40% in 2 stages: stage 1 of them would have .*, its narrowest'):
+        build(goal=Budget.parse('params=40%'), settings=by_score)
     cfg.pop('train_cfg')
     with pytest.raises(ValueError, match='train_cfg: must be there and count epochs'):
         build()

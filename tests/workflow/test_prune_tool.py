@@ -285,6 +285,7 @@ def test_mistakes(cfg, checkpoint, tmp_path, given, message):
         ({'widths': {'mlp_hidden_dims': 4096}}, 'mlp_hidden: the target keeps 4096 of'),
         ({'widths': {'num_heads': 1}}, "head_policy 'within' keeps the"),
         ({'widths': {'qk_dims': 48}, 'tie_qkv': True}, 'have different widths and cannot share one index set'),
+        ({'widths': {'depths': [1], 'mlp_hidden_dims': 4096}}, 'mlp_hidden: the target keeps 4096 of'),
         ({'target': 'deit-tiny'}, 'target depths = .* pruning cannot deepen the source'),
     ],
 )

@@ -178,6 +178,11 @@ class ArchSpec:
         return NUM_STAGES[self.family]
 
     @property
+    def is_regular(self) -> bool:
+        """Whether the blocks of each stage are alike."""
+        return all(len(set(stage)) == 1 for field in BLOCK_FIELDS for stage in getattr(self, field))
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """Pixels per token of each stage's grid, per side."""
         return (self.patch_size,) if self.family == 'deit' else (4, 8, 16, 32)

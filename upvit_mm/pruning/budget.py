@@ -174,6 +174,13 @@ def check_budget(source: ArchSpec, budget: Budget, grain: Grain, num_classes: in
     _Spending(budget, budget.terms(source, num_classes, **layout), _knobs(source, grain, scores))
 
 
+def narrowest(source: ArchSpec, grain: Grain) -> ArchSpec:
+    """The network with the least widths that a grain allows."""
+    knobs = _knobs(source, grain, None)
+    _Spending.set_share(knobs, 0.0)
+    return _arch_of(source, knobs, grain, source.name)
+
+
 class _Spending:
     """Moves knobs until a budget is met."""
 
@@ -200,7 +207,7 @@ class _Spending:
         """One share for all widths; what is left goes to single knobs, the narrowest first."""
         shares = sorted({width / knob.widths[-1] for knob in knobs for width in knob.widths})
         fitting = bisect.bisect_right(shares, self.limit, key=lambda share: self._cost_at(knobs, share))
-        self._set(knobs, shares[max(fitting - 1, 0)])
+        self.set_share(knobs, shares[max(fitting - 1, 0)])
         while True:
             fitting = [k for k in knobs if k.step + 1 < len(k.widths) and self._fits_up(knobs, k)]
             if not fitting:
@@ -264,11 +271,11 @@ class _Spending:
         return self.cost(knobs) + self._change(knob, knob.step + 1, knob.step, _widths(knobs)) <= self.limit
 
     def _cost_at(self, knobs: Sequence[Knob], share: float) -> int:
-        self._set(knobs, share)
+        self.set_share(knobs, share)
         return self.cost(knobs)
 
     @staticmethod
-    def _set(knobs: Sequence[Knob], share: float) -> None:
+    def set_share(knobs: Sequence[Knob], share: float) -> None:
         for knob in knobs:
             knob.step = max(bisect.bisect_right(knob.widths, share * knob.widths[-1] * (1 + 1e-9)) - 1, 0)
 

@@ -16,7 +16,7 @@ from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import load_classifier, save_checkpoint
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.files import sha256_of, write_text_atomically
-from upvit_mm.pruning.budget import Budget, Grain, target_for_budget
+from upvit_mm.pruning.budget import Budget, narrowest, target_for_budget
 from upvit_mm.pruning.costs import count_macs, count_params, total, widths_of
 from upvit_mm.workflow.finetune import (
     Lesson,
@@ -148,7 +148,7 @@ class Progressive:
 
     def _costs(self, arch: ArchSpec) -> dict[str, int]:
         size = self.goal.size if self.goal.metric == 'macs' else (arch.img_size,) * 2
-        macs = count_macs(arch, size, self.classes, **_layout(self.settings))
+        macs = count_macs(arch, size, self.classes, **self.settings.layout)
         return {'macs': macs, 'params': count_params(arch, self.classes)}
 
     def _write(self, arch: ArchSpec, checkpoint: Path, rows: list[dict], notes: dict[str, Any]) -> dict[str, Any]:
@@ -172,21 +172,29 @@ class Progressive:
 def stage_budgets(source: ArchSpec, goal: Budget, stages: int, settings: Settings, num_classes: int) -> list[Budget]:
     """Budgets in absolute numbers, each the same share of the one before it, the last one the goal.
 
-    Where all blocks shrink alike, widths are tried at once, so that a goal out of reach is known before anything
-    runs, and intermediate budgets that no widths meet are lowered a little. (Scores decide widths of their own for
-    each block, in steps small enough.)
+    Where all blocks shrink alike, widths are tried at once, and intermediate budgets that no widths meet are lowered a
+    little. Where scores decide widths of their own for each block, in steps small enough, no stage is asked for less
+    than its narrowest network costs.
 
     Raises:
         ValueError: the goal cannot be met.
     """
-    layout = _layout(settings)
+    layout = settings.layout
     dense = total(goal.terms(source, num_classes, **layout), widths_of(source))
     share = goal.amount if goal.relative else goal.amount / dense
     budgets = [replace(goal, amount=dense * share ** (k / stages), relative=False) for k in range(1, stages + 1)]
+    arch, grain = source, settings.grain
     if settings.non_uniform:
+        for stage, budget in enumerate(budgets, 1):
+            arch = narrowest(arch, grain)
+            least = total(goal.terms(arch, num_classes, **layout), widths_of(arch))
+            if least > budget.amount:
+                raise ValueError(
+                    f'budget {goal} in {stages} stages: stage {stage} of them would have {int(budget.amount):,} '
+                    f'{goal.metric}, its narrowest network costs {least:,}; lower min_share or round_to, or take '
+                    'other stages.'
+                )
         return budgets
-    grain = Grain(settings.round_to, settings.min_share, settings.head_policy, settings.tie_qkv)
-    arch = source
     for k, floor in enumerate([budget.amount for budget in budgets[1:]] + [budgets[-1].amount]):
         while True:
             try:
@@ -230,10 +238,6 @@ def as_markdown(content: dict[str, Any]) -> str:
     if 'command' in content:
         lines += ['', '```', content['command'], '```']
     return '\n'.join(lines) + '\n'
-
-
-def _layout(settings: Settings) -> dict[str, int]:
-    return {'window_size': settings.window_size} if settings.window_size else {}
 
 
 def _top1(outcome: Outcome, network: str) -> float | None:

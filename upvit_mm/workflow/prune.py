@@ -23,6 +23,7 @@ from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.budget import Budget, check_budget, target_for_budget
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.costs import count_macs, count_params
+from upvit_mm.pruning.depth import all_blocks
 from upvit_mm.pruning.depth_scores import choose_blocks
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.network import PosteriorNet
@@ -365,9 +366,10 @@ def check_goal(goal: Goal, source: ArchSpec, settings: Settings, num_classes: in
         raise ValueError(
             f'target depths = {list(goal.depths)}: pruning cannot deepen the source, which has {list(source.depths)}.'
         )
-    if goal.depths == source.depths:
+    if goal.depths == source.depths or source.is_regular:  # then it makes no difference which blocks stay
         scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
-        plan_for_target(source, goal, scores, settings.head_policy, settings.tie_qkv)
+        blocks = tuple(map(all_blocks, goal.depths))
+        plan_for_target(source, goal, scores, settings.head_policy, settings.tie_qkv, blocks)
 
 
 def prune(cfg: Config, checkpoint: str, goal: Goal, work_dir: Path, settings: Settings, **more) -> Outcome:

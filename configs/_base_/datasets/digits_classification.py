@@ -17,7 +17,7 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,
-    persistent_workers=True,
+    persistent_workers=False,  # for ../resumable.py
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline))
 val_dataloader = dict(

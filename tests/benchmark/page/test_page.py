@@ -101,6 +101,17 @@ def test_words_are_never_markup(write, detectors):
     assert [a for a in page.all('img') if a['alt'] == f'{names[0]}, 000001.png: nothing above 0.3']
 
 
+def test_a_backbone_alone_is_compared_with_nothing(write, detectors):
+    """Beside a comparison of three: without differences and without a plot of costs."""
+    page = write(detectors=[detectors('three'), detectors('one', names=['up'])])
+    columns = ['box AP', 'over vanilla', 'box AP50', 'mask AP', 'over vanilla', 'mask AP50']
+    assert page.tables['result-caption'][1] == [*columns, 'box AP', 'box AP50', 'mask AP', 'mask AP50']
+    assert page.row('result-caption', 'up')[6:10] == ['35.0 ± 1.0', '35.0 ± 1.0', '17.5 ± 1.0', '17.5 ± 1.0']
+    assert page.row('result-caption', 'dense')[6:10] == [NOTHING] * 4
+    charts = [a['aria-label'] for a in page.all('div') if a.get('role') == 'img']
+    assert [chart.partition(' ')[0] for chart in charts] == ['box', 'mask', 'Box', 'Box']
+
+
 def test_two_of_one_detector_are_told_apart(write, detectors):
     folders = [detectors('short', names=('dense', 'vanilla')), detectors('long', names=('up', 'vanilla'))]
     page = write(detectors=folders)

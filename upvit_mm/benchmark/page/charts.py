@@ -26,7 +26,7 @@ Point = tuple[str, float, float, float | None, str]  # name, MACs, mean and spre
 
 
 def detector_charts(runs: DetectorRuns, name: str) -> list[dict[str, Any]]:
-    """AP against MACs for boxes and masks, and box AP by epoch where there was a training.
+    """AP against MACs for boxes and masks where backbones differ, and box AP by epoch where there was a training.
 
     Args:
         runs: the comparison.
@@ -35,7 +35,7 @@ def detector_charts(runs: DetectorRuns, name: str) -> list[dict[str, Any]]:
     content, charts = runs.content, []
     for kind in content['kinds']:
         key = f'{kind}_mAP'
-        if runs.rows[0]['mean'][key] is None:  # test data without an object
+        if len(runs.rows) == 1 or runs.rows[0]['mean'][key] is None:  # nothing to compare; data without an object
             continue
         points = [
             (row['name'], row['macs'], 100 * row['mean'][key], _percent(row['std'][key]), f'C{k}')

@@ -139,23 +139,22 @@ def last_stages(contrast: Record) -> list[dict[str, Any]]:
 
 
 def _ap_columns(runs: DetectorRuns) -> list[str]:
-    over = f'over {runs.content["baseline"]}'
-    return [column for kind in runs.content['kinds'] for column in (f'{KINDS[kind]} AP', over, f'{KINDS[kind]} AP50')]
+    over = [f'over {runs.content["baseline"]}'] if len(runs.rows) > 1 else []
+    return [column for kind in runs.content['kinds'] for column in (f'{KINDS[kind]} AP', *over, f'{KINDS[kind]} AP50')]
 
 
 def _ap_cells(runs: DetectorRuns, name: str) -> list[Figure | None]:
     """AP, its signed difference to the baseline, and AP50 of every kind in %; None where the backbone is not in it."""
     row = next((row for row in runs.rows if row['name'] == name), None)
+    if row is None:
+        return [None] * len(_ap_columns(runs))
     cells: list[Figure | None] = []
     for kind in runs.content['kinds']:
-        if row is None:
-            cells += [None] * 3
-            continue
         over = row['over_baseline'][f'{kind}_mAP']
         is_baseline = name == runs.content['baseline']
         difference = None if is_baseline else _figure(over['mean'], over['std'], 100, signed=True)
         ap, ap50 = (_figure(row['mean'][key], row['std'][key], 100) for key in (f'{kind}_mAP', f'{kind}_mAP_50'))
-        cells += [ap, difference, ap50]
+        cells += [ap, difference, ap50] if len(runs.rows) > 1 else [ap, ap50]
     return cells
 
 
