@@ -9,7 +9,7 @@ from torch import nn
 from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.importance import Batch
-from upvit_mm.pruning.network import PosteriorNet
+from upvit_mm.pruning.network import Entry, PosteriorNet
 
 CLASSES = 4
 
@@ -70,6 +70,24 @@ def test_it_comes_closer_to_the_dense_network(dense, sliced_by, images, kinds):
     assert kl(dense, net, images) < 0.5 * before
     assert len(left) == 2 * sum(plan.target_arch.depths) + 1
     assert all(-1e-9 <= share <= 1 + 1e-9 for share in left.values())
+
+
+def test_the_last_layer_follows_on_every_token(dense, sliced_by, images):
+    """A detector reads the patches, which a DeiT's head does not."""
+    last = Entry(len(dense.backbone.stages) - 1, 2 * len(dense.backbone.stages[-1].blocks))
+    name, prefix = f'stages.{last.stage}.blocks.{last.half // 2 - 1}.mlp_hidden', dense.backbone.num_prefix_tokens
+    plan = make_plan(dense.backbone.arch, {name: half_of(dense.backbone.arch, 'mlp_hidden')[name]})
+    net = sliced_by(plan)
+
+    def lacks() -> float:
+        with torch.no_grad():
+            ours, theirs = (n.activations(images)[0][last][0][:, prefix:] for n in (net, dense))
+        assert ours.shape[1] == (64 // dense.backbone.arch.strides[-1]) ** 2
+        return (ours - theirs).square().mean().item()
+
+    before = lacks()
+    compensate(dense, net, plan, batches(images, 8))
+    assert lacks() < 0.5 * before
 
 
 def test_removed_blocks_are_made_up_for(dense, sliced_by, images):

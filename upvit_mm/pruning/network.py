@@ -89,7 +89,7 @@ class PosteriorNet(nn.Module):
             for half in range(max(first, 0), 2 * len(stages[i].blocks)):
                 if passed is not None:
                     passed[Entry(i, half)] = (x, grid)
-                x = self._run_half(i, half, x, grid)
+                x = self._run_half(i, half, x, grid, whole=passed is not None)
             if passed is not None:
                 passed[Entry(i, 2 * len(stages[i].blocks))] = (x, grid)
             x, first = stages[i].norm(x), -1
@@ -98,11 +98,11 @@ class PosteriorNet(nn.Module):
         features = x[:, 0] if self.backbone.num_prefix_tokens else x.mean(dim=1)
         return features if self.head is None else self.head(features)
 
-    def _run_half(self, i: int, half: int, x: Tensor, grid: Grid) -> Tensor:
+    def _run_half(self, i: int, half: int, x: Tensor, grid: Grid, whole: bool) -> Tensor:
         blocks = self.backbone.stages[i].blocks
         block, last = blocks[half // 2], half == 2 * len(blocks) - 1
         if half % 2 == 0:
             return block.add_attn(x, grid)
-        if last and self.backbone.num_prefix_tokens:
-            x = x[:, :1]  # behind the last attention only the class token is looked at
+        if last and self.backbone.num_prefix_tokens and not whole:
+            x = x[:, :1]  # behind the last attention the logits look at the class token only
         return block.add_mlp(x, grid)
