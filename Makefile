@@ -22,9 +22,9 @@ PINS := -c $(STACK_DIR)/torch.txt -c $(STACK_DIR)/mmcv.txt -c $(STACK_DIR)/openm
 MMCV_FLAGS ?= -g0 -O1
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint docs clean package
+.PHONY: help setup demo test lint docs clean clean-results package
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 	@echo 'Settings (name=value): STACK=onedl|stock  VENV=folder  PYTHON=python3.11  THREADS=2  QUICK=1 (demo)  TEST_ARGS="-k neck"'
 
 setup: $(READY) package  ## Make the virtual environment: torch, mmcv with its operators, OpenMMLab, this package
@@ -42,8 +42,11 @@ lint: setup  ## Check the style, as pre-commit does
 docs: setup  ## Build the pages as a site: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
-clean:  ## Remove virtual environments and results (data/ stays)
-	rm -rf .venv .venv-stock work_dirs build *.egg-info
+clean:  ## Remove virtual environments and the built site (data/ and work_dirs/ stay)
+	rm -rf .venv .venv-stock build *.egg-info
+
+clean-results:  ## Remove work_dirs/: every training, pruned network and report
+	rm -rf work_dirs
 
 package: $(READY)
 	@# an editable install points to one checkout: repeat it when the environment is shared and the folder another

@@ -21,7 +21,8 @@ ALLOWED = {
     'consistency': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow'}
     | {'registry', 'openmmlab', 'runner', 'cli'},
-    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
+    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'}
+    | {'runner', 'launch', 'cli'},
     'data': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
     'doctor': {'checkpoints', 'models', 'data', 'consistency', 'openmmlab', 'runner', 'cli'},
     # benchmark: alternating runs

@@ -163,6 +163,16 @@ def test_launchers_say_how_they_are_used(script):
     assert f'usage: tools/{script}.sh' in run(f'tools/{script}.sh', status=2)
 
 
+@pytest.mark.parametrize('gpus', ['--amp', '0', '-1', '1.5', 'two', ''])
+def test_launchers_ask_for_a_number_of_gpus(gpus):
+    """Forgotten, the next word would stand in its place; one line instead of torchrun's traceback."""
+    files = {'dist_train': [], 'dist_test': ['c.pth'], 'dist_prune': ['c.pth'], 'dist_compare_detectors': []}
+    for script, words in files.items():
+        (line,) = run(f'tools/{script}.sh', RETINANET, *words, gpus, '--work-dir', 'no', status=2).splitlines()
+        rule = f'error: GPUS = {gpus}: must be a whole number of 1 or more; usage: tools/{script}.sh CONFIG'
+        assert line.startswith(rule)
+
+
 def test_slurm_launchers(tmp_path):
     """What they ask of slurm, with an ``srun`` that prints its words."""
     srun = tmp_path / 'srun'

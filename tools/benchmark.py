@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import shlex
 import statistics
-import sys
 from dataclasses import asdict
 
 import torch
@@ -18,6 +16,7 @@ from upvit_mm.benchmark.rivals import rivals_of
 from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.consistency import parse_size
 from upvit_mm.files import write_text_atomically
+from upvit_mm.launch import command_line
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,7 +84,7 @@ def main() -> None:
     commands |= {'pruning': run_pruning, 'large-pruning': run_large}
     results = commands[args.command](args, console)
     if args.save:
-        results['command'] = shlex.join(['python', *sys.argv])
+        results['command'] = command_line()
         write_text_atomically(args.save, json.dumps(results, indent=2, default=asdict) + '\n')
 
 

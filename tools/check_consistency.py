@@ -2,8 +2,6 @@
 
 import argparse
 import math
-import shlex
-import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +12,7 @@ from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.consistency import compare, find_images, load_network, parse_size
 from upvit_mm.consistency.figures import draw_queries, draw_stages
 from upvit_mm.consistency.report import check_thresholds, stage_rows, write_comparison
+from upvit_mm.launch import command_line
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.runner import OptionsAction
 
@@ -64,7 +63,7 @@ def main() -> None:
         results = compare(dense, pruned, images, sizes, plan, args.seed, lambda n: progress.advance(task, n))
 
     settings = {'source': args.images, 'images': len(images), 'seed': args.seed, 'plan': args.plan}
-    content = {'command': shlex.join(['python', *sys.argv]), 'dense': dense.record, 'pruned': pruned.record}
+    content = {'command': command_line(), 'dense': dense.record, 'pruned': pruned.record}
     content |= {'settings': settings, 'unreadable': list(map(str, images.unreadable)), 'results': results}
     largest = max(sizes, key=math.prod)
     figures = {'stages.png': draw_stages(results)}

@@ -4,14 +4,13 @@ Everything that is finished is reused, and what was cut off goes on, when the co
 """
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from upvit_mm.cli import one_line_errors
+from upvit_mm.launch import command_line
 from upvit_mm.runner import OptionsAction, load_config
 from upvit_mm.workflow.compare import ROWS, Comparison, Options
 from upvit_mm.workflow.finetune import Lesson
@@ -72,12 +71,12 @@ def main() -> None:
     lesson = Lesson(args.soft_weight, args.feature_weight, args.token_weight, args.temperature)
     names = ('epochs', 'seeds', 'train_images', 'dense_epochs', 'lr', 'finetune_lr', 'rows', 'jobs')
     options = Options(lesson=lesson, **{name: getattr(args, name) for name in names})
-    cfg.prune = dict(cfg.get('prune') or {}, **args.prune_options)
-    given = {'target': args.target, 'widths': args.widths, 'budget': args.budget, 'compensate': True}
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    goal, settings = goal_and_settings(cfg, given | {'device': device})
+    cfg.prune = dict(compensate=True, device=device) | dict(cfg.get('prune') or {}) | args.prune_options
+    given = {'target': args.target, 'widths': args.widths, 'budget': args.budget}
+    goal, settings = goal_and_settings(cfg, given)
     comparison = Comparison(cfg, args.checkpoint, goal, settings, options, args.work_dir, console.print)
-    comparison.run(command=shlex.join(['python', *sys.argv]))
+    comparison.run(command=command_line())
     console.print((args.work_dir / 'compare.md').read_text(encoding='utf-8'))
 
 

@@ -1,8 +1,6 @@
 """Networks beside one another: how consistent are their tokens with those of the dense one, and does it foretell AP?"""
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from statistics import fmean
 
@@ -20,6 +18,7 @@ from upvit_mm.consistency.kept_tokens import FILLS
 from upvit_mm.consistency.report import write_contrast
 from upvit_mm.consistency.seeds import mean_over_seeds
 from upvit_mm.consistency.validity import correlations, draw_validity
+from upvit_mm.launch import command_line
 from upvit_mm.runner import OptionsAction, load_config
 
 
@@ -69,7 +68,7 @@ def main() -> None:
         task = progress.add_task('images', total=len(images) * len(sizes))
         content = field.compare(images, sizes, args.seed, lambda n: progress.advance(task, n))
     content['settings'] = {'source': args.images, 'images': len(images), 'seed': args.seed}
-    content['command'] = shlex.join(['python', *sys.argv])
+    content['command'] = command_line()
     means = mean_over_seeds(content['results'], content['groups'])
     firsts = {title: field.networks[names[0]] for title, names in field.groups.items()}
     figures = {

@@ -5,8 +5,6 @@ tools/dist_compare_detectors.sh.
 """
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +13,8 @@ from upvit_mm.benchmark.contestants import Contestant
 from upvit_mm.benchmark.detectors import DetectorComparison, Options
 from upvit_mm.cli import one_line_errors
 from upvit_mm.consistency import parse_size
-from upvit_mm.runner import LAUNCHERS, OptionsAction, load_config
+from upvit_mm.launch import command_line
+from upvit_mm.runner import LAUNCHERS, OptionsAction, load_config, set_training_options
 
 OPTIONS = Options()
 
@@ -46,6 +45,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--repeats', type=int, default=OPTIONS.repeats, help='timed runs of each detector; 0 = none (default: 10)'
     )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the real batch size')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
@@ -60,11 +61,12 @@ def main() -> None:
         seeds = ()
         console.print('--evaluate: nothing is trained; --seeds, --epochs and --jobs play no part')
     cfg = load_config(args)
+    set_training_options(cfg, args.amp, args.auto_scale_lr, resume=None)
     size = None if args.size is None else parse_size(args.size)
     options = Options(seeds, args.epochs, args.baseline, size, args.jobs, args.batch, args.repeats)
     contestants = [Contestant.parse(text) for text in args.backbones]
     comparison = DetectorComparison(cfg, contestants, options, Path(args.work_dir), console.print)
-    if comparison.run(command=shlex.join(['python', *sys.argv])):
+    if comparison.run(command=command_line(args.launcher)):
         console.print((Path(args.work_dir) / 'detectors.md').read_text(encoding='utf-8'))
 
 

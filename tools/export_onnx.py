@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of the detector (mmdet) or classifier (mmpretrain)')
     parser.add_argument('checkpoint', help='its weights')
-    parser.add_argument('--part', choices=PARTS, required=True, help='what of it')
+    parser.add_argument('--part', choices=PARTS, required=True, help='what to export')
     parser.add_argument('--out', type=Path, required=True, help='.onnx file to write')
     parser.add_argument(
         '--sizes',
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         default=['224x224', '256x320', '333x500'],
         help='SIDE or HEIGHTxWIDTH in pixels to verify and time it at (default: 224x224 256x320 333x500)',
     )
-    parser.add_argument('--opset', type=int, default=17, help='of ONNX, 13 to 20 (default: %(default)s)')
+    parser.add_argument('--opset', type=int, default=17, help='ONNX opset, 13 to 20 (default: %(default)s)')
     parser.add_argument(
         '--dense',
         nargs=2,

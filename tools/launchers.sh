@@ -4,6 +4,10 @@ export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
 # run_dist GPUS TOOL [words of the tool]: torchrun; environment: NNODES, NODE_RANK, MASTER_ADDR, PORT
 run_dist() {
+  if ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: GPUS = $1: must be a whole number of 1 or more; $(sed -n 's/^# usage:/usage:/p' "$0")" >&2
+    exit 2
+  fi
   exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$1" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \

@@ -1,6 +1,7 @@
 """Prune a dense DeiT or PVTv2 classifier (mmpretrain config) to an architecture or a budget.
 
-A config may hold the same settings as `prune = dict(target=..., method=...)`; the command line overrides them.
+A config may hold the same settings as `prune = dict(target=..., method=...)`. The command line overrides the
+config, and the config overrides the defaults that are printed here.
 """
 
 import argparse
@@ -46,14 +47,19 @@ def parse_args() -> argparse.Namespace:
 
     scoring = parser.add_argument_group('scoring')
     scoring.add_argument('--scores', help='a scores.pt to use instead of scoring')
-    add(scoring, 'method', 'of scoring', choices=METHODS)
+    add(scoring, 'method', 'how channels are scored', choices=METHODS)
     add(scoring, 'draws', 'backward passes an image (fisher, hybrid)')
     add(scoring, 'near_share', 'share of each dim around the cut that hybrid scores exactly')
     add(scoring, 'per_class', 'images of every class in the proxy set')
     add(scoring, 'images', "plain folder of images to use instead of the config's data")
     add(scoring, 'num_images', 'size of the proxy set when it comes from --images')
     planning = parser.add_argument_group('planning')
-    add(planning, 'head_policy', 'what happens to heads', choices=HEAD_POLICIES)
+    add(
+        planning,
+        'head_policy',
+        'narrow every head (within), keep whole heads (select), or mix heads as the authors do (regroup)',
+        choices=HEAD_POLICIES,
+    )
     add(planning, 'tie_qkv', 'one index set for q, k and v')
     add(planning, 'round_to', 'widths that a budget chooses are multiples of it; q, k and v in each head')
     add(planning, 'min_share', 'no width that a budget chooses falls below this share of the dense one')
@@ -62,17 +68,16 @@ def parse_args() -> argparse.Namespace:
     planning.add_argument('--dry-run', action='store_true', help='print widths and costs; slice nothing')
     result = parser.add_argument_group('result')
     add(result, 'compensate', 're-solve the linear layers after slicing')
-    add(result, 'ridge', 'of the compensation')
+    add(result, 'ridge', 'regularisation strength of the compensation')
     add(result, 'eval_images', 'held-out images to judge the result on, at most; 0 = none')
     running = parser.add_argument_group('running')
-    add(running, 'seed', 'of the proxy set and of what is random in the method')
+    add(running, 'seed', 'for choosing the proxy set and for what is random in the method')
     add(running, 'batch_size', 'images at once')
     add(running, 'max_rows', 'images x candidates at once (kl, hybrid); bounds memory')
     running.add_argument(
         '--device',
         choices=('cpu', 'cuda'),
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='where; with a launcher, one GPU a process',
+        help="where to run (default: the config's, else cuda if there is a GPU); with a launcher, one GPU a process",
     )
     running.add_argument('--launcher', choices=LAUNCHERS, default='none', help='scoring on several processes')
     running.add_argument('--threads', type=int, help="CPU threads of each process (default: torch's setting)")
@@ -82,14 +87,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    crew, device = join_crew(args.launcher, args.device)
-    if crew.rank:
-        logging.getLogger('upvit_mm').setLevel(logging.WARNING)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    wanted = args.device or (cfg.get('prune') or {}).get('device') or ('cuda' if torch.cuda.is_available() else 'cpu')
+    check_device(wanted)
+    crew, device = join_crew(args.launcher, wanted)
+    if crew.rank:
+        logging.getLogger('upvit_mm').setLevel(logging.WARNING)
     goal, settings = goal_and_settings(cfg, vars(args) | {'device': device})
     job = PruneJob(cfg, args.checkpoint, goal, args.work_dir, settings, args.scores, crew)
     console = Console()

@@ -1,8 +1,6 @@
 """Prune to a budget in stages, with a distillation from the dense network after each; a command repeated goes on."""
 
 import argparse
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import torch
 from rich.console import Console
 
 from upvit_mm.cli import one_line_errors
+from upvit_mm.launch import command_line
 from upvit_mm.runner import OptionsAction, load_config
 from upvit_mm.workflow.finetune import Lesson
 from upvit_mm.workflow.progressive import Progressive, Schedule
@@ -51,11 +50,11 @@ def main() -> None:
     given = {name: getattr(args, name) for name in ('soft', 'feature', 'token', 'temperature')}
     lesson = replace(lesson, **{name: value for name, value in given.items() if value is not None})
     schedule = Schedule(args.stages, args.epochs, lesson, args.lr, args.seed, args.train_images)
-    cfg.prune = dict(cfg.get('prune') or {}, **args.prune_options)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    goal, settings = goal_and_settings(cfg, {'budget': args.budget, 'compensate': True, 'device': device})
+    cfg.prune = dict(compensate=True, device=device) | dict(cfg.get('prune') or {}) | args.prune_options
+    goal, settings = goal_and_settings(cfg, {'budget': args.budget})
     job = Progressive(cfg, args.checkpoint, goal, settings, schedule, args.work_dir, console.print)
-    job.run(command=shlex.join(['python', *sys.argv]))
+    job.run(command=command_line())
     console.print((args.work_dir / 'progressive.md').read_text(encoding='utf-8'))
 
 

@@ -17,7 +17,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', help='write the predictions to this .pkl file')
     parser.add_argument('--metrics', help='write the metrics, with what they belong to, to this .json file')
-    parser.add_argument('--show-dir', help='write painted pictures to this folder below the work dir')
+    parser.add_argument(
+        '--show-dir', help='write painted pictures to this folder in WORK_DIR/TIMESTAMP (classifiers: in WORK_DIR)'
+    )
     add_run_arguments(parser)
     args = parser.parse_args()
     if args.out and Path(args.out).suffix not in ('.pkl', '.pickle'):
@@ -31,7 +33,7 @@ def main() -> None:
     local = '://' not in args.checkpoint
     if local and not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist; check the path.')
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir:
         detector = dict(draw=True, test_out_dir=args.show_dir)
         classifier = dict(enable=True, interval=1, out_dir=str(Path(cfg.work_dir, args.show_dir)))

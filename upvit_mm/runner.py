@@ -14,6 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from upvit_mm.data.checks import check_datasets
+from upvit_mm.launch import VARIABLES, place_in_job
 from upvit_mm.openmmlab import require_mmcv_ops, require_openmmlab
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -125,6 +126,8 @@ def start_processes(cfg: Config) -> None:
     """
     if cfg.launcher == 'none':
         return
+    if cfg.launcher in VARIABLES:
+        place_in_job(cfg.launcher)
     on_cpus = cfg.launcher == 'pytorch' and not torch.cuda.is_available()
     if not torch.distributed.is_initialized():
         if on_cpus:

@@ -43,6 +43,7 @@ def test_two_processes_go_through_the_trainings_together(run, detector_config, a
     assert output.count('2 trainings, 0 of them finished before') == 1  # the first process alone speaks
     content = json.loads((tmp_path / 'out/detectors.json').read_text())
     assert content['processes'] == 2
+    assert content['command'].startswith('tools/dist_compare_detectors.sh retinanet.py 2 --backbones')
     assert [row['name'] for row in content['rows']] == ['up', 'dense']
     for row in content['rows']:
         folder = tmp_path / 'out' / row['name'] / 'seed0'
@@ -56,8 +57,17 @@ def test_a_mistake_is_one_line(run, archs):
     wide, _ = archs('pvtv2')
     config = ROOT / 'configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py'
     words = [sys.executable, ROOT / 'tools/compare_detectors.py', config, '--work-dir', 'out', '--backbones']
-    output = run(*words, f'a={wide}', f'a={wide}', status=1)
-    assert output.splitlines()[-1].startswith("error: backbones: 'a' names two of them")
+    for more, error in (
+        ([f'a={wide}', f'a={wide}'], "backbones: 'a' names two of them"),
+        ([f'a={wide}', '--amp'], '--amp: mixed-precision training needs a GPU'),
+        ([f'a={wide}', '--auto-scale-lr'], '--auto-scale-lr: the config has no auto_scale_lr.base_batch_size'),
+        (
+            [f'a={wide}', '--launcher', 'pytorch'],
+            "launcher = 'pytorch': RANK is not set; start with one of tools/dist_*",
+        ),
+    ):
+        output = run(*words, *more, status=1)
+        assert output.splitlines()[-1].startswith(f'error: {error}')
     assert 'Traceback' not in output
 
 

@@ -222,7 +222,7 @@ def test_detectors(scope, tmp_path):
 
 
 def test_classifiers_are_none():
-    with pytest.raises(ValueError, match='is none of a detector'):
+    with pytest.raises(ValueError, match=r'is not a detector config .*; for a backbone use --arch'):
         detectors([[str(ROOT / 'configs/demo/up-pvtv2-micro_digits.py')]])
 
 

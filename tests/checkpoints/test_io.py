@@ -163,6 +163,15 @@ def test_address_is_downloaded_once(server, tiny_source, identical):
     assert asked == ['/x.pth?download=1']
 
 
+def test_files_of_one_name_at_two_addresses(server, tiny_source):
+    folder, address, _ = server
+    for k in range(2):
+        (folder / str(k)).mkdir()
+        torch.save({key: value + k for key, value in tiny_source('timm-deit').state.items()}, folder / f'{k}/model.pth')
+    first, second = (load_backbone(f'{address}/{k}/model.pth') for k in range(2))
+    assert torch.equal(first['cls_token'] + 1, second['cls_token'])
+
+
 def test_address_that_gives_nothing(server, tmp_path):
     _, address, _ = server
     with pytest.raises(FileNotFoundError, match=r'gone.pth.*404'):
@@ -213,3 +222,9 @@ def test_failed_writing_keeps_the_old_file(tmp_path):
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ['x.pth']
     assert stat.S_IMODE(path.stat().st_mode) & 0o400
+
+
+def test_a_head_without_a_bias(tiny_source, tmp_path):
+    torch.save({**tiny_source('timm-deit').state, 'head.weight': torch.ones(7, 32)}, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'its head has no bias \(head.bias\); add one of zeros'):
+        load_classifier(tmp_path / 'x.pth')

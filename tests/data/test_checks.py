@@ -40,6 +40,21 @@ def test_folders(root):
         check_datasets(dict(val_dataloader=dict(dataset=dict(type='CustomDataset', data_root='nowhere'))), ('val',))
 
 
+@pytest.mark.parametrize(
+    ('folder', 'end'),
+    [
+        ('data/digits', 'set data_root (the embedded digits: python tools/prepare_digits.py).'),
+        ('data/coco', 'set data_root (docs/coco.md, step 1).'),
+        ('data/digits_of_mine', 'set data_root.'),
+        ('photos/coco', 'set data_root.'),
+    ],
+)
+def test_a_folder_that_is_not_there_says_where_its_data_come_from(folder, end, tmp_path):
+    with pytest.raises(FileNotFoundError) as info:
+        check_datasets(config(tmp_path / folder), ('train',))
+    assert str(info.value).endswith(end)
+
+
 def test_data_elsewhere_are_left_to_mmengine():
     check_datasets(config('s3://bucket/coco'), ('train',))
     check_datasets(dict(train_dataloader=dict(dataset=dict(type='CIFAR10', data_root='nowhere'))), ('train',))

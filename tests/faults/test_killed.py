@@ -160,7 +160,6 @@ def test_a_training_that_was_killed_while_it_was_prepared(tmp_path, monkeypatch)
     (tmp_path / '.inputs.sha256.x1y2z3.part').touch()  # before the marker had its name
     first.prepare()
     (tmp_path / 'vis_data').mkdir()
-    (tmp_path / 'epoch_1.pth').touch()
     left, unlink = [], Path.unlink
 
     def note(path: Path, **settings) -> None:

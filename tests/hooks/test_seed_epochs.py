@@ -84,3 +84,11 @@ def test_persistent_workers_are_refused(digits_training):
     options = {'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True}
     with pytest.raises(ValueError, match=r'train_dataloader.persistent_workers = True: .* set it to False'):
         train(digits_training('run', **options))
+
+
+def test_processes_of_different_seeds_share_one_order_of_images(digits_training, monkeypatch):
+    """With `diff_rank_seed` a runner's seed is one of its process; the first one's orders the images of all."""
+    monkeypatch.setattr('upvit_mm.hooks.seed_epochs.broadcast_object_list', lambda seeds: seeds.__setitem__(0, 77))
+    runner = build_runner(digits_training('run'), ('train',))
+    runner.train()
+    assert runner.train_dataloader.sampler.seed == 77

@@ -88,6 +88,7 @@ def test_frozen_stages(build, frozen_stages, prefixes):
     [
         (dict(arch='pvtv2-b9'), r"arch = 'pvtv2-b9': unknown name. Known: deit-tiny, .*pvtv2-b0, .*pvtv2-b5"),
         (dict(arch='deit-tiny'), r"arch family = 'deit': .* use type='upvit_mm.UPDeiT'"),
+        (dict(out_indices=(3, -1)), r'out_indices = \(3, -1\): .* at least one must be given, each once'),
         (dict(out_indices=(0, 4)), r'out_indices = \(0, 4\): UPPVTv2\(arch=tiny-pvtv2\) has indices 0 to 3'),
         (dict(out_indices=(-5,)), r'out_indices = \(-5,\): .* \(or -1 to -4\)'),
         (dict(out_indices=()), r'out_indices = \(\): .*at least one must be given'),
@@ -112,3 +113,9 @@ def test_image_smaller_than_one_cell_of_the_spatial_reduction(build, image, tiny
     with pytest.raises(ValueError, match='image of 64x63 pixels: UPPVTv2 needs at least 64 pixels a side'):
         backbone(image(64, 63))
     assert backbone(image(64, 64))[3].shape == (2, 40, 2, 2)
+
+
+def test_a_single_index_may_be_a_number(build, image):
+    """As mmpretrain's configs write it."""
+    (last,) = build('pvtv2', out_indices=3)(image(64, 64))
+    assert last.shape[-2:] == (2, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.pruning import plan_for_target, prunable_dims
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.budget import Budget, Grain, target_for_budget
-from upvit_mm.pruning.costs import total, widths_of
+from upvit_mm.pruning.costs import count_macs, total, widths_of
 
 
 def cost(budget: Budget, arch: ArchSpec, num_classes: int = 1000, **layout) -> int:
@@ -27,7 +28,7 @@ def like_real_scores(arch: ArchSpec, seed: int = 0) -> dict:
     ('text', 'expected'),
     [
         ('macs=50%@800x1333', Budget('macs', 0.5, True, (800, 1333))),
-        ('macs=1.2G', Budget('macs', 1.2e9, False, (224, 224))),
+        ('macs=1.2G', Budget('macs', 1.2e9, False, None)),
         ('MACs=300m@64x96', Budget('macs', 3e8, False, (64, 96))),
         ('params=3.7M', Budget('params', 3.7e6)),
         ('params=40%', Budget('params', 0.4, True)),
@@ -37,6 +38,14 @@ def like_real_scores(arch: ArchSpec, seed: int = 0) -> dict:
 def test_parse(text, expected):
     assert Budget.parse(text) == expected
     assert Budget.parse(str(expected)) == expected
+
+
+def test_without_a_size_it_is_that_of_the_network():
+    arch = replace(get_arch('pvtv2-b0'), img_size=96)
+    budget = Budget.parse('macs=50%')
+    assert (budget.size_for(arch), str(budget)) == ((96, 96), 'macs=50%')
+    target = target_for_budget(arch, budget, Grain(round_to=2), 1000)
+    assert 0.495 <= count_macs(target, (96, 96), 1000) / count_macs(arch, (96, 96), 1000) <= 0.5
 
 
 @pytest.mark.parametrize('text', ['macs', 'flops=1G', 'macs=-1', 'macs=50%@800', 'params=3M@224x224', 'macs=1T', ''])

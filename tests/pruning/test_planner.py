@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -157,3 +159,10 @@ def test_impossible_wishes(source):
         wrong = {k: v for k, v in (scores | {name: bad}).items() if v is not None}
         with pytest.raises(ValueError, match=message):
             plan_for_target(source, source, wrong)
+
+
+@pytest.mark.parametrize(('field', 'value'), [('sr_ratios', (8, 4, 2, 2)), ('in_channels', 1)])
+def test_what_pruning_cannot_change_is_refused(field, value):
+    source = get_arch('pvtv2-b0')
+    with pytest.raises(ValueError, match=rf'target {field} = .*: pruning cannot change it, the source has'):
+        plan_for_target(source, replace(source, **{field: value}), random_scores(source, 0))

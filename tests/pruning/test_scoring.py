@@ -12,7 +12,7 @@ from torch import nn
 from upvit_mm.pruning import scoring
 from upvit_mm.pruning.importance import Batch, fisher_sums, kl_scores, kl_sums, taylor_sums
 from upvit_mm.pruning.network import PosteriorNet
-from upvit_mm.pruning.scoring import Crew, near_cut, rerank, score_in_parts
+from upvit_mm.pruning.scoring import Crew, near_cut, rerank, score_in_parts, tied
 
 NAMES = ['stages.0.embed', 'stages.0.blocks.0.v', 'stages.0.blocks.0.mlp_hidden']
 
@@ -159,3 +159,19 @@ def test_rerank_orders_by_exact_scores_and_keeps_the_values():
     assert result['a'].tolist() == [1, 4, 3, 2, 5, 6, 7, 8]
     assert result['b'].tolist() == [1, 2]
     assert scores['a'].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_tied_dims_are_ranked_by_their_sum():
+    """The channels around the cut of the sum are looked at, in both dims, and both values keep their order by it."""
+    qk, v = torch.tensor([1.0, 2, 3, 4, 5, 6]), torch.tensor([9.0, 1, 7, 3, 5, 1])
+    scores = {'b.qk': qk, 'b.v': v, 'b.mlp_hidden': torch.arange(3.0)}
+    total = tied(scores)
+    assert total['b.qk'].tolist() == total['b.v'].tolist() == [10, 3, 10, 7, 10, 7]
+    assert total['b.mlp_hidden'] is scores['b.mlp_hidden']
+    kept = {name: torch.tensor([0, 2, 4]) for name in ('b.qk', 'b.v')}
+    near = near_cut(total, kept, dict.fromkeys(kept, 1), share=0.5)
+    assert near['b.qk'].tolist() == near['b.v'].tolist() == [0, 2, 5]  # ranks 2 to 4 of 1, 3, 5, 0, 2, 4
+    exact = tied({'b.qk': torch.tensor([0.0, 0, 1, 0, 0, 2]), 'b.v': torch.tensor([0.0, 0, 9, 0, 0, 0])})
+    result = rerank(scores, exact, near, dict.fromkeys(kept, 1))
+    assert result['b.qk'].tolist() == [1, 2, 6, 4, 5, 3]
+    assert result['b.v'].tolist() == [1, 1, 9, 3, 5, 7]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,6 +212,8 @@ def test_goals_out_of_reach_are_refused_before_the_dense_network_is_trained(cfg,
         Comparison(cfg, None, wider, *job)
     with pytest.raises(ValueError, match='out of reach: the narrowest network costs'):
         Comparison(cfg, None, Budget.parse('params=1%'), *job)
+    with pytest.raises(ValueError, match='compensate = False: the rows need the plain and the compensated slice'):
+        Comparison(cfg, None, Budget.parse('params=50%'), replace(SETTINGS, compensate=False), *job[1:])
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
@@ -229,3 +232,11 @@ def test_the_subset_is_balanced_and_seeded(cfg):
     assert torch.bincount(torch.tensor(dataset.get_gt_labels())).tolist() == [3] * 10
     with pytest.raises(ValueError, match='no subset can be taken of CustomDataset'):
         balanced_subset(balanced_subset(cfg, 30, 0), 10, 0)
+
+
+def test_the_time_of_a_step_may_be_lost():
+    """A run that was killed between its last step and its only judgement resumes without a step."""
+    records = {'vanilla': {seed: {'top1': [50.0], 'seconds_per_step': s} for seed, s in enumerate((None, 2.0, 4.0))}}
+    assert summarise([VANILLA], records)[0]['seconds_per_step'] == 3.0
+    records['vanilla'] = {0: records['vanilla'][0]}
+    assert summarise([VANILLA], records)[0]['seconds_per_step'] is None

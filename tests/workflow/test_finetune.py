@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from upvit_mm.arch import get_arch
-from upvit_mm.workflow.finetune import Lesson, check_dense_config, classifier, taught, without_teacher
+from upvit_mm.workflow.finetune import Lesson, check_dense_config, classifier, taught, training, without_teacher
 
 RECIPES = Path(__file__).parents[2] / 'configs/classification'
 SOFT = dict(type='upvit_mm.SoftTargetKL', loss_weight=2.0, temperature=3.0)
@@ -56,3 +56,13 @@ def test_a_teacher_with_its_own_preprocessing_is_refused():
     recipe.model.teacher.data_preprocessor = dict(mean=[0.0] * 3)
     with pytest.raises(ValueError, match=r"teacher.data_preprocessor: the dense network's own"):
         without_teacher(recipe)
+
+
+def test_schedules_by_epochs_move_with_the_epochs():
+    cfg = Config.fromfile(RECIPES / 'up-pvtv2-b0_8xb128_in1k.py')
+    steps = dict(type='MultiStepLR', milestones=[60, 140], by_epoch=True)
+    cfg.param_scheduler = [dict(cfg.param_scheduler[0], end=20), steps, dict(type='LinearLR', by_epoch=False, end=500)]
+    run = training(without_teacher(cfg), cfg.model, 50, seed=3, lr=0.1)
+    assert run.train_cfg.max_epochs == 50  # of 200
+    assert [s.get('milestones', s.get('end')) for s in run.param_scheduler] == [5, [15, 35], 500]
+    assert cfg.param_scheduler[1].milestones == [60, 140]

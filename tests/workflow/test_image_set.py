@@ -76,3 +76,22 @@ def test_a_plain_folder_has_no_labels(cfg, scope, digits_folder, tmp_path, caplo
         folder_sets(cfg, str(folder), 30, 10, seed=0)
     with pytest.raises(FileNotFoundError, match='does not exist'):
         folder_sets(cfg, str(folder / 'no'), 3, 1, seed=0)
+
+
+def test_the_preprocessing_may_stand_in_the_model(cfg, scope):
+    """As mmengine has it, where the model's own goes before that of the config."""
+    scope('mmpretrain')
+    pixels = next(iter(proxy_set(cfg, 1, seed=0))).images
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    cfg.data_preprocessor = dict(mean=[0.0] * 3)
+    assert torch.equal(next(iter(proxy_set(cfg, 1, seed=0))).images, pixels)
+
+
+def test_images_come_from_inside_a_wrapper(cfg, scope):
+    scope('mmpretrain')
+    plain, inner = proxy_set(cfg, 2, seed=0), cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=inner)
+    assert proxy_set(cfg, 2, seed=0).paths == plain.paths
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[inner, inner])
+    with pytest.raises(ValueError, match=r"dataset.type = 'ConcatDataset': images are drawn from one data set"):
+        proxy_set(cfg, 2, seed=0)

@@ -114,7 +114,7 @@ def test_the_tool(cfg, checkpoint, monkeypatch, tmp_path, capsys):
     cfg.dump(tmp_path / 'dense.py')
     words = ['dense.py', checkpoint, '--budget', 'params=60%', '--stages', '1', '--epochs', '1', '--work-dir', 'out']
     words += ['--train-images', '20', '--lr', '0.001', '--soft-weight', '0', '--token-weight', '3']
-    words += ['--prune-options', 'method=random', 'eval_images=0', 'round_to=1', 'per_class=1']
+    words += ['--prune-options', 'method=random', 'eval_images=0', 'round_to=1', 'per_class=1', 'compensate=False']
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('sys.argv', ['prune_progressive.py', *words])
     runpy.run_path(str(TOOL), run_name='__main__')
@@ -122,7 +122,7 @@ def test_the_tool(cfg, checkpoint, monkeypatch, tmp_path, capsys):
     assert 'tools/prune_progressive.py dense.py' in content['command']
     assert content['schedule']['lesson'] == {'soft': 0.0, 'feature': 0.0, 'token': 3.0, 'temperature': 1.0}
     assert content['schedule']['lr'] == 0.001
-    assert content['settings']['compensate']
+    assert content['settings']['compensate'] is False
     assert [row.get('sliced') for row in content['stages']] == [None, None]
     assert '# budget params=60%, in stages' in capsys.readouterr().out
     assert '| dense |  |' in (tmp_path / 'out/progressive.md').read_text()

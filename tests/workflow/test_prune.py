@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.files import sha256_of
 from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.scores import load_scores
 from upvit_mm.workflow.nets import build_net
 from upvit_mm.workflow.prune import PruneJob, prune
@@ -151,3 +155,66 @@ def test_bad_input(cfg, checkpoint, target, tmp_path):
     wider = ArchSpec.from_dict({**target.to_dict(), 'mlp_hidden_dims': 4096})
     with pytest.raises(ValueError, match=r'mlp_hidden: the target keeps 4096 of'):
         prune(cfg, checkpoint, wider, tmp_path, Settings(**quick))
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_files_carry_the_settings_that_made_them(cfg, checkpoint, target, tmp_path):
+    """Also where the plan was made before, under others."""
+    settings = dict(method='magnitude', per_class=2, eval_images=10)
+    prune(cfg, checkpoint, target, tmp_path, Settings(**settings))
+    prune(cfg, checkpoint, target, tmp_path, Settings(**settings, compensate=True, ridge=0.5))
+    report = json.loads((tmp_path / 'report.json').read_text())
+    for meta in (report, torch.load(tmp_path / 'sliced.pth', weights_only=True)['meta']):
+        assert (meta['settings']['compensate'], meta['settings']['ridge']) == (True, 0.5)
+
+
+@pytest.mark.parametrize('family', ['deit'])
+def test_a_network_that_is_not_the_scored_one_is_refused(cfg, checkpoint, target, tmp_path):
+    def refuses(match: str, **settings) -> None:
+        with pytest.raises(ValueError, match=match):
+            PruneJob(cfg, checkpoint, target, tmp_path, Settings(per_class=1, **settings))
+
+    cfg.model.backbone.window_size = 4
+    refuses(r'model.backbone.window_size = 4: importance is measured with global attention')
+    cfg.model.backbone.update(window_size=0, out_type='featmap')
+    cfg.model.neck = dict(type='GlobalAveragePooling')
+    refuses(r"out_type = 'featmap', model.neck = 'GlobalAveragePooling': the head of a DeiT must read the class token")
+    PruneJob(cfg, checkpoint, target, tmp_path, Settings(method='magnitude', eval_images=0))  # which runs no network
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_a_pvtv2_is_pooled(cfg, checkpoint, target, tmp_path):
+    cfg.model.pop('neck')
+    with pytest.raises(ValueError, match=r'model.neck = None: the head of a PVTv2 must read the mean over tokens'):
+        PruneJob(cfg, checkpoint, target, tmp_path, Settings())
+
+
+@pytest.mark.parametrize('family', ['deit'])
+def test_a_target_of_another_image_size_takes_that_of_the_source(cfg, checkpoint, target, tmp_path):
+    """A stock architecture is one of 224 px."""
+    goal = replace(target, img_size=2 * target.img_size)
+    job = PruneJob(cfg, checkpoint, goal, tmp_path, Settings(method='random', eval_images=0))
+    assert job.target() == target
+    assert job.run().plan.target_arch == target
+
+
+@pytest.mark.parametrize('family', ['deit'])
+def test_the_report_gives_the_detector_that_was_counted(cfg, checkpoint, tmp_path):
+    """With its windows, and in a folder where its two files are found."""
+    budget = Budget.parse('macs=50%@256x256')
+    settings = Settings(method='random', eval_images=0, window_size=4, round_to=1)
+    plan = prune(cfg, checkpoint, budget, tmp_path / 'out', settings).plan
+    text = (tmp_path / 'out/report.md').read_text()
+    assert f'save them as `{tmp_path}/out/detector.py`' in text
+    assert 'in windows of 4x4 tokens but for four blocks' in text
+    (tmp_path / 'out/detector.py').write_text(text.split('```python\n')[1].split('```')[0])
+    backbone = Config.fromfile(tmp_path / 'out/detector.py').model.backbone
+    assert (ArchSpec.from_dict(backbone.arch), backbone.window_size) == (plan.target_arch, 4)
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_a_checkpoint_may_be_an_address(cfg, checkpoint, target, tmp_path, monkeypatch):
+    monkeypatch.setattr('upvit_mm.checkpoints.io._download', lambda url: Path(checkpoint))
+    settings = Settings(method='magnitude', eval_images=0)
+    meta = prune(cfg, 'https://example.org/dense.pth', target, tmp_path / 'out', settings).plan.meta
+    assert (meta['checkpoint'], meta['sha256']) == ('https://example.org/dense.pth', sha256_of(checkpoint))

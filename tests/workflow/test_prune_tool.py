@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -232,11 +234,47 @@ def _parts(folder: Path) -> int:
     return len([p for p in folder.rglob('batch_*.pt') if not p.name.startswith('.')])
 
 
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_windows_of_a_pvtv2_are_refused_before_anything_is_scored(cfg, checkpoint, target, tmp_path):
+    with pytest.raises(ValueError, match='window_size = 7: pvtv2 has spatial reduction instead of windows'):
+        PruneJob(cfg, checkpoint, target, tmp_path / 'out', Settings(window_size=7))
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_the_config_of_a_detector_is_refused(cfg):
+    with pytest.raises(ValueError, match="default_scope = 'mmdet': importance is measured in a classifier"):
+        source_of(Config(dict(cfg, default_scope='mmdet')))
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_a_plan_of_the_same_network_by_another_name(cfg, checkpoint, target, tmp_path):
+    plan = prune(cfg, checkpoint, target, tmp_path / 'first', Settings(**QUICK)).plan
+    renamed = replace(plan, source_arch=replace(plan.source_arch, name='other'))
+    assert prune(cfg, checkpoint, renamed, tmp_path / 'again', Settings(**QUICK)).plan.target_arch == target
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_the_first_process_waits_until_nobody_looks_for_the_shared_estimate(cfg, checkpoint, target, tmp_path):
+    """Nothing is near a cut here, so it has no more to do, and would remove the folder."""
+    whole = ArchSpec.from_dict(cfg.arch)
+    settings = Settings(method='hybrid', draws=1, per_class=1, batch_size=20, eval_images=0)
+    jobs = [PruneJob(cfg, checkpoint, whole, tmp_path, settings, crew=Crew(rank, 2)) for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(jobs[0].scores)
+        while not list(tmp_path.rglob('fisher.pt')):
+            time.sleep(0.05)
+        time.sleep(1)
+        assert not first.done()
+        assert pool.submit(jobs[1].scores).result(timeout=60) is None
+        assert set(first.result(timeout=60)) == set(prunable_dims(whole))
+    assert not (tmp_path / 'partial').exists()
+
+
 def test_join_crew(monkeypatch):
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
         monkeypatch.delenv(name, raising=False)
     assert join_crew('none', 'cuda')[1] == 'cuda'
-    with pytest.raises(ValueError, match=r"launcher = 'pytorch': RANK is not set; start with tools/dist_prune.sh"):
+    with pytest.raises(ValueError, match=r"launcher = 'pytorch': RANK is not set; start with one of tools/dist_"):
         join_crew('pytorch', 'cpu')
     with pytest.raises(ValueError, match="launcher = 'mpi'"):
         join_crew('mpi', 'cpu')
@@ -257,6 +295,7 @@ def test_join_crew(monkeypatch):
         ({'budget': 'macs=2%'}, 'out of reach: the narrowest network costs'),
         ({'budget': 'half'}, "budget = 'half': must look like"),
         ({'target': 'pvtv2-b0'}, "target family = 'pvtv2': the source is a deit"),
+        ({'widths': {'img_size': 96}}, 'widths: img_size cannot be pruned; known: depths, embed_dims'),
         ({'widths': {'qk_dims': 50}}, r'qk_dims\[0\]\[0\] = 50: must be a multiple of num_heads'),
         ({'target': 'deit-tiny'}, 'depths ='),
         ({'plan': 'no.json'}, r"plan 'no.json' does not exist"),

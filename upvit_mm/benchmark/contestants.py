@@ -15,7 +15,7 @@ from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.benchmark.whole_detector import build_detector, detector_state
 from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.files import sha256_of
-from upvit_mm.workflow.finetune import repeatable
+from upvit_mm.workflow.finetune import repeatable, set_epochs
 from upvit_mm.workflow.trainings import BOX_AP
 
 FAMILIES = {'upvit_mm.UPDeiT': 'deit', 'upvit_mm.UPPVTv2': 'pvtv2'}  # by type of backbone
@@ -157,22 +157,9 @@ def training_of(cfg: Config, seed: int, epochs: int | None, processes: int) -> C
     run.judged_by = BOX_AP.key
     if processes > 1:
         run.processes = processes
-    before = run.train_cfg.max_epochs
-    if epochs is not None and epochs != before:
-        run.train_cfg.max_epochs = epochs
-        schedulers = run.get('param_scheduler') or []
-        for scheduler in [schedulers] if isinstance(schedulers, Mapping) else schedulers:
-            if scheduler.get('by_epoch', True):
-                _stretch(scheduler, epochs / before)
+    if epochs is not None:
+        set_epochs(run, epochs)
     return run
-
-
-def _stretch(scheduler: dict[str, Any], ratio: float) -> None:
-    for key in ('begin', 'end', 'T_max', 'step_size'):
-        if scheduler.get(key):
-            scheduler[key] = max(round(scheduler[key] * ratio), 1)
-    if 'milestones' in scheduler:
-        scheduler.milestones = [max(round(epoch * ratio), 1) for epoch in scheduler.milestones]
 
 
 def check_contestant(cfg: Config, contestant: Contestant, whole: bool):

@@ -74,7 +74,7 @@ def draw_curves(content: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     for k, row in enumerate(content['rows']):
         curves = [[None if ap is None else 100 * ap for ap in run['curve']] for run in row['runs']]
-        plot_runs(axes, curves, f'C{k}', row['name'])
+        plot_runs(axes, curves, k, row['name'])
     axes.set(xlabel='epoch', ylabel='box AP on the validation data, %')
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

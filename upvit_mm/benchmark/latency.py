@@ -101,7 +101,9 @@ def detectors(configs: Sequence[Sequence[str]]) -> Networks:
     for name, (config, *checkpoint) in zip(_each_once([' '.join(words) for words in configs]), configs):
         cfg = Config.fromfile(config)
         if cfg.get('default_scope') != 'mmdet':
-            raise ValueError(f'config {config!r}: is none of a detector (default_scope mmdet); give its arch alone.')
+            raise ValueError(
+                f'config {config!r}: is not a detector config (default_scope mmdet); for a backbone use --arch.'
+            )
         detector = build_detector(cfg)
         if checkpoint:
             state = detector_state(*checkpoint)

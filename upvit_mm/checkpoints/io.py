@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -71,9 +72,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: corrupt, or it holds objects other than tensors and plain data.
     """
-    path = _download(str(path)) if str(path).startswith(('http://', 'https://')) else Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f'checkpoint {str(path)!r} does not exist; check the path.')
+    path = local_file(path)
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
@@ -87,6 +86,18 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f'checkpoint {str(path)!r} holds a {type(content).__name__}, not a dict of tensors.')
     return content
+
+
+def local_file(path: str | os.PathLike) -> Path:
+    """A checkpoint as a file of this machine; an http(s) address is downloaded once, to torch's hub folder.
+
+    Raises:
+        FileNotFoundError: no such file, or the address cannot be reached.
+    """
+    path = _download(str(path)) if str(path).startswith(('http://', 'https://')) else Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'checkpoint {str(path)!r} does not exist; check the path.')
+    return path
 
 
 def load_backbone(path: str | os.PathLike, prefix: str | None = None) -> State:
@@ -118,12 +129,14 @@ def load_classifier(path: str | os.PathLike, prefix: str | None = None) -> State
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unreadable or an unknown layout.
+        ValueError: unreadable, an unknown layout, or a head without a bias.
     """
     backbone, rest = _split(_state_dict(read_checkpoint(path), path), prefix, path)
     state = {f'backbone.{k}': v for k, v in to_ours(backbone).items()}
     for theirs in HEADS:
         if f'{theirs}weight' in rest:
+            if f'{theirs}bias' not in rest:
+                raise ValueError(f'checkpoint {str(path)!r}: its head has no bias ({theirs}bias); add one of zeros.')
             state |= {f'head.fc.{p}': rest.pop(f'{theirs}{p}') for p in ('weight', 'bias')}
             break
     if rest:
@@ -191,7 +204,9 @@ def _placeholders() -> Iterator[None]:
 
 
 def _download(url: str) -> Path:
-    target = Path(torch.hub.get_dir()) / 'checkpoints' / url.rsplit('/', 1)[-1].split('?')[0]
+    name = Path(url.rsplit('/', 1)[-1].split('?')[0])  # of many files on the web: model.safetensors
+    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
+    target = Path(torch.hub.get_dir()) / 'checkpoints' / f'{name.stem}-{digest}{name.suffix}'
     if not target.is_file():
         logger.info('downloading %s to %s', url, target)
         try:

@@ -118,7 +118,8 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], nam
     """
     if problems := differences(state, expected):
         raise ValueError(
-            f'checkpoint does not fit {name}: {len(problems)} of {len(expected)} tensors differ: '
+            f'checkpoint does not fit {name}: {len(problems)} tensors are missing, extra or of another shape '
+            f'(the model has {len(expected)}): '
             f'{"; ".join(problems[:5])}{"; ..." if len(problems) > 5 else ""}. '
             'Use the arch.json that was written beside the checkpoint, or the checkpoint of this arch'
             + ('; is its prefix right?' if not state else '.')

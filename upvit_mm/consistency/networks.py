@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.consistency.stages import maps_of
+from upvit_mm.data.image_set import preprocessing_of
 from upvit_mm.files import sha256_of
 from upvit_mm.models import UPDeiT, UPPVTv2
 from upvit_mm.models.layers import WindowedAttention
@@ -42,8 +43,8 @@ class Colours(NamedTuple):
 
     @classmethod
     def of_config(cls, cfg: Config) -> Colours:
-        """mmdet says ``bgr_to_rgb``, mmpretrain ``to_rgb``, and either may stand in the model."""
-        settings = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+        """mmdet says ``bgr_to_rgb``, mmpretrain ``to_rgb``."""
+        settings = preprocessing_of(cfg)
         flip = any(settings.get(name, False) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
         return cls(tuple(settings.get('mean') or (0.0,)), tuple(settings.get('std') or (1.0,)), flip)
 

@@ -20,15 +20,15 @@ from upvit_mm.files import write_atomically, write_text_atomically
 from upvit_mm.version import __version__
 
 Row = tuple[str, ...]
-EXPLAINED = """- **CKA**: linear, unbiased, over the tokens of all images. **CKA within**: the same of tokens of one
-  image each, so that differences between images do not count.
-- **relation**: correlation of the token-by-token cosine similarities of both networks, mean over images.
-- **cosine**, **R2**: after a ridge map from pruned to dense tokens, fitted on the first half of the images and judged
-  on the others.
-- **kept error**: relative distance to the channels of the dense network that were kept; lower is better.
-
-All but the last are 1 for equal representations and about 0 for unrelated ones.
-"""
+EXPLAINED = {  # by the names of METRICS
+    'cka': 'centred kernel alignment: linear, unbiased, over the tokens of all images',
+    'cka_within': 'CKA of the tokens of one image each, so that differences between images do not count',
+    'relation': 'correlation of the token-by-token cosine similarities of both networks, mean over images',
+    'cosine': 'cosine similarity of dense tokens with what a ridge map makes of the pruned ones; the map is fitted on '
+    'the first half of the images and judged on the others',
+    'r2': 'share of the variance of dense tokens that this map explains',
+    'kept_error': 'relative distance to the channels of the dense network that were kept; lower is better',
+}
 
 
 def measured(results: Results) -> list[str]:
@@ -60,7 +60,7 @@ def write_comparison(folder: Path, content: dict[str, Any], figures: Mapping[str
         lines += [f'{side.capitalize()}: {_described(content[side])}.', '']
     for size, stages in content['results'].items():
         lines += [f'## {size}', '', *_markdown(*stage_rows(stages)), '']
-    lines += [EXPLAINED, *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
+    lines += [*_explained_lines(), *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
     _write(folder, 'consistency', content, lines, figures)
 
 
@@ -95,7 +95,7 @@ def write_contrast(folder: Path, content: dict[str, Any], figures: Mapping[str, 
                 lines += [f'## {METRICS[metric]}, {size}', '', *_markdown(('network', 'MACs', *labels), rows), '']
     if 'foretold' in content:
         lines += [*_foretold_lines(content['foretold']), '']
-    lines += [EXPLAINED, *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
+    lines += [*_explained_lines(), *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
     write_text_atomically(folder / 'contrast.csv', contrast_csv(results, content.get('macs', {})))
     _write(folder, 'contrast', content, lines, figures)
 
@@ -139,6 +139,12 @@ def check_thresholds(results: Results, thresholds: Mapping[str, float], last_sta
     if below:
         worst = min(below, key=lambda entry: -math.inf if math.isnan(entry[0]) else entry[0])[1]
         raise ValueError(f'token consistency is too low: {worst} ({len(below)} below their threshold in all).')
+
+
+def _explained_lines() -> list[str]:
+    measures = [f'- **{METRICS[name]}**: {text}.' for name, text in EXPLAINED.items()]
+    scale = f'All but {METRICS["kept_error"]} are 1 for equal representations and about 0 for unrelated ones.'
+    return [*measures, '', scale, '']
 
 
 def _foretold_lines(foretold: Mapping[str, Any]) -> list[str]:

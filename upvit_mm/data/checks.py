@@ -11,6 +11,7 @@ from typing import Any
 
 COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset')
 FOLDER_TYPES = ('CustomDataset', 'mmpretrain.CustomDataset', 'ImageNet', 'mmpretrain.ImageNet')
+SOURCES = {'data/digits': 'the embedded digits: python tools/prepare_digits.py', 'data/coco': 'docs/coco.md, step 1'}
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # mmpretrain's, unless a dataset has its own
 
 
@@ -68,10 +69,12 @@ def _check_folders(dataset: Mapping[str, Any]) -> None:
     prefix = dataset.get('data_prefix') or dataset.get('split')  # ImageNet's split is a folder
     prefixes = list(prefix.values()) if isinstance(prefix, Mapping) else [prefix] if isinstance(prefix, str) else []
     for part in ['', *(p for p in prefixes if isinstance(p, str))]:
-        if not _is_address(dataset, part) and not _path(dataset, part).is_dir():
+        path = _path(dataset, part)
+        if not _is_address(dataset, part) and not path.is_dir():
+            sources = [f' ({source})' for folder, source in SOURCES.items() if f'/{folder}/' in f'/{path.as_posix()}/']
             raise FileNotFoundError(
-                f'data folder {str(_path(dataset, part))!r} does not exist: put the data there, link it, or set '
-                'data_root (the embedded digits: python tools/prepare_digits.py).'
+                f'data folder {str(path)!r} does not exist: put the data there, link it, or set data_root'
+                f'{"".join(sources)}.'
             )
 
 

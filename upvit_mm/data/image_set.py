@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,11 @@ from upvit_mm.pruning.importance import Batch
 
 logger = logging.getLogger('upvit_mm')
 MAX_UNREADABLE = 0.01  # share
+
+
+def preprocessing_of(cfg: Config) -> dict[str, Any]:
+    """What a config does to pixels, as its runner would: the setting of its model goes before that of the config."""
+    return dict(cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
 
 
 def choose_images(labels: Sequence[int], per_class: int, seed: int, num_classes: int) -> list[int]:
@@ -86,6 +92,19 @@ def _random_numbers(seed: int, start: int, stop: int) -> Callable[[Sequence], li
     return lambda images: np.sort(np.random.default_rng(seed).permutation(len(images))[start:stop]).tolist()
 
 
+def unwrapped(dataset: dict) -> dict:
+    """The data set inside one that repeats or rebalances it.
+
+    Raises:
+        ValueError: there are several inside.
+    """
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    if 'datasets' in dataset:
+        raise ValueError(f'dataset.type = {dataset["type"]!r}: images are drawn from one data set; name one of them.')
+    return dataset
+
+
 class ImageSet(Sequence[Batch]):
     """Some images of an mmpretrain dataset, in the config's test transforms, held as uint8; a sequence of batches.
 
@@ -106,11 +125,11 @@ class ImageSet(Sequence[Batch]):
         from mmpretrain.registry import DATASETS, MODELS
 
         pipeline = cfg.test_dataloader.dataset.pipeline
+        dataset = unwrapped(dataset)
         self.dataset = DATASETS.build(dict(dataset, pipeline=pipeline, _scope_='mmpretrain'))
         self.labels = np.asarray(self.dataset.get_gt_labels()) if dataset.get('with_label', True) else None
         self.numbers = list(choose(range(len(self.dataset)) if self.labels is None else self.labels))
-        preprocessor = dict(cfg.get('data_preprocessor') or {})
-        self.preprocessor = MODELS.build({'type': 'mmpretrain.ClsDataPreprocessor', **preprocessor})
+        self.preprocessor = MODELS.build({'type': 'mmpretrain.ClsDataPreprocessor', **preprocessing_of(cfg)})
         self.batch_size, self.device = batch_size, device
         self._images = self._read()
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 from mmengine.dataset import worker_init_fn
+from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, set_random_seed
 
@@ -42,10 +43,12 @@ class SeedEveryEpoch(Hook):
                 'False.'
             )
         given = (runner.cfg.get('train_dataloader') or {}).get('sampler') or {}
+        seeds = [runner.seed]  # with `diff_rank_seed` each process has one of its own, but they share one order
+        broadcast_object_list(seeds)
         if 'seed' not in given:  # a resumed run has the seed of its checkpoint, which came after the sampler was made
             for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
                 if hasattr(sampler, 'seed'):
-                    sampler.seed = runner.seed
+                    sampler.seed = seeds[0]
 
     def before_train_epoch(self, runner: Runner) -> None:
         loader, seed = runner.train_dataloader, seed_of_epoch(runner.seed, runner.epoch, runner.rank)

@@ -32,13 +32,13 @@ class Budget:
         metric: ``'macs'`` of one image, or ``'params'``.
         amount: how many, or a share of the dense network's when ``relative``.
         relative: whether ``amount`` is a share.
-        size: ``(height, width)`` of the image in pixels (macs).
+        size: ``(height, width)`` of the image in pixels (macs); None = the network's own.
     """
 
     metric: str
     amount: float
     relative: bool = False
-    size: Size = (224, 224)
+    size: Size | None = None
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -56,14 +56,18 @@ class Budget:
         amount = float(match['number']) * (0.01 if relative else UNITS[match['unit'].upper()])
         if not amount or (relative and amount > 1):
             raise ValueError(f'budget = {text!r}: must be above 0, and a share at most 100 %.')
-        size = (int(match['height']), int(match['width'])) if match['height'] else (224, 224)
+        size = (int(match['height']), int(match['width'])) if match['height'] else None
         return cls(match['metric'].lower(), amount, relative, size)
 
     def terms(self, arch: ArchSpec, num_classes: int, **layout) -> list[Term]:
         """What is counted; ``layout`` as ``mac_terms`` has it."""
         if self.metric == 'params':
             return param_terms(arch, num_classes)
-        return mac_terms(arch, self.size, num_classes, **layout)
+        return mac_terms(arch, self.size_for(arch), num_classes, **layout)
+
+    def size_for(self, arch: ArchSpec) -> Size:
+        """``(height, width)`` of the image at which the multiply-accumulates of a network count."""
+        return self.size or (arch.img_size,) * 2
 
     def __str__(self) -> str:
         if self.relative:
@@ -71,7 +75,7 @@ class Budget:
         else:
             unit = max((u for u in UNITS if UNITS[u] <= self.amount), key=UNITS.get, default='')
             amount = f'{self.amount / UNITS[unit]:.6g}{unit}'
-        at = f'@{self.size[0]}x{self.size[1]}' if self.metric == 'macs' else ''
+        at = f'@{self.size[0]}x{self.size[1]}' if self.size else ''
         return f'{self.metric}={amount}{at}'
 
 

@@ -28,7 +28,8 @@ def plan_for_target(
 
     Args:
         source: the dense architecture.
-        target: widths and heads to reach; its logit scales are folded into q when the network is sliced.
+        target: widths and heads to reach; its logit scales are folded into q when the network is sliced. Its image
+            size plays no part: the source's stays.
         scores: by dim name, ``(size,)``, higher = keep; ties go to the higher channel.
         head_policy: what happens to attention heads. ``'within'``: every head shrinks, by the scores inside it (the
             number of heads stays). ``'select'``: whole heads stay, by their mean score (their width stays).
@@ -136,6 +137,12 @@ _POLICIES: dict[str, Callable[..., Tensor]] = {'within': _within, 'select': _sel
 def _blocks(source: ArchSpec, target: ArchSpec, kept_blocks: Blocks | None) -> Blocks:
     if source.family != target.family:
         raise ValueError(f'target family = {target.family!r}: the source is a {source.family}.')
+    for field in ('patch_size', 'in_channels', 'sr_ratios'):
+        if getattr(target, field) != getattr(source, field):
+            raise ValueError(
+                f'target {field} = {getattr(target, field)}: pruning cannot change it, the source has '
+                f'{getattr(source, field)}.'
+            )
     if kept_blocks is None:
         kept_blocks = tuple(all_blocks(depth) for depth in source.depths)
     blocks = tuple(check_blocks(f'kept_blocks[{i}]', p, d) for i, (p, d) in enumerate(zip(kept_blocks, source.depths)))

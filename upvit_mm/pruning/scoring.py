@@ -147,6 +147,15 @@ def wait_for(paths: Sequence[Path]) -> None:
         missing, since = left, (time.monotonic() if len(left) < len(missing) else since)
 
 
+def tied(scores: Scores) -> Scores:
+    """Scores with those of q/k and v of each block summed, as ``tie_qkv`` ranks them."""
+    total = dict(scores)
+    for name in scores:
+        if name.endswith('.qk') and (v := f'{name.removesuffix("qk")}v') in scores:
+            total[name] = total[v] = scores[name] + scores[v]
+    return total
+
+
 def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], share: float) -> Scores:
     """Channels whose keeping or going is a close matter: what ``hybrid`` scores exactly.
 

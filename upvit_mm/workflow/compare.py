@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.checkpoints import load_classifier
+from upvit_mm.checkpoints import load_classifier, local_file
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan
@@ -106,7 +107,7 @@ class Comparison:
         cfg: mmpretrain config of the dense classifier.
         checkpoint: its weights; None = train it first, on the same images with the first seed.
         goal: what to prune it to.
-        settings: how to prune; ``compensate`` is always on.
+        settings: how to prune; with ``compensate``, which leaves both slices.
         options: how to compare.
         work_dir: gets ``compare.md``, ``compare.csv``, ``compare.json``, ``curves.png`` and a folder for each step.
         say: told how it goes, a line at a time.
@@ -128,6 +129,8 @@ class Comparison:
     ):
         init_default_scope('mmpretrain')
         check_dense_config(cfg)
+        if not settings.compensate:
+            raise ValueError('compensate = False: the rows need the plain and the compensated slice; leave it out.')
         check_datasets(cfg, ('train', 'val'))
         if options.train_images:
             cfg = balanced_subset(cfg, options.train_images, settings.seed)
@@ -186,7 +189,7 @@ class Comparison:
             train_all([dense], say=self.say)
             self.dense = dense.checkpoint
         else:
-            self.dense = Path(self.given).absolute()
+            self.dense = local_file(self.given).absolute()
         state = load_classifier(self.dense)
         inputs = fingerprint('dense', sha256_of(self.dense), self.cfg.model, self.cfg.val_dataloader)
         ledger, path = Ledger(self.work_dir), self.work_dir / 'dense.json'
@@ -241,6 +244,8 @@ def summarise(rows: Sequence[Row], records: dict[str, dict[int, dict]]) -> list[
     table, vanilla = [], None
     for row in rows:
         curves = np.array([record['top1'] for record in records[row.key].values()], dtype=float)
+        timed = [record['seconds_per_step'] for record in records[row.key].values()]
+        known = [seconds for seconds in timed if seconds]  # lost where a run was cut off before it was judged
         final, curve = curves[:, -1], np.nanmean(curves, axis=0)  # an epoch whose accuracy got lost is NaN
         if row == VANILLA:
             vanilla = float(final.mean())
@@ -254,7 +259,7 @@ def summarise(rows: Sequence[Row], records: dict[str, dict[int, dict]]) -> list[
                 'std': float(final.std(ddof=1)) if len(final) > 1 else None,
                 'over_vanilla': None if vanilla is None else float(final.mean()) - vanilla,
                 'epochs_to_vanilla': int(reached[0]) + 1 if len(reached) else None,
-                'seconds_per_step': float(np.median([r['seconds_per_step'] for r in records[row.key].values()])),
+                'seconds_per_step': median(known) if known else None,
                 'curve': curve.tolist(),
                 'curves': curves.tolist(),
             }

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from upvit_mm.files import write_atomically, write_text_atomically
-from upvit_mm.workflow.curves import plot_runs
+from upvit_mm.workflow.curves import plot_runs, style_of
 
 matplotlib.use('Agg')
 HEADER = (
@@ -27,7 +27,6 @@ HEADER = (
     'MACs',
     'params',
 )
-COLOURS = ('tab:gray', 'tab:orange', 'tab:green', 'tab:blue', 'tab:purple', 'tab:brown')
 ONE_SHOT = {'plain.pth': 'sliced', 'sliced.pth': 'compensated'}  # file of the pruning job -> name of its judgement
 
 
@@ -84,7 +83,7 @@ def as_markdown(content: dict[str, Any]) -> str:
                 '' if row['over_vanilla'] is None else f'{row["over_vanilla"]:+.2f}',
                 'not reached' if row['epochs_to_vanilla'] is None else str(row['epochs_to_vanilla']),
                 '' if shot is None else f'{shot:.2f}',
-                f'{1000 * row["seconds_per_step"]:.0f}',
+                '' if row['seconds_per_step'] is None else f'{1000 * row["seconds_per_step"]:.0f}',
                 *_costs(content['target']),
             )
         )
@@ -108,10 +107,10 @@ def draw_curves(content: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.subplots()
     axes.axhline(content['dense']['top1'], color='black', linestyle=':', label='dense')
-    for row, colour in zip(content['rows'], COLOURS):
-        plot_runs(axes, row['curves'], colour, f'{row["title"]}: {row["mean"]:.2f}')
+    for k, row in enumerate(content['rows']):
+        plot_runs(axes, row['curves'], k, f'{row["title"]}: {row["mean"]:.2f}')
         if row['key'] == 'vanilla':
-            axes.axhline(row['mean'], color=colour, linestyle=':', linewidth=1)
+            axes.axhline(row['mean'], color=style_of(k)['color'], linestyle=':', linewidth=1)
     axes.set(xlabel='epoch', ylabel='top-1 %')
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -190,9 +191,30 @@ def training(cfg: Config, model: ConfigDict, epochs: int, seed: int, lr: float) 
     run.model = model
     if 'arch' in run:
         run.arch = copy.deepcopy(model.backbone.arch)
-    run.train_cfg.update(max_epochs=epochs, val_interval=1)
+    set_epochs(run, epochs)
+    run.train_cfg.val_interval = 1
     run.optim_wrapper.optimizer.lr = lr
     return repeatable(run, seed)
+
+
+def set_epochs(run: Config, epochs: int) -> None:
+    """How long a training by epochs takes; milestones and ends of schedules by epochs move along."""
+    before = run.train_cfg.get('max_epochs', epochs)
+    run.train_cfg.max_epochs = epochs
+    if epochs == before:
+        return
+    schedulers = run.get('param_scheduler') or []
+    for scheduler in [schedulers] if isinstance(schedulers, Mapping) else schedulers:
+        if scheduler.get('by_epoch', True):
+            _stretch(scheduler, epochs / before)
+
+
+def _stretch(scheduler: dict[str, Any], ratio: float) -> None:
+    for key in ('begin', 'end', 'T_max', 'step_size'):
+        if scheduler.get(key):
+            scheduler[key] = max(round(scheduler[key] * ratio), 1)
+    if 'milestones' in scheduler:
+        scheduler.milestones = [max(round(epoch * ratio), 1) for epoch in scheduler.milestones]
 
 
 def repeatable(run: Config, seed: int) -> Config:

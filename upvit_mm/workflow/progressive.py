@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.checkpoints import load_classifier, save_checkpoint
+from upvit_mm.checkpoints import load_classifier, local_file, save_checkpoint
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning.budget import Budget, narrowest, target_for_budget
@@ -107,7 +107,7 @@ class Progressive:
         if schedule.train_images:
             cfg = balanced_subset(cfg, schedule.train_images, settings.seed)
         self.cfg, self.goal, self.settings, self.schedule = cfg, goal, settings, schedule
-        self.dense, self.work_dir, self.say = Path(checkpoint).absolute(), Path(work_dir).absolute(), say
+        self.dense, self.work_dir, self.say = local_file(checkpoint).absolute(), Path(work_dir).absolute(), say
         self.source = resolve_arch(cfg.model.backbone.arch)
         self.classes = cfg.model.head.num_classes
         self.lr = schedule.lr or cfg.optim_wrapper.optimizer.lr
@@ -147,8 +147,7 @@ class Progressive:
         return Training(f'stage {stage}', folder / 'training', cfg, (sliced, self.dense, *plans))
 
     def _costs(self, arch: ArchSpec) -> dict[str, int]:
-        size = self.goal.size if self.goal.metric == 'macs' else (arch.img_size,) * 2
-        macs = count_macs(arch, size, self.classes, **self.settings.layout)
+        macs = count_macs(arch, self.goal.size_for(arch), self.classes, **self.settings.layout)
         return {'macs': macs, 'params': count_params(arch, self.classes)}
 
     def _write(self, arch: ArchSpec, checkpoint: Path, rows: list[dict], notes: dict[str, Any]) -> dict[str, Any]:

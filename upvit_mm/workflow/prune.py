@@ -15,8 +15,8 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.checkpoints import load_classifier, save_checkpoint
-from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, proxy_set
+from upvit_mm.checkpoints import load_classifier, local_file, save_checkpoint
+from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, preprocessing_of, proxy_set
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
@@ -32,7 +32,7 @@ from upvit_mm.pruning.scores import load_scores, save_scores, scores_digest
 from upvit_mm.pruning.scoring import Crew
 from upvit_mm.pruning.table import block_name
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.nets import build_net, judge, peak_memory
+from upvit_mm.workflow.nets import build_net, check_readout, judge, peak_memory
 from upvit_mm.workflow.report import write_report
 from upvit_mm.workflow.score import score_images
 from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
@@ -87,7 +87,8 @@ class PruneJob:
         self.cfg, self.checkpoint, self.goal, self.settings = cfg, checkpoint, goal, settings
         self.work_dir, self.scores_file, self.crew = Path(work_dir), scores_file, crew
         self.source = source_of(cfg)
-        self.state = load_classifier(checkpoint)
+        local = local_file(checkpoint)
+        self.state = load_classifier(local)
         self.num_classes = len(self.state.get('head.fc.bias', ()))
         needs_head = (
             not scores_file and not isinstance(goal, PrunePlan) and settings.method not in ('magnitude', 'random')
@@ -97,8 +98,10 @@ class PruneJob:
                 f'checkpoint {checkpoint!r} has no linear head: importance and KL are measured on class posteriors. A '
                 'backbone alone needs --scores, --plan or --method magnitude, and --eval-images 0.'
             )
+        if self.num_classes and (needs_head or settings.eval_images or settings.compensate):
+            check_readout(cfg, self.source.family)
         check_goal(goal, self.source, settings, self.num_classes)
-        self.sha256 = sha256_of(checkpoint)
+        self.sha256 = sha256_of(local)
         self.ledger = Ledger(self.work_dir)
         self.method = settings.method  # of the scores; a file of scores knows its own
 
@@ -137,7 +140,7 @@ class PruneJob:
         """What decides which images there are."""
         s = self.settings
         chosen = [self.cfg.train_dataloader.dataset, self.cfg.val_dataloader.dataset] if not s.images else [s.images]
-        pixels = [self.cfg.test_dataloader.dataset.pipeline, self.cfg.get('data_preprocessor')]
+        pixels = [self.cfg.test_dataloader.dataset.pipeline, preprocessing_of(self.cfg)]
         return [str(chosen), str(pixels), s.some('per_class', 'num_images', 'eval_images', 'seed', 'batch_size')]
 
     # ------------------------------------------------------------------ the steps
@@ -199,13 +202,13 @@ class PruneJob:
         inputs = fingerprint(
             'plan', self.sha256, scores_digest(scores), str(self.goal), self._data, self._plan_inputs()
         )
-        if self.ledger.is_current('plan', inputs):
-            return PrunePlan.load(self.work_dir / 'plan.json')
-        plan = self._plan_from(scores)
+        known = self.ledger.is_current('plan', inputs)
+        plan = PrunePlan.load(self.work_dir / 'plan.json') if known else self._plan_from(scores)
         meta = {'tool': 'prune', 'goal': goal_text(self.goal), 'method': self.method, 'settings': asdict(self.settings)}
         plan.meta.update(meta, checkpoint=str(self.checkpoint), sha256=self.sha256, costs=self.costs(plan.target_arch))
-        plan.save(self.work_dir / 'plan.json')
-        self.ledger.record('plan', inputs, 'plan.json')
+        if not known:
+            plan.save(self.work_dir / 'plan.json')
+            self.ledger.record('plan', inputs, 'plan.json')
         return plan
 
     def slice(self, plan: PrunePlan) -> None:
@@ -261,7 +264,7 @@ class PruneJob:
         """Costs of the dense and the pruned classifier by name of the count."""
         sizes = dict.fromkeys([(self.source.img_size,) * 2, DETECTOR_SIZE])
         if isinstance(self.goal, Budget) and self.goal.metric == 'macs':
-            sizes[self.goal.size] = None
+            sizes[self.goal.size_for(self.source)] = None
         costs, layout = {}, self.settings.layout
         for name, arch in (('dense', self.source), ('pruned', target)):
             macs = {f'macs@{h}x{w}': count_macs(arch, (h, w), self.num_classes, **layout) for h, w in sizes}
@@ -289,7 +292,7 @@ class PruneJob:
 
     def _target_from(self, scores: Scores | None) -> ArchSpec:
         if isinstance(self.goal, ArchSpec):
-            return self.goal
+            return replace(self.goal, img_size=self.source.img_size)
         s = self.settings
         assert scores is not None or not s.non_uniform, 'widths by score need scores'
         by_score = scores if s.non_uniform else None
@@ -351,8 +354,9 @@ def check_goal(goal: Goal, source: ArchSpec, settings: Settings, num_classes: in
     Raises:
         ValueError: a plan or target that does not fit the source, or a budget that cannot be met.
     """
+    count_macs(source, (source.img_size,) * 2, num_classes, **settings.layout)  # refuses windows in a PVTv2
     if isinstance(goal, PrunePlan):
-        if goal.source_arch != source:
+        if replace(goal.source_arch, name=source.name) != source:
             raise ValueError('the plan belongs to another source architecture than the one of the config.')
         return
     if isinstance(goal, Budget):

@@ -22,13 +22,13 @@ DENSE_COLOUR, KEPT_COLOUR = '#c9d3de', '#1f5f99'
 Row = tuple[str, ...]
 Costs = dict[str, dict[str, int]]
 
-USE = """Six lines put the result into a detector (a seventh replaces SGD):
+USE = """Six lines put the result into a detector (a seventh replaces SGD); save them as `{folder}/detector.py`:
 
 ```python
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './arch.json']
 model = dict(
     backbone=dict(
-        _delete_=True, type='upvit_mm.{backbone}', arch=_base_.arch,
+        _delete_=True, type='upvit_mm.{backbone}', arch=_base_.arch,{windows}
         init_cfg=dict(type='Pretrained', checkpoint='{folder}/sliced.pth')),
     neck=dict({neck}))
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
@@ -85,7 +85,8 @@ def write_report(folder: Path, plan: PrunePlan, scores: Scores | None, content: 
         '',
         *_markdown(*cost_rows(content['costs'])),
         '',
-        'Multiply-accumulates of one image, both matrix products of attention counted; classifier head included.',
+        f'Multiply-accumulates of one image, both matrix products of attention counted{_attention(settings)}; '
+        'classifier head included.',
         '',
         '## Widths',
         '',
@@ -99,9 +100,19 @@ def write_report(folder: Path, plan: PrunePlan, scores: Scores | None, content: 
         *_result_lines(content),
         '## Use',
         '',
-        USE.format(backbone=BACKBONE[arch.family], neck=NECK[arch.family], folder=folder),
+        USE.format(backbone=BACKBONE[arch.family], neck=NECK[arch.family], folder=folder, windows=_windows(settings)),
     ]
     write_text_atomically(folder / 'report.md', '\n'.join(lines))
+
+
+def _windows(settings: dict[str, Any]) -> str:
+    """The windows that a budget was counted with, as a line of the detector's backbone."""
+    return f'\n        window_size={settings["window_size"]},' if settings['window_size'] else ''
+
+
+def _attention(settings: dict[str, Any]) -> str:
+    side = settings['window_size']
+    return f', in windows of {side}x{side} tokens but for four blocks' if side else ''
 
 
 def draw_widths(plan: PrunePlan, scores: Scores | None) -> Figure:

@@ -14,7 +14,7 @@ from upvit_mm.pruning import prunable_dims
 from upvit_mm.pruning.importance import Batch, Scores, Sums, fisher_sums, kl_sums, taylor_sums
 from upvit_mm.pruning.network import PosteriorNet
 from upvit_mm.pruning.scores import load_scores, save_scores
-from upvit_mm.pruning.scoring import Crew, near_cut, rerank, score_in_parts, wait_for
+from upvit_mm.pruning.scoring import Crew, near_cut, rerank, score_in_parts, tied, wait_for
 from upvit_mm.workflow.progress import ScoringProgress
 from upvit_mm.workflow.settings import Settings
 
@@ -54,12 +54,16 @@ def score_images(
         save_scores(shared, estimate, net.backbone.arch)
     wait_for([shared])
     estimate, _ = load_scores(shared, net.backbone.arch)
+    seen = [folder / f'seen_by_{rank}' for rank in range(crew.size)]
+    seen[crew.rank].touch()
     kept, groups = cut(estimate)
-    near = near_cut(estimate, kept, groups, settings.near_share)
-    if not near:
-        return None if crew.rank else estimate
-    scores = _score(net, proxy, _of_channels(exact, near), near, folder / 'kl', crew)
-    return None if scores is None else rerank(estimate, scores, near, groups)
+    ranked = tied if settings.tie_qkv else dict  # by what the plan chooses channels
+    near = near_cut(ranked(estimate), kept, groups, settings.near_share)
+    scores = _score(net, proxy, _of_channels(exact, near), near, folder / 'kl', crew) if near else None
+    if crew.rank:
+        return None
+    wait_for(seen)  # the folder may go once nobody looks for the shared file any more
+    return rerank(estimate, ranked(scores), near, groups) if near else estimate
 
 
 def _of_channels(sums_of: Callable[..., Sums], channels: dict[str, Tensor]) -> Callable[..., Sums]:

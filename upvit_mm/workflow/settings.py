@@ -15,6 +15,7 @@ from upvit_mm.workflow.finetune import BACKBONES
 
 GOALS = ('target', 'widths', 'budget', 'plan')
 METHODS = ('fisher', 'kl', 'hybrid', 'taylor', 'magnitude', 'random')
+WIDTHS = ('depths', 'embed_dims', 'num_heads', 'qk_dims', 'v_dims', 'mlp_hidden_dims', 'qk_scales')  # --widths
 Goal = ArchSpec | Budget | PrunePlan
 
 
@@ -114,8 +115,13 @@ def source_of(cfg: Config) -> ArchSpec:
     """The architecture of a config's dense network.
 
     Raises:
-        ValueError: no model with a backbone of this package, or one without an arch.
+        ValueError: the config of a detector, no model with a backbone of this package, or one without an arch.
     """
+    if cfg.get('default_scope') == 'mmdet':
+        raise ValueError(
+            "default_scope = 'mmdet': importance is measured in a classifier; give the config of one, for example "
+            'configs/pruning/up-pvtv2-b0_from-pvtv2-b2_in1k.py.'
+        )
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     kind = backbone.get('type')
     name = kind if kind is None or isinstance(kind, str) else kind.__name__
@@ -160,6 +166,8 @@ def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Sett
     settings |= {name: given[name] for name in names if given.get(name) is not None}
     ((kind, value),) = goals.items()
     if kind == 'widths':
+        if other := sorted(set(value) - set(WIDTHS)):
+            raise ValueError(f'widths: {other[0]} cannot be pruned; known: {", ".join(WIDTHS)}.')
         goal = source_of(cfg).with_widths(value)
     else:
         goal = {'target': resolve_arch, 'budget': Budget.parse, 'plan': PrunePlan.load}[kind](value)

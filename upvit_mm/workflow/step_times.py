@@ -10,6 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
+from upvit_mm.data.image_set import preprocessing_of
+
 ROUNDS, WARM_UP = 12, 2
 
 
@@ -31,7 +33,7 @@ def step_times(cfg: Config, plain: Mapping, distilled: Mapping) -> dict[str, flo
     loader = cfg.train_dataloader
     data = DATASETS.build(dict(loader.dataset, _scope_='mmpretrain'))
     batch = pseudo_collate([data[k % len(data)] for k in range(loader.batch_size)])
-    preprocessor = dict(cfg.get('data_preprocessor') or {})
+    preprocessor = preprocessing_of(cfg)
     nets = [
         MODELS.build(dict(model, data_preprocessor=dict(preprocessor), _scope_='mmpretrain')).to(device).train()
         for model in (plain, distilled)

@@ -118,8 +118,14 @@ class Training:
         """``top1`` in % (``bbox_mAP`` in 0 to 1) after each epoch, None if unknown; ``seconds_per_step``: median."""
         return _read_record(self.folder, self.epochs, Metric.of(self.cfg))
 
-    def prepare(self) -> None:
-        """Write the config; a folder of other inputs is emptied first.
+    def prepare(self) -> Path | None:
+        """Write the config, in a folder of these inputs.
+
+        A folder of other inputs that holds checkpoints is set aside under a name of its own and comes back when its
+        inputs do; one without is emptied.
+
+        Returns:
+            Where a training of other inputs went, or None.
 
         Raises:
             ValueError: the folder holds something else than a training of ours.
@@ -128,10 +134,22 @@ class Training:
         found = self.folder.iterdir() if self.folder.exists() else ()
         if not marker.is_file() and any(path.suffix != '.part' for path in found):  # a kill leaves a part
             raise ValueError(f'{str(self.folder)!r} holds something else than a training; name another work dir.')
-        if marker.is_file() and marker.read_text(encoding='utf-8') != self.inputs:
-            empty_folder(self.folder, last=marker)  # until then the folder is known for ours
-        write_text_atomically(marker, self.inputs)
-        self.cfg.dump(self.folder / 'config.py')
+        aside = None
+        if marker.is_file() and (theirs := marker.read_text(encoding='utf-8')) != self.inputs:
+            if any(self.folder.glob('epoch_*.pth')):
+                aside = self.folder.rename(self._aside(theirs))
+            else:
+                empty_folder(self.folder, last=marker)  # until then the folder is known for ours
+                self.folder.rmdir()
+        if not self.folder.exists() and (earlier := self._aside(self.inputs)).is_dir():
+            earlier.rename(self.folder)
+        if not self.is_done():
+            write_text_atomically(marker, self.inputs)
+            self.cfg.dump(self.folder / 'config.py')
+        return aside
+
+    def _aside(self, inputs: str) -> Path:
+        return self.folder.with_name(f'{self.folder.name}.other-{inputs[:12]}')
 
     def finish(self) -> None:
         """Note that it is done."""
@@ -153,13 +171,14 @@ def train_all(trainings: Sequence[Training], jobs: int = 1, say: Say = print) ->
     if jobs < 1 or (jobs > 1 and is_distributed()):
         raise ValueError(f'jobs = {jobs}: must be at least 1, and 1 in a distributed job.')
     main = is_main_process()
+    asides = {training.name: training.prepare() for training in trainings} if main else {}
     done = [main and training.is_done() for training in trainings]
     broadcast_object_list(done)
     todo = [training for training, finished in zip(trainings, done) if not finished]
     say(f'{len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before with the same inputs')
-    for training in todo if main else ():
-        training.prepare()
-    barrier()
+    for name, aside in asides.items():
+        if aside:
+            say(f'{name}: other settings or files than before; the earlier training is kept in {aside}')
     started = time.monotonic()
     for count, training in enumerate(_finished(todo, jobs, say), 1):
         if main:
@@ -295,14 +314,14 @@ def _finished(trainings: Sequence[Training], jobs: int, say: Say) -> Iterator[Tr
             yield training
         return
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
-        futures = {pool.submit(run_training, training.folder): training for training in trainings}
-        try:
-            for future in as_completed(futures):
-                _raise_mistake(futures[future], future.result())
-                yield futures[future]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    futures = {pool.submit(run_training, training.folder): training for training in trainings}
+    try:
+        for future in as_completed(futures):
+            _raise_mistake(futures[future], future.result())
+            yield futures[future]
+    finally:  # no `with`, which would wait for all that has not begun
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _raise_mistake(training: Training, mistake: str | None) -> None:

@@ -21,6 +21,8 @@ VOID = {'meta', 'img', 'br', 'link', 'hr', 'input'}
 AP = {'dense': 0.4, 'up': 0.35, 'vanilla': 0.3}
 MACS = {'dense': 8_000_000, 'up': 2_000_000, 'vanilla': 2_000_000}
 PARAMS = {'dense': 500_000, 'up': 125_000, 'vanilla': 125_000}
+HEADS = 250_000  # parameters of a detector beside its backbone's
+AREAS = {'': 1, '_50': 1, '_75': 0.5, '_s': 0.2, '_m': 0.6, '_l': None}  # share of AP; no large object
 CONFIG = """
 model = dict(type='{kind}')
 test_dataloader = dict(dataset=dict(type='CocoDataset', data_root={root!r}, ann_file='annotations/instances_val.json',
@@ -104,11 +106,19 @@ def detectors(tmp_path, digits_folder):
         for backbone in names:
             checkpoint = {'up': 'classifiers/compensated/seed0/epoch_3.pth', 'dense': 'dense.pth'}.get(backbone)
             ap = AP.get(backbone, 0.2)
-            mean = {f'{k}{end}': ap / n for n, k in enumerate(('bbox_mAP', 'segm_mAP'), 1) for end in ('', '_50')}
+            mean = {
+                f'{kind}_mAP{end}': share and share * ap / n
+                for n, kind in enumerate(('bbox', 'segm'), 1)
+                for end, share in AREAS.items()
+            }
             row = {'name': backbone, 'checkpoint': checkpoint and str(tmp_path / checkpoint), 'runs': [], 'mean': mean}
-            row |= {'sha256': checkpoint and backbone[0] * 64, 'std': dict.fromkeys(mean, 0.01)}
-            row |= {'macs': MACS.get(backbone, 1), 'backbone_params': PARAMS.get(backbone, 1), 'params': 1}
-            row['over_baseline'] = {key: {'mean': value - 0.3, 'std': 0.005} for key, value in mean.items()}
+            row |= {'sha256': checkpoint and backbone[0] * 64}
+            row['std'] = {key: value and 0.01 for key, value in mean.items()}
+            params = PARAMS.get(backbone, 1)
+            row |= {'macs': MACS.get(backbone, 1), 'backbone_params': params, 'params': params + HEADS}
+            row['over_baseline'] = {
+                key: {'mean': value and value - 0.3, 'std': value and 0.005} for key, value in mean.items()
+            }
             for seed in (0, 1):
                 place = f'{backbone}/seed{seed}'
                 (folder / place).mkdir(parents=True)
@@ -123,6 +133,10 @@ def detectors(tmp_path, digits_folder):
         content = {'command': f'compare {name}', 'upvit_mm_version': '0', 'config_sha256': 'c' * 64, 'machine': 'CPU'}
         content |= {'processes': 1, 'trained': True, 'seeds': [0, 1], 'epochs': 3, 'baseline': names[-1]}
         content |= {'kinds': kinds, 'size': [96, 128], 'rows': rows}
+        latency = {'median': 0.02, 'low': 0.0151, 'high': 0.0349, 'runs': 10}
+        speed = {'latency': latency, 'throughput': 62.5, 'peak_bytes': 3 * 2**20}
+        settings = {'device': 'a chip', 'threads': 2, 'torch': '2', 'size': [96, 128], 'batch': 4, 'repeats': 10}
+        content['speed'] = {'settings': settings, 'detectors': dict.fromkeys(names, speed)}
         (folder / 'detectors.json').write_text(json.dumps(content))
         return folder
 

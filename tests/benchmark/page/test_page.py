@@ -13,6 +13,7 @@ import pytest
 
 from upvit_mm.benchmark.page.sources import DetectorRuns
 from upvit_mm.benchmark.page.tables import kept_widths, last_stages, top1_of
+from upvit_mm.consistency.report import EXPLAINED
 
 NOTHING, MINUS, TIMES = '\N{EN DASH}', '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN}'
 
@@ -41,6 +42,39 @@ def test_figures_are_those_of_the_files(write, everything):
     for line in ('first', 'compare retinanet', 'compare mask-rcnn', 'look'):
         assert f'<code>{line}</code>' in page.text
     assert f'seeds 0, 1, 1 {TIMES} CPU' in ' '.join(page.text.split())
+
+
+def test_ap_by_area_costs_and_speed(write, everything):
+    page = write(**everything)
+    dense = ['40.0 ± 1.0', '40.0 ± 1.0', '20.0 ± 1.0', '8.0 ± 1.0', '24.0 ± 1.0', NOTHING]
+    masks = ['20.0 ± 1.0', '20.0 ± 1.0', '10.0 ± 1.0', '4.0 ± 1.0', '12.0 ± 1.0', NOTHING]
+    columns = ['AP', 'AP50', 'AP75', 'S', 'M', 'L']
+    assert page.tables['ap-caption-1'][:2] == [['backbone', 'box'], columns]
+    assert page.tables['ap-caption-2'][:2] == [['backbone', 'box', 'mask'], columns * 2]
+    assert page.row('ap-caption-1', 'dense') == dense
+    assert page.row('ap-caption-2', 'dense') == dense + masks
+    header = ['backbone', 'MACs', 'backbone parameters', 'all parameters', 'latency, ms', 'images/s', 'peak, MiB']
+    for n in (1, 2):
+        assert page.tables[f'speed-caption-{n}'][0] == header
+        costs = page.row(f'speed-caption-{n}', 'up')
+        assert costs == ['2.00 M', '125.00 k', '375.00 k', '20.0 15.1\N{EN DASH}34.9', '62.5', '3.0']
+    how = 'on a chip, 2 threads, with the first seed&#39;s weights: latency of one image, median and quartiles of 10'
+    assert ' '.join(page.text.split()).count(how) == 2
+
+
+def test_without_speed(write, detectors):
+    folder = detectors(names=['up'])
+    content = json.loads((folder / 'detectors.json').read_text())
+    (folder / 'detectors.json').write_text(json.dumps(content | {'speed': None}))
+    page = write(detectors=[folder])
+    assert page.tables['speed-caption-1'][1:] == [['up', '2.00 M', '125.00 k', '375.00 k']]
+    assert 'Speed was not measured.' in page.text
+
+
+def test_measures_are_explained(write, consistency):
+    text = write(consistency=consistency).text
+    explained = re.findall(r'<dt>(CKA.*|relation|cosine|R2|kept error)</dt>\s*<dd>(.*)\.</dd>', text)
+    assert explained == [('CKA', EXPLAINED['cka']), ('R2', EXPLAINED['r2'])]  # those that the folder has
 
 
 def test_it_is_one_whole_accessible_page(write, everything):
@@ -89,6 +123,8 @@ SECTIONS = {
 def test_a_section_needs_its_files(write, everything, given):
     page = write(**{given: everything[given]})
     assert [a['id'] for a in page.all('h2')] == [*SECTIONS[given], 'reproduce']
+    assert page.text.count('(multiply-accumulates)') == 1
+    assert page.text.index('MACs') == page.text.index('MACs (multiply-accumulates)')
     assert [a['href'] for a in page.all('a')] == ['#main', *(f'#{name}' for name in SECTIONS[given]), '#reproduce']
 
 
@@ -174,6 +210,16 @@ def test_damaged_and_missing_files(request, write, tmp_path, file):
     with pytest.raises(FileNotFoundError, match=rf"{Path(file).name}' does not exist; tools/\w+\.py writes it"):
         write(**arguments)
     assert not (tmp_path / 'report.html').exists()
+
+
+@pytest.mark.parametrize('key', ['speed', 'params'])
+def test_a_folder_of_an_older_version(write, detectors, key):
+    folder = detectors()
+    content = json.loads((folder / 'detectors.json').read_text())
+    (content if key in content else content['rows'][0]).pop(key)
+    (folder / 'detectors.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"detectors.json' lacks (rows\.)?{key}; tools/compare_detectors.py of this"):
+        write(detectors=[folder])
 
 
 def test_nothing_to_show(write):

@@ -83,3 +83,15 @@ def test_projector_learns_and_is_saved_apart(distil, plan, image, terms, samples
     assert extra == [f'distill_losses.{t}.projector.{p}' for t in ('feature', 'token') for p in ('weight', 'bias')]
     model.parse_losses(model(image(64, 64), samples(2), mode='loss'))[0].backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_projector_leaves_the_random_numbers_of_the_student_alone(network, family, tiny_arch, dense, dense_path):
+    from mmpretrain.registry import MODELS
+
+    parts = network(tiny_arch(family))
+    config = dict(type='upvit_mm.DistillClassifier', **parts, teacher=dict(parts, checkpoint=str(dense_path)))
+    students = []
+    for term in (dict(type='upvit_mm.SoftTargetKL'), dict(type='upvit_mm.FeatureMSE', projector=True)):
+        torch.manual_seed(0)
+        students.append(MODELS.build(dict(config, distill=dict(term=term))))
+    assert torch.equal(*(student.head.fc.weight for student in students))

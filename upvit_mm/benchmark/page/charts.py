@@ -19,10 +19,12 @@ from upvit_mm.benchmark import detector_report
 from upvit_mm.benchmark.detector_report import KINDS
 from upvit_mm.benchmark.page.sources import DetectorRuns
 from upvit_mm.workflow import compare_report
+from upvit_mm.workflow.curves import style_of
 
 matplotlib.use('Agg')
 WIDTH, HEIGHT = 5, 3.2  # inches; at 10 points, letters are as large as the page's on a phone
-Point = tuple[str, float, float, float | None, str]  # name, MACs, mean and spread in %, colour
+DENSE = {'color': 'black', 'marker': '*'}  # beside rows in the styles of workflow/curves.py
+Point = tuple[str, float, float, float | None, dict[str, Any]]  # name, MACs, mean and spread in %, style
 
 
 def detector_charts(runs: DetectorRuns, name: str) -> list[dict[str, Any]]:
@@ -38,7 +40,7 @@ def detector_charts(runs: DetectorRuns, name: str) -> list[dict[str, Any]]:
         if len(runs.rows) == 1 or runs.rows[0]['mean'][key] is None:  # nothing to compare; data without an object
             continue
         points = [
-            (row['name'], row['macs'], 100 * row['mean'][key], _percent(row['std'][key]), f'C{k}')
+            (row['name'], row['macs'], 100 * row['mean'][key], _percent(row['std'][key]), style_of(k))
             for k, row in enumerate(runs.rows)
         ]
         charts.append(_tradeoff(points, 'MACs of the backbone', f'{KINDS[kind]} AP', f'{name}-{kind}'))
@@ -52,9 +54,9 @@ def detector_charts(runs: DetectorRuns, name: str) -> list[dict[str, Any]]:
 def classifier_charts(compared: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Top-1 against MACs, and by epoch."""
     dense, rows = compared['dense'], compared['rows']
-    points: list[Point] = [('dense', dense['macs'], dense['top1'], None, 'black')]
-    for row, colour in zip(rows, compare_report.COLOURS):
-        points.append((row['title'], compared['target']['macs'], row['mean'], row['std'], colour))
+    points: list[Point] = [('dense', dense['macs'], dense['top1'], None, DENSE)]
+    for k, row in enumerate(rows):
+        points.append((row['title'], compared['target']['macs'], row['mean'], row['std'], style_of(k)))
     text = f'Top-1 by epoch: {"; ".join(row["title"] for row in rows)}; mean and range over seeds; dotted: dense.'
     curves = as_svg(compare_report.draw_curves(compared), 'top1-curves')
     return [_tradeoff(points, 'MACs', 'top-1', 'top1'), {'svg': curves, 'text': text}]
@@ -72,7 +74,7 @@ def as_svg(figure: Figure, name: str) -> Markup:
     if legend := axes.get_legend():
         legend.remove()
     columns = 1 if max(map(len, labels)) > 16 else 3
-    figure.legend(handles, labels, loc='outside lower center', ncols=columns, frameon=False)
+    figure.legend(handles, labels, loc='outside lower center', ncols=columns, handlelength=3, frameon=False)
     figure.set_size_inches(WIDTH, HEIGHT + 0.2 * -(-len(labels) // columns))
     buffer = io.StringIO()
     with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': name}):
@@ -98,8 +100,8 @@ def data_uri(webp: io.BytesIO) -> str:
 def _tradeoff(points: Sequence[Point], cost: str, quality: str, name: str) -> dict[str, Any]:
     figure = Figure(layout='constrained')
     axes = figure.subplots()
-    for label, macs, mean, std, colour in points:
-        axes.errorbar(macs, mean, yerr=std, fmt='o', capsize=3, color=colour, label=label)
+    for label, macs, mean, std, style in points:
+        axes.errorbar(macs, mean, yerr=std, capsize=3, label=label, **{**style, 'linestyle': 'none'})
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set(xlabel=cost, ylabel=f'{quality}, %')
     axes.set_xlim(0, 1.08 * max(macs for _, macs, *_ in points))

@@ -51,8 +51,8 @@ DETECTORS = Source(
     'detectors.json',
     'tools/compare_detectors.py',
     ('rows', 'baseline', 'kinds', 'size', 'seeds', 'epochs', 'trained', 'machine', 'processes', 'config_sha256')
-    + ('upvit_mm_version',),
-    ('name', 'checkpoint', 'sha256', 'macs', 'backbone_params', 'runs', 'mean', 'std', 'over_baseline'),
+    + ('upvit_mm_version', 'speed'),
+    ('name', 'checkpoint', 'sha256', 'macs', 'backbone_params', 'params', 'runs', 'mean', 'std', 'over_baseline'),
 )
 CLASSIFIERS = Source(
     'compare.json',

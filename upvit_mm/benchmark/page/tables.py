@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from upvit_mm.benchmark.detector_report import KINDS
+from upvit_mm.benchmark.detector_report import AREAS, COSTS, KINDS
 from upvit_mm.benchmark.page.sources import DetectorRuns
 from upvit_mm.consistency.metrics import METRICS
+from upvit_mm.consistency.report import EXPLAINED
 from upvit_mm.consistency.seeds import mean_over_seeds, std_over_seeds
 from upvit_mm.pruning import PrunePlan, prunable_dims
 from upvit_mm.pruning.table import block_name, stage_name
@@ -47,6 +48,34 @@ def headline(detectors: Sequence[DetectorRuns], compared: Record | None = None) 
     ]
     groups = [{'title': runs.title, 'columns': _ap_columns(runs)} for runs in detectors]
     return {'groups': groups, 'rows': _with_shares(rows), 'size': detectors[0].content['size']}
+
+
+def ap_by_area(runs: DetectorRuns) -> dict[str, Any]:
+    """AP of every backbone in %, by threshold and by size of the object: a group for boxes, one for masks."""
+    names = [f'AP{name}' if name.isdigit() else name.upper() for name in AREAS.values()]
+    keys = [f'{kind}_{area}' for kind in runs.content['kinds'] for area in ('mAP', *AREAS)]
+    rows = [
+        {'name': row['name'], 'cells': [_figure(row['mean'][key], row['std'][key], 100) for key in keys]}
+        for row in runs.rows
+    ]
+    return {
+        'groups': [{'title': KINDS[kind], 'columns': ['AP', *names]} for kind in runs.content['kinds']],
+        'rows': rows,
+    }
+
+
+def detector_costs(runs: DetectorRuns) -> list[dict[str, Any]]:
+    """MACs, parameters and, where measured, ``speed``: latency in ms, images a second and the peak in MiB."""
+    measured = runs.content['speed']
+    rows = []
+    for row in runs.rows:
+        speed = None
+        if measured:
+            found = measured['detectors'][row['name']]
+            latency = {name: 1000 * found['latency'][name] for name in ('low', 'median', 'high')}
+            speed = {**latency, 'throughput': found['throughput'], 'peak': found['peak_bytes'] / 2**20}
+        rows.append({'name': row['name'], 'speed': speed, **{name: row[name] for name in COSTS}})
+    return rows
 
 
 def top1_of(row: Record, compared: Record) -> Figure | None:
@@ -98,7 +127,7 @@ def pruned_costs(report: Record) -> list[dict[str, Any]]:
 
 
 def kept_widths(plan: PrunePlan) -> list[dict[str, Any]]:
-    """By stage of the dense network, kept and dense widths of all its blocks; nothing is kept of one that went."""
+    """By stage of the dense network, kept and dense widths of all its blocks; nothing is kept of a removed one."""
     dims = prunable_dims(plan.source_arch)
 
     def width(name: str, stays: bool = True) -> dict[str, float]:
@@ -136,6 +165,12 @@ def last_stages(contrast: Record) -> list[dict[str, Any]]:
             rows.append({'name': title, 'macs': cost, 'cells': [_figure(*pair) for pair in figures]})
         tables.append({'size': size, 'stage': stage, 'columns': [METRICS[name] for name in present], 'rows': rows})
     return tables
+
+
+def explained(tables: Sequence[Record]) -> dict[str, str]:
+    """What the measures in ``last_stages`` are, by their titles."""
+    shown = {column for table in tables for column in table['columns']}
+    return {METRICS[name]: text for name, text in EXPLAINED.items() if METRICS[name] in shown}
 
 
 def _ap_columns(runs: DetectorRuns) -> list[str]:

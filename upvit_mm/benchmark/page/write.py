@@ -14,7 +14,17 @@ from matplotlib.ticker import EngFormatter
 from upvit_mm.benchmark.page.charts import classifier_charts, detector_charts, picture_uri
 from upvit_mm.benchmark.page.detections import detections
 from upvit_mm.benchmark.page.sources import CLASSIFIERS, CONSISTENCY, PRUNING, DetectorRuns, read_runs
-from upvit_mm.benchmark.page.tables import Record, classifier_rows, headline, kept_widths, last_stages, pruned_costs
+from upvit_mm.benchmark.page.tables import (
+    Record,
+    ap_by_area,
+    classifier_rows,
+    detector_costs,
+    explained,
+    headline,
+    kept_widths,
+    last_stages,
+    pruned_costs,
+)
 from upvit_mm.files import write_text_atomically
 from upvit_mm.openmmlab import SUPPORTED, installed_version
 from upvit_mm.pruning import PrunePlan
@@ -80,7 +90,16 @@ def _sections(
     """Tables, charts and pictures."""
     values: dict[str, Any] = {
         'headline': headline(runs, compared) if runs else None,
-        'detector_charts': [detector_charts(r, f'detector{k}') for k, r in enumerate(runs)],
+        'detectors': [
+            {
+                'content': r.content,
+                'title': r.title,
+                'charts': detector_charts(r, f'detector{k}'),
+                'ap': ap_by_area(r),
+                'costs': detector_costs(r),
+            }
+            for k, r in enumerate(runs)
+        ],
         'detections': [detections(r) for r in runs],
     }
     if compared:
@@ -89,7 +108,8 @@ def _sections(
         plan = PrunePlan.load(report['folder'] / 'plan.json')
         values |= {'widths': kept_widths(plan), 'costs': pruned_costs(report)}
     if contrast:
-        values |= {'last_stages': last_stages(contrast), 'pictures': _pictures(contrast)}
+        tables = last_stages(contrast)
+        values |= {'last_stages': tables, 'explained': explained(tables), 'pictures': _pictures(contrast)}
     return values
 
 

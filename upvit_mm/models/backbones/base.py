@@ -176,19 +176,20 @@ class UPBackbone(BaseModule):
         rates = iter(range(sum(self.arch.depths)))
         return [[rate * next(rates) / last for _ in range(depth)] for depth in self.arch.depths]
 
-    def check_indices(self, field: str, indices: Sequence[int], count: int) -> tuple[int, ...]:
+    def check_indices(self, field: str, indices: int | Sequence[int], count: int) -> tuple[int, ...]:
         """``indices`` as a tuple counted from the front.
 
         Raises:
-            ValueError: empty, or one outside ``[-count, count)``.
+            ValueError: empty, one twice, or one outside ``[-count, count)``.
         """
-        wrong = [i for i in indices if not -count <= i < count]
-        if wrong or not indices:
+        indices = (indices,) if isinstance(indices, int) else tuple(indices)
+        found = {i % count for i in indices if -count <= i < count}
+        if not indices or len(found) < len(indices):
             raise ValueError(
-                f'{field} = {tuple(indices)}: {self._describe()} has indices 0 to {count - 1} (or -1 to -{count}), '
-                'and at least one must be given.'
+                f'{field} = {indices}: {self._describe()} has indices 0 to {count - 1} (or -1 to -{count}), and at '
+                'least one must be given, each once.'
             )
-        return tuple(sorted(i % count for i in indices))
+        return tuple(sorted(found))
 
     @property
     def smallest_side(self) -> int:

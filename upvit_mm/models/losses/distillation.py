@@ -115,7 +115,8 @@ class FeatureMSE(DistillLoss):
         """
         widths = student.embed_dims[-1], teacher.embed_dims[-1]
         if self.with_projector:
-            self.projector = nn.Linear(*widths)
+            with torch.random.fork_rng(devices=[]):  # the student starts as it would without a teacher
+                self.projector = nn.Linear(*widths)
         elif self.plans:
             self.kept = kept_embedding(self.plans, student, teacher)
         elif widths[0] != widths[1]:
