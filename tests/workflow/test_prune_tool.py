@@ -241,6 +241,14 @@ def test_windows_of_a_pvtv2_are_refused_before_anything_is_scored(cfg, checkpoin
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
+def test_missing_data_are_named_before_anything_is_scored(cfg, checkpoint, target, tmp_path):
+    cfg.train_dataloader.dataset.data_root = '/no/imagenet'
+    with pytest.raises(FileNotFoundError, match=r"'/no/imagenet' does not exist: .* without labels: --images FOLDER"):
+        PruneJob(cfg, checkpoint, target, tmp_path / 'out', Settings(eval_images=0))
+    PruneJob(cfg, checkpoint, target, tmp_path / 'out', Settings(**QUICK))  # which needs none
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
 def test_the_config_of_a_detector_is_refused(cfg):
     with pytest.raises(ValueError, match="default_scope = 'mmdet': importance is measured in a classifier"):
         source_of(Config(dict(cfg, default_scope='mmdet')))

@@ -16,7 +16,7 @@ from upvit_mm.benchmark.whole_detector import build_detector, detector_state
 from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.files import sha256_of
 from upvit_mm.workflow.finetune import repeatable, set_epochs
-from upvit_mm.workflow.trainings import BOX_AP
+from upvit_mm.workflow.record import BOX_AP
 
 FAMILIES = {'upvit_mm.UPDeiT': 'deit', 'upvit_mm.UPPVTv2': 'pvtv2'}  # by type of backbone
 COCO_METRICS = ('CocoMetric', 'mmdet.CocoMetric')

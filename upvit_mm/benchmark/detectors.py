@@ -36,7 +36,8 @@ from upvit_mm.pruning.costs import Size
 from upvit_mm.runner import start_processes
 from upvit_mm.version import __version__
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.trainings import BOX_AP, Say, Training, train_all
+from upvit_mm.workflow.record import BOX_AP, Say
+from upvit_mm.workflow.trainings import Training, train_all
 
 
 @dataclass(frozen=True)

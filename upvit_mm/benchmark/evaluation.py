@@ -15,7 +15,8 @@ from upvit_mm.benchmark.contestants import ap_kinds
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.runner import build_runner
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.trainings import Say, console_of, placed
+from upvit_mm.workflow.record import Say
+from upvit_mm.workflow.trainings import console_of, placed
 
 METRICS, PREDICTIONS = 'metrics.json', 'predictions.pkl'
 AREAS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')

@@ -19,13 +19,15 @@ from upvit_mm.data.checks import check_datasets
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.costs import count_macs, count_params
+from upvit_mm.workflow.checks import check_goal
 from upvit_mm.workflow.compare_report import write_comparison
 from upvit_mm.workflow.finetune import Lesson, balanced_subset, check_dense_config, classifier, taught, training
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.prune import check_goal, prune
+from upvit_mm.workflow.prune import prune
+from upvit_mm.workflow.record import Say
 from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
 from upvit_mm.workflow.step_times import step_times
-from upvit_mm.workflow.trainings import Say, Training, evaluate, train_all
+from upvit_mm.workflow.trainings import Training, evaluate, train_all
 
 
 @dataclass(frozen=True)

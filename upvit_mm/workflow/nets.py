@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 
 import torch
-from mmengine.config import Config
 from torch import Tensor, nn
 
 from upvit_mm.arch import ArchSpec
@@ -16,33 +15,6 @@ from upvit_mm.pruning.importance import log_posteriors
 from upvit_mm.pruning.network import PosteriorNet
 
 BACKBONES = {'deit': UPDeiT, 'pvtv2': UPPVTv2}
-
-
-def check_readout(cfg: Config, family: str) -> None:
-    """Refuse a classifier that ``PosteriorNet`` is not: it would score another network than the config's.
-
-    Raises:
-        ValueError: which setting is another, and what it must be.
-    """
-    model = cfg.model
-    neck, backbone = (model.get('neck') or {}).get('type'), model.backbone
-    if family == 'deit':
-        out_type = backbone.get('out_type', 'featmap')
-        if out_type != 'cls_token' or neck:
-            raise ValueError(
-                f'model.backbone.out_type = {out_type!r}, model.neck = {neck!r}: the head of a DeiT must read the '
-                "class token here; set out_type='cls_token' and no neck."
-            )
-        if backbone.get('window_size'):
-            raise ValueError(
-                f'model.backbone.window_size = {backbone.window_size}: importance is measured with global attention; '
-                'leave it out, and give the windows of your detector to the budget (--window-size).'
-            )
-    elif str(neck).rpartition('.')[2] != 'GlobalAveragePooling':
-        raise ValueError(
-            f'model.neck = {neck!r}: the head of a PVTv2 must read the mean over tokens; set '
-            "neck=dict(type='GlobalAveragePooling')."
-        )
 
 
 def build_net(arch: ArchSpec, state: dict[str, Tensor], device: str = 'cpu') -> PosteriorNet:

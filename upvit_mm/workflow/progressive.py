@@ -28,8 +28,9 @@ from upvit_mm.workflow.finetune import (
     without_teacher,
 )
 from upvit_mm.workflow.prune import Outcome, prune
+from upvit_mm.workflow.record import Say
 from upvit_mm.workflow.settings import Goal, Settings
-from upvit_mm.workflow.trainings import Say, Training, train_all
+from upvit_mm.workflow.trainings import Training, train_all
 
 SLACK = 0.99  # by which an intermediate budget is lowered until widths can meet it
 

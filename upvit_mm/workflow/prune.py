@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
@@ -20,10 +19,9 @@ from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, preproc
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
-from upvit_mm.pruning.budget import Budget, check_budget, target_for_budget
+from upvit_mm.pruning.budget import Budget, target_for_budget
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.costs import count_macs, count_params
-from upvit_mm.pruning.depth import all_blocks
 from upvit_mm.pruning.depth_scores import choose_blocks
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.network import PosteriorNet
@@ -31,8 +29,9 @@ from upvit_mm.pruning.plan import Blocks
 from upvit_mm.pruning.scores import load_scores, save_scores, scores_digest
 from upvit_mm.pruning.scoring import Crew
 from upvit_mm.pruning.table import block_name
+from upvit_mm.workflow.checks import check_goal, check_images, check_readout
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.nets import build_net, check_readout, judge, peak_memory
+from upvit_mm.workflow.nets import build_net, judge, peak_memory
 from upvit_mm.workflow.report import write_report
 from upvit_mm.workflow.score import score_images
 from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
@@ -100,6 +99,8 @@ class PruneJob:
             )
         if self.num_classes and (needs_head or settings.eval_images or settings.compensate):
             check_readout(cfg, self.source.family)
+        if not settings.images:
+            check_images(cfg, ['train'] * (needs_head or settings.compensate) + ['val'] * bool(settings.eval_images))
         check_goal(goal, self.source, settings, self.num_classes)
         self.sha256 = sha256_of(local)
         self.ledger = Ledger(self.work_dir)
@@ -340,40 +341,6 @@ class PruneJob:
 
     def _save(self, plan: PrunePlan, state: dict[str, Tensor], name: str) -> None:
         save_checkpoint(self.work_dir / name, state, arch=plan.target_arch.to_dict(), **plan.meta)
-
-
-def check_goal(goal: Goal, source: ArchSpec, settings: Settings, num_classes: int) -> None:
-    """Refuse, before anything is trained or scored, a goal that no scores could reach.
-
-    Args:
-        goal: what to reach.
-        source: the dense architecture.
-        settings: how.
-        num_classes: outputs of the head, which counts; 0 = none.
-
-    Raises:
-        ValueError: a plan or target that does not fit the source, or a budget that cannot be met.
-    """
-    count_macs(source, (source.img_size,) * 2, num_classes, **settings.layout)  # refuses windows in a PVTv2
-    if isinstance(goal, PrunePlan):
-        if replace(goal.source_arch, name=source.name) != source:
-            raise ValueError('the plan belongs to another source architecture than the one of the config.')
-        return
-    if isinstance(goal, Budget):
-        if settings.non_uniform:
-            check_budget(source, goal, settings.grain, num_classes, **settings.layout)
-            return
-        goal = target_for_budget(source, goal, settings.grain, num_classes, **settings.layout)
-    if goal.family != source.family:
-        raise ValueError(f'target family = {goal.family!r}: the source is a {source.family}.')
-    if any(depth > full for depth, full in zip(goal.depths, source.depths)):
-        raise ValueError(
-            f'target depths = {list(goal.depths)}: pruning cannot deepen the source, which has {list(source.depths)}.'
-        )
-    if goal.depths == source.depths or source.is_regular:  # then it makes no difference which blocks stay
-        scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
-        blocks = tuple(map(all_blocks, goal.depths))
-        plan_for_target(source, goal, scores, settings.head_policy, settings.tie_qkv, blocks)
 
 
 def prune(cfg: Config, checkpoint: str, goal: Goal, work_dir: Path, settings: Settings, **more) -> Outcome:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import json
 import multiprocessing
 import os
-import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,59 +23,16 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, broadcast_object_list, is_distributed, is_main_process
-from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
 from torch import Tensor
 
 from upvit_mm.cli import is_mistake
 from upvit_mm.files import empty_folder, sha256_of, write_text_atomically
 from upvit_mm.runner import build_runner
 from upvit_mm.workflow.ledger import Ledger, fingerprint
+from upvit_mm.workflow.record import TOP1, Metric, RecordHook, Say, read_record
 
 RUN_NUMBERS = itertools.count()  # of this process
-Say = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a training is judged by.
-
-    Attributes:
-        key: as the evaluator names it.
-        text: how people read it.
-        empty: what it is when the evaluator leaves it out; None = it may not.
-    """
-
-    key: str
-    text: str
-    empty: float | None = None
-
-    @property
-    def name(self) -> str:
-        """Its name in the record."""
-        return self.key.rpartition('/')[2]
-
-    @classmethod
-    def of(cls, cfg: Config) -> Metric:
-        """The config's ``judged_by``; without one it is a classifier's."""
-        return METRICS[cfg.get('judged_by', TOP1.key)]
-
-    def read(self, metrics: Mapping[str, float]) -> float:
-        """Its value.
-
-        Raises:
-            ValueError: the evaluator does not give it.
-        """
-        value = metrics.get(self.key, self.empty)
-        if value is None:
-            raise ValueError(f"val_evaluator gives {', '.join(metrics)}: it must give {self.key}; use type='Accuracy'.")
-        return float(value)
-
-
-TOP1 = Metric('accuracy/top1', 'top-1 {:.2f} %')
-BOX_AP = Metric('coco/bbox_mAP', 'box AP {:.3f}', empty=0.0)  # mmdet's CocoMetric says nothing of no detection at all
-METRICS = {metric.key: metric for metric in (TOP1, BOX_AP)}
 
 
 @dataclass(frozen=True)
@@ -116,7 +71,7 @@ class Training:
 
     def record(self) -> dict[str, Any]:
         """``top1`` in % (``bbox_mAP`` in 0 to 1) after each epoch, None if unknown; ``seconds_per_step``: median."""
-        return _read_record(self.folder, self.epochs, Metric.of(self.cfg))
+        return read_record(self.folder, self.epochs, Metric.of(self.cfg))
 
     def prepare(self) -> Path | None:
         """Write the config, in a folder of these inputs.
@@ -240,69 +195,6 @@ class VerbatimConfig(Config):
     @property
     def pretty_text(self) -> str:
         return self.text
-
-
-class RecordHook(Hook):
-    """Keeps ``record.json`` of a run: its metric after each epoch that was judged, and the time of a step without
-    loading.
-
-    Args:
-        metric: which.
-        say: told its values, and of epochs that are not judged.
-    """
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self, metric: Metric = TOP1, say: Say | None = None):
-        self.metric, self.say = metric, say
-
-    def before_train(self, runner: Runner) -> None:
-        self.seconds: list[float] = []
-        known = _read_record(Path(runner.work_dir), runner.epoch, self.metric)
-        self.values, self.earlier = known[self.metric.name], known['seconds_per_step']
-        if (
-            self.values and self.values[-1] is None and _is_judged(runner, runner.epoch)
-        ):  # cut off between saving and judging
-            runner.val_loop.run()
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        self.started = time.perf_counter()
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self.started)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        epoch = runner.epoch + 1
-        if self.say and not _is_judged(runner, epoch):
-            self.say(f'  epoch {epoch}/{runner.max_epochs}')
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        earlier = self.values[: runner.epoch - 1]
-        unjudged = [None] * (runner.epoch - 1 - len(earlier))
-        self.values = [*earlier, *unjudged, self.metric.read(metrics)]
-        seconds = statistics.median(self.seconds) if self.seconds else self.earlier
-        if is_main_process():
-            text = json.dumps({self.metric.name: self.values, 'seconds_per_step': seconds})
-            write_text_atomically(Path(runner.work_dir, 'record.json'), text + '\n')
-        if self.say:
-            self.say(f'  epoch {runner.epoch}/{runner.max_epochs}: {self.metric.text.format(self.values[-1])}')
-
-
-def _is_judged(runner: Runner, epoch: int) -> bool:
-    """Whether mmengine's loop validates after that many epochs."""
-    loop = runner.train_loop
-    return epoch >= loop.val_begin and (epoch % loop.val_interval == 0 or epoch == loop.max_epochs)
-
-
-def _read_record(folder: Path, epochs: int, metric: Metric) -> dict[str, Any]:
-    path, record = folder / 'record.json', {}
-    if path.is_file():
-        record = json.loads(path.read_text(encoding='utf-8'))
-    values = record.get(metric.name, [])[:epochs]
-    values += [None] * (epochs - len(values))
-    return {metric.name: values, 'seconds_per_step': record.get('seconds_per_step')}
 
 
 def _finished(trainings: Sequence[Training], jobs: int, say: Say) -> Iterator[Training]:

@@ -1,0 +1,92 @@
+"""What a pruning job refuses before anything is scored or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from mmengine.config import Config
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.data.checks import check_datasets
+from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims
+from upvit_mm.pruning.budget import Budget, check_budget, target_for_budget
+from upvit_mm.pruning.costs import count_macs
+from upvit_mm.pruning.depth import all_blocks
+from upvit_mm.workflow.settings import Goal, Settings
+
+
+def check_readout(cfg: Config, family: str) -> None:
+    """Refuse a classifier that ``PosteriorNet`` is not: it would score another network than the config's.
+
+    Raises:
+        ValueError: which setting is another, and what it must be.
+    """
+    model = cfg.model
+    neck, backbone = (model.get('neck') or {}).get('type'), model.backbone
+    if family == 'deit':
+        out_type = backbone.get('out_type', 'featmap')
+        if out_type != 'cls_token' or neck:
+            raise ValueError(
+                f'model.backbone.out_type = {out_type!r}, model.neck = {neck!r}: the head of a DeiT must read the '
+                "class token here; set out_type='cls_token' and no neck."
+            )
+        if backbone.get('window_size'):
+            raise ValueError(
+                f'model.backbone.window_size = {backbone.window_size}: importance is measured with global attention; '
+                'leave it out, and give the windows of your detector to the budget (--window-size).'
+            )
+    elif str(neck).rpartition('.')[2] != 'GlobalAveragePooling':
+        raise ValueError(
+            f'model.neck = {neck!r}: the head of a PVTv2 must read the mean over tokens; set '
+            "neck=dict(type='GlobalAveragePooling')."
+        )
+
+
+def check_images(cfg: Config, parts: Sequence[str]) -> None:
+    """Refuse a config whose data of these parts (``'train'``, ``'val'``) are missing or do not fit it.
+
+    Raises:
+        FileNotFoundError: a folder is missing.
+        ValueError: see ``check_datasets``.
+    """
+    try:
+        check_datasets(cfg, parts)
+    except FileNotFoundError as error:
+        hint = 'Any images will do, without labels: --images FOLDER --num-images N.'
+        raise FileNotFoundError(f'{error} {hint}') from error
+
+
+def check_goal(goal: Goal, source: ArchSpec, settings: Settings, num_classes: int) -> None:
+    """Refuse, before anything is trained or scored, a goal that no scores could reach.
+
+    Args:
+        goal: what to reach.
+        source: the dense architecture.
+        settings: how.
+        num_classes: outputs of the head, which counts; 0 = none.
+
+    Raises:
+        ValueError: a plan or target that does not fit the source, or a budget that cannot be met.
+    """
+    count_macs(source, (source.img_size,) * 2, num_classes, **settings.layout)  # refuses windows in a PVTv2
+    if isinstance(goal, PrunePlan):
+        if replace(goal.source_arch, name=source.name) != source:
+            raise ValueError('the plan belongs to another source architecture than the one of the config.')
+        return
+    if isinstance(goal, Budget):
+        if settings.non_uniform:
+            check_budget(source, goal, settings.grain, num_classes, **settings.layout)
+            return
+        goal = target_for_budget(source, goal, settings.grain, num_classes, **settings.layout)
+    if goal.family != source.family:
+        raise ValueError(f'target family = {goal.family!r}: the source is a {source.family}.')
+    if any(depth > full for depth, full in zip(goal.depths, source.depths)):
+        raise ValueError(
+            f'target depths = {list(goal.depths)}: pruning cannot deepen the source, which has {list(source.depths)}.'
+        )
+    if goal.depths == source.depths or source.is_regular:  # then it makes no difference which blocks stay
+        scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
+        blocks = tuple(map(all_blocks, goal.depths))
+        plan_for_target(source, goal, scores, settings.head_policy, settings.tie_qkv, blocks)
