@@ -8,9 +8,10 @@ from mmengine.config import Config
 from upvit_mm.workflow.trainings import Training, train_all
 
 FAILS = """
+_base_ = []  # without, the stock mmengine would take the imports for a lazy config
+import pathlib
 import time
-from pathlib import Path
-Path({ran!r}).touch()
+pathlib.Path({ran!r}).touch()
 time.sleep({seconds})
 raise ValueError('of no use')
 """
