@@ -42,6 +42,18 @@ def said(monkeypatch):
             SLURM,
             "GPUS=16 tools/slurm_compare.sh gpu 'up b0' c.py out --seeds 0",
         ),
+        (
+            'compare.py c.py --launcher pytorch',
+            'pytorch',
+            TORCHRUN | {'LOCAL_WORLD_SIZE': '4'},
+            'NNODES=2 tools/dist_compare.sh c.py 4',
+        ),
+        (
+            'compare.py c.py --work-dir out --launcher slurm',
+            'slurm',
+            SLURM | {'SLURM_NTASKS_PER_NODE': '4'},
+            "GPUS=16 GPUS_PER_NODE=4 tools/slurm_compare.sh gpu 'up b0' c.py out",
+        ),
         ('compare.py c.py --launcher=slurm', 'slurm', SLURM, 'python compare.py c.py --launcher=slurm'),  # by hand
         ('compare.py c.py --launcher mpi', 'mpi', {}, 'python compare.py c.py --launcher mpi'),
     ],

@@ -36,9 +36,13 @@ def command_line(launcher: str = 'none') -> str:
     tool, words = Path(sys.argv[0]).stem, sys.argv[1:]
     if launcher == 'pytorch' and words[1:3] == ['--launcher', launcher]:
         _, size, _ = place_in_job(launcher)
-        return shlex.join([f'tools/dist_{tool}.sh', words[0], str(size), *words[3:]])
+        here = int(os.environ.get('LOCAL_WORLD_SIZE', size))
+        nodes = f'NNODES={size // here} ' if size > here else ''
+        return nodes + shlex.join([f'tools/dist_{tool}.sh', words[0], str(here), *words[3:]])
     if launcher == 'slurm' and words[1:2] + words[3:5] == ['--work-dir', '--launcher', launcher]:
         _, size, _ = place_in_job(launcher)
         job = [os.environ.get(f'SLURM_JOB_{name}', name) for name in ('PARTITION', 'NAME')]
-        return f'GPUS={size} ' + shlex.join([f'tools/slurm_{tool}.sh', *job, words[0], words[2], *words[5:]])
+        per_node = os.environ.get('SLURM_NTASKS_PER_NODE')
+        nodes = f'GPUS_PER_NODE={per_node} ' if per_node else ''
+        return f'GPUS={size} {nodes}' + shlex.join([f'tools/slurm_{tool}.sh', *job, words[0], words[2], *words[5:]])
     return shlex.join(['python', *sys.argv])

@@ -205,15 +205,22 @@ def test_mistakes(compare, cfg, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
-def test_goals_out_of_reach_are_refused_before_the_dense_network_is_trained(cfg, tmp_path):
+def test_goals_out_of_reach_are_refused_before_the_dense_network_is_trained(cfg, tmp_path, monkeypatch):
     wider = ArchSpec.from_dict(cfg.arch).with_widths({'mlp_hidden_dims': 4096})
     job = (SETTINGS, Options(epochs=1), tmp_path)
     with pytest.raises(ValueError, match='mlp_hidden: the target keeps 4096 of'):
         Comparison(cfg, None, wider, *job)
     with pytest.raises(ValueError, match='out of reach: the narrowest network costs'):
         Comparison(cfg, None, Budget.parse('params=1%'), *job)
+    half = Budget.parse('params=50%')
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    with pytest.raises(ValueError, match=r"device = 'cuda': torch .* sees no GPU"):
+        Comparison(cfg, None, half, replace(SETTINGS, device='cuda'), *job[1:])
     with pytest.raises(ValueError, match='compensate = False: the rows need the plain and the compensated slice'):
-        Comparison(cfg, None, Budget.parse('params=50%'), replace(SETTINGS, compensate=False), *job[1:])
+        Comparison(cfg, None, half, replace(SETTINGS, compensate=False), *job[1:])
+    cfg.model.neck = None
+    with pytest.raises(ValueError, match=r'model\.neck = None: the head of a PVTv2 must read the mean'):
+        Comparison(cfg, None, half, *job)
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])

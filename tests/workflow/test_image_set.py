@@ -92,6 +92,10 @@ def test_images_come_from_inside_a_wrapper(cfg, scope):
     plain, inner = proxy_set(cfg, 2, seed=0), cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=inner)
     assert proxy_set(cfg, 2, seed=0).paths == plain.paths
-    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[inner, inner])
-    with pytest.raises(ValueError, match=r"dataset.type = 'ConcatDataset': images are drawn from one data set"):
-        proxy_set(cfg, 2, seed=0)
+    for other in (
+        dict(type='ConcatDataset', datasets=[inner, inner]),
+        dict(type='KFoldDataset', fold=1, test_mode=False, dataset=inner),  # its images are not all of the inner one
+    ):
+        cfg.train_dataloader.dataset = other
+        with pytest.raises(ValueError, match=f'dataset.type = {other["type"]!r}: images are drawn from one data set'):
+            proxy_set(cfg, 2, seed=0)

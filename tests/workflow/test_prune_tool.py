@@ -243,9 +243,32 @@ def test_windows_of_a_pvtv2_are_refused_before_anything_is_scored(cfg, checkpoin
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_missing_data_are_named_before_anything_is_scored(cfg, checkpoint, target, tmp_path):
     cfg.train_dataloader.dataset.data_root = '/no/imagenet'
+    job = PruneJob(cfg, checkpoint, target, tmp_path / 'out', Settings(eval_images=0))
+    assert job.target() == target  # which needs none
     with pytest.raises(FileNotFoundError, match=r"'/no/imagenet' does not exist: .* without labels: --images FOLDER"):
-        PruneJob(cfg, checkpoint, target, tmp_path / 'out', Settings(eval_images=0))
-    PruneJob(cfg, checkpoint, target, tmp_path / 'out', Settings(**QUICK))  # which needs none
+        job.run()
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_a_finished_job_does_without_the_data(cfg, checkpoint, target, tmp_path, monkeypatch):
+    settings = Settings(method='taylor', per_class=1, eval_images=20)
+    first = prune(cfg, checkpoint, target, tmp_path, settings)
+    monkeypatch.setattr('upvit_mm.workflow.prune.check_images', lambda *args: pytest.fail('looked for images'))
+    assert prune(cfg, checkpoint, target, tmp_path, settings).held_out == first.held_out
+
+
+@pytest.mark.parametrize('family', ['deit'])
+def test_blocks_are_chosen_by_the_head(cfg, checkpoint, tmp_path):
+    """By KL, whatever method ranks the channels: so the head must be there, and be read as it is scored."""
+    goal, settings = goal_and_settings(cfg, QUICK | {'widths': {'depths': [1]}})
+    cfg.model.backbone.window_size = 4
+    with pytest.raises(ValueError, match='window_size = 4: importance is measured with global attention'):
+        PruneJob(cfg, checkpoint, goal, tmp_path, settings)
+    cfg.model.backbone.pop('window_size')
+    headless = {k: v for k, v in torch.load(checkpoint)['state_dict'].items() if not k.startswith('head.')}
+    torch.save(headless, tmp_path / 'headless.pth')
+    with pytest.raises(ValueError, match=r'has no linear head: .* a target of its own depth'):
+        PruneJob(cfg, str(tmp_path / 'headless.pth'), goal, tmp_path, settings)
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
@@ -258,7 +281,8 @@ def test_the_config_of_a_detector_is_refused(cfg):
 def test_a_plan_of_the_same_network_by_another_name(cfg, checkpoint, target, tmp_path):
     plan = prune(cfg, checkpoint, target, tmp_path / 'first', Settings(**QUICK)).plan
     renamed = replace(plan, source_arch=replace(plan.source_arch, name='other'))
-    assert prune(cfg, checkpoint, renamed, tmp_path / 'again', Settings(**QUICK)).plan.target_arch == target
+    settings = Settings(**QUICK, compensate=True)
+    assert prune(cfg, checkpoint, renamed, tmp_path / 'again', settings).plan.target_arch == target
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
@@ -276,6 +300,19 @@ def test_the_first_process_waits_until_nobody_looks_for_the_shared_estimate(cfg,
         assert pool.submit(jobs[1].scores).result(timeout=60) is None
         assert set(first.result(timeout=60)) == set(prunable_dims(whole))
     assert not (tmp_path / 'partial').exists()
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_a_process_that_comes_when_all_is_done_does_not_wait(cfg, checkpoint, target, tmp_path, monkeypatch):
+    """As after a kill that came late: the first finds all shares there, and is done while others still read images."""
+    whole = ArchSpec.from_dict(cfg.arch)
+    settings = Settings(method='hybrid', draws=1, per_class=1, batch_size=20, eval_images=0)
+    late = PruneJob(cfg, checkpoint, whole, tmp_path, settings, crew=Crew(1, 2))
+    current = late.ledger.is_current
+    answers = iter([False])  # when it looked the first had not finished
+    monkeypatch.setattr(late.ledger, 'is_current', lambda *inputs: next(answers, None) is None and current(*inputs))
+    PruneJob(cfg, checkpoint, whole, tmp_path, settings).scores()
+    assert late.scores() is None
 
 
 def test_join_crew(monkeypatch):

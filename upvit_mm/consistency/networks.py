@@ -20,6 +20,7 @@ from upvit_mm.files import sha256_of
 from upvit_mm.models import UPDeiT, UPPVTv2
 from upvit_mm.models.layers import WindowedAttention
 from upvit_mm.pruning.costs import Size, count_macs
+from upvit_mm.registry import type_name
 
 BACKBONES = {'UPDeiT': UPDeiT, 'UPPVTv2': UPPVTv2}
 SWAPS = {  # upstream's builds of the same networks, and ours, which loads their checkpoints
@@ -147,7 +148,7 @@ def _read(config: str | Path | Config, options: Mapping[str, Any] | None) -> Con
 def _class_of(kind: str | type | None, config: str | None) -> type:
     if kind is None:
         raise ValueError(f'config {config!r} has no model.backbone: give the config of a classifier or detector.')
-    name = (kind if isinstance(kind, str) else kind.__name__).rsplit('.', 1)[-1]
+    name = type_name(kind)
     if name not in BACKBONES:
         swap = SWAPS.get(name)
         raise ValueError(

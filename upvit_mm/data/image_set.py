@@ -13,6 +13,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from upvit_mm.pruning.importance import Batch
+from upvit_mm.registry import type_name
 
 logger = logging.getLogger('upvit_mm')
 MAX_UNREADABLE = 0.01  # share
@@ -96,12 +97,15 @@ def unwrapped(dataset: dict) -> dict:
     """The data set inside one that repeats or rebalances it.
 
     Raises:
-        ValueError: there are several inside.
+        ValueError: another wrapper, as one of several data sets or of a fold.
     """
-    while 'dataset' in dataset:
+    while type_name(dataset['type']) in ('RepeatDataset', 'ClassBalancedDataset'):
         dataset = dataset['dataset']
-    if 'datasets' in dataset:
-        raise ValueError(f'dataset.type = {dataset["type"]!r}: images are drawn from one data set; name one of them.')
+    if 'dataset' in dataset or 'datasets' in dataset:
+        raise ValueError(
+            f'dataset.type = {type_name(dataset["type"])!r}: images are drawn from one data set, repeated or class '
+            'balanced at most; name one.'
+        )
     return dataset
 
 

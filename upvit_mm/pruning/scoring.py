@@ -129,14 +129,18 @@ def _read(path: Path) -> dict | None:
         return None
 
 
-def wait_for(paths: Sequence[Path]) -> None:
+def wait_for(paths: Sequence[Path], unless: Callable[[], bool] = lambda: False) -> None:
     """Wait until all files are there.
+
+    Args:
+        paths: the files.
+        unless: asked while one is missing; ends the waiting when it holds.
 
     Raises:
         TimeoutError: no new one appeared for an hour.
     """
     missing, since = [p for p in paths if not p.is_file()], time.monotonic()
-    while missing:
+    while missing and not unless():
         if time.monotonic() - since > PATIENCE:
             raise TimeoutError(
                 f'{missing[0]} did not appear for {PATIENCE / 60:.0f} minutes: another process died, or the work dir '

@@ -14,6 +14,7 @@ from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims
 from upvit_mm.pruning.budget import Budget, check_budget, target_for_budget
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.pruning.depth import all_blocks
+from upvit_mm.registry import type_name
 from upvit_mm.workflow.settings import Goal, Settings
 
 
@@ -37,7 +38,7 @@ def check_readout(cfg: Config, family: str) -> None:
                 f'model.backbone.window_size = {backbone.window_size}: importance is measured with global attention; '
                 'leave it out, and give the windows of your detector to the budget (--window-size).'
             )
-    elif str(neck).rpartition('.')[2] != 'GlobalAveragePooling':
+    elif neck is None or type_name(neck) != 'GlobalAveragePooling':
         raise ValueError(
             f'model.neck = {neck!r}: the head of a PVTv2 must read the mean over tokens; set '
             "neck=dict(type='GlobalAveragePooling')."

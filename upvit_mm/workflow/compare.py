@@ -15,11 +15,12 @@ from mmengine.registry import init_default_scope
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import load_classifier, local_file
+from upvit_mm.cli import check_device
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.costs import count_macs, count_params
-from upvit_mm.workflow.checks import check_goal
+from upvit_mm.workflow.checks import check_goal, check_readout
 from upvit_mm.workflow.compare_report import write_comparison
 from upvit_mm.workflow.finetune import Lesson, balanced_subset, check_dense_config, classifier, taught, training
 from upvit_mm.workflow.ledger import Ledger, fingerprint
@@ -139,6 +140,8 @@ class Comparison:
         self.cfg, self.goal, self.settings, self.options = cfg, goal, settings, options
         self.work_dir, self.say = Path(work_dir).absolute(), say
         self.given, self.source = checkpoint, source_of(cfg)
+        check_readout(cfg, self.source.family)
+        check_device(settings.device)
         check_goal(goal, self.source, settings, cfg.model.head.num_classes)
         self.lr = options.lr or cfg.optim_wrapper.optimizer.lr
         self.finetune_lr = options.finetune_lr or self.lr

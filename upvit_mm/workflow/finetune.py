@@ -234,5 +234,6 @@ def repeatable(run: Config, seed: int) -> Config:
     checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
     run.default_hooks = dict(run.get('default_hooks') or {}, checkpoint=checkpoint)
     run.launcher, run.load_from, run.resume = 'none', None, True
-    run.pop('work_dir', None)  # says where, and is no part of what is trained
+    for key in ('work_dir', 'prune'):  # where, and how it is pruned: no part of what is trained
+        run.pop(key, None)
     return run

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from mmengine.config import Config
@@ -68,7 +68,7 @@ class PruneJob:
         crew: which of the job's processes this is; all score, the first does the rest.
 
     Raises:
-        FileNotFoundError: a missing checkpoint or data folder.
+        FileNotFoundError: a missing checkpoint; from the steps, a missing data folder.
         ValueError: a checkpoint, goal, file of scores or image set that does not fit; the message says which and why.
     """
 
@@ -89,19 +89,23 @@ class PruneJob:
         local = local_file(checkpoint)
         self.state = load_classifier(local)
         self.num_classes = len(self.state.get('head.fc.bias', ()))
-        needs_head = (
+        scores_images = (
             not scores_file and not isinstance(goal, PrunePlan) and settings.method not in ('magnitude', 'random')
         )
+        chooses_blocks = isinstance(goal, ArchSpec) and goal.depths != self.source.depths
+        needs_head = scores_images or chooses_blocks
         if not self.num_classes and (needs_head or settings.eval_images):
             raise ValueError(
                 f'checkpoint {checkpoint!r} has no linear head: importance and KL are measured on class posteriors. A '
-                'backbone alone needs --scores, --plan or --method magnitude, and --eval-images 0.'
+                'backbone alone needs --scores, --plan or --method magnitude, a target of its own depth, and '
+                '--eval-images 0.'
             )
         if self.num_classes and (needs_head or settings.eval_images or settings.compensate):
             check_readout(cfg, self.source.family)
-        if not settings.images:
-            check_images(cfg, ['train'] * (needs_head or settings.compensate) + ['val'] * bool(settings.eval_images))
+        self._parts = ['train'] * (needs_head or settings.compensate) + ['val'] * bool(settings.eval_images)
         check_goal(goal, self.source, settings, self.num_classes)
+        if isinstance(goal, PrunePlan):
+            self.goal = replace(goal, source_arch=self.source)  # the same network, by the name that it has here
         self.sha256 = sha256_of(local)
         self.ledger = Ledger(self.work_dir)
         self.method = settings.method  # of the scores; a file of scores knows its own
@@ -178,13 +182,16 @@ class PruneJob:
         if self.ledger.is_current('scores', inputs):
             logger.info('%s: scored before from the same inputs', path)
             return load_scores(path, self.source)[0] if self.crew.rank == 0 else None
+        self._check_images()
         parts, meta = self.work_dir / 'partial', {}
         if method == 'magnitude':
             scores = magnitude_scores(self.source, self.state)
         elif method == 'random':
             scores = random_scores(self.source, self.settings.seed)
         else:
-            scores = score_images(self.dense, self.proxy, self.settings, parts / inputs[:16], self.crew, self._cut)
+            folder = parts / inputs[:16]
+            done = partial(self.ledger.is_current, 'scores', inputs)
+            scores = score_images(self.dense, self.proxy, self.settings, folder, self.crew, self._cut, done)
             meta = {'images': len(self.proxy.numbers)}
         if self.crew.rank:
             return None
@@ -221,6 +228,7 @@ class PruneJob:
         inputs = fingerprint('slice', inputs, self._data if s.compensate else None)
         if self.ledger.is_current('slice', inputs):
             return
+        self._check_images()
         state = slice_state(self.state, plan)
         plan.target_arch.save_json(self.work_dir / 'arch.json')
         files = ['arch.json', 'sliced.pth']
@@ -274,6 +282,11 @@ class PruneJob:
         return costs
 
     # --------------------------------------------------------------------- parts
+
+    def _check_images(self) -> None:
+        """Refuse missing data before hours of work, where there is work to do."""
+        if not self.settings.images:
+            check_images(self.cfg, self._parts)
 
     def _method_inputs(self) -> dict:
         s = self.settings

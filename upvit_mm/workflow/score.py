@@ -22,7 +22,13 @@ Cut = Callable[[Scores], tuple[dict[str, Tensor], dict[str, int]]]  # to kept ch
 
 
 def score_images(
-    net: PosteriorNet, proxy: ImageSet, settings: Settings, folder: Path, crew: Crew, cut: Cut
+    net: PosteriorNet,
+    proxy: ImageSet,
+    settings: Settings,
+    folder: Path,
+    crew: Crew,
+    cut: Cut,
+    done: Callable[[], bool],
 ) -> Scores | None:
     """Scores by a method that looks at images (``settings.method``).
 
@@ -33,6 +39,7 @@ def score_images(
         folder: for partial sums, of these inputs alone, on a disk that all processes share.
         crew: who works.
         cut: what a plan made from scores keeps; ``hybrid`` asks.
+        done: whether the first process has finished all of it, and removed the folder.
 
     Returns:
         Scores by dim name for the first process, None for others.
@@ -52,7 +59,9 @@ def score_images(
     shared = folder / 'fisher.pt'  # every process must look for the same cut
     if estimate is not None:
         save_scores(shared, estimate, net.backbone.arch)
-    wait_for([shared])
+    wait_for([shared], unless=done)
+    if crew.rank and done():
+        return None
     estimate, _ = load_scores(shared, net.backbone.arch)
     seen = [folder / f'seen_by_{rank}' for rank in range(crew.size)]
     seen[crew.rank].touch()

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
 from upvit_mm.pruning.budget import Budget, Grain
+from upvit_mm.registry import type_name
 from upvit_mm.workflow.finetune import BACKBONES
 
 GOALS = ('target', 'widths', 'budget', 'plan')
@@ -124,14 +125,13 @@ def source_of(cfg: Config) -> ArchSpec:
         )
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     kind = backbone.get('type')
-    name = kind if kind is None or isinstance(kind, str) else kind.__name__
-    if name is None or name.rsplit('.', 1)[-1] not in [known.rsplit('.', 1)[-1] for known in BACKBONES]:
+    if kind is None or type_name(kind) not in map(type_name, BACKBONES):
         raise ValueError(
-            f'model.backbone.type = {name!r}: must be one of {", ".join(BACKBONES)}, which load the usual checkpoints '
+            f'model.backbone.type = {kind!r}: must be one of {", ".join(BACKBONES)}, which load the usual checkpoints '
             'of DeiT and PVTv2.'
         )
     if backbone.get('arch') is None:
-        raise ValueError(f"model.backbone.arch of {name}: is missing; name one, as arch='pvtv2-b0'.")
+        raise ValueError(f"model.backbone.arch of {kind}: is missing; name one, as arch='pvtv2-b0'.")
     return resolve_arch(backbone.arch)
 
 

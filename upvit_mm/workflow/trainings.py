@@ -10,6 +10,7 @@ import gc
 import itertools
 import multiprocessing
 import os
+import shutil
 import sys
 import threading
 import time
@@ -89,6 +90,8 @@ class Training:
         found = self.folder.iterdir() if self.folder.exists() else ()
         if not marker.is_file() and any(path.suffix != '.part' for path in found):  # a kill leaves a part
             raise ValueError(f'{str(self.folder)!r} holds something else than a training; name another work dir.')
+        if self.folder.exists() and not marker.is_file():
+            shutil.rmtree(self.folder)  # what a kill left
         aside = None
         if marker.is_file() and (theirs := marker.read_text(encoding='utf-8')) != self.inputs:
             if any(self.folder.glob('epoch_*.pth')):

@@ -94,4 +94,5 @@ def test_a_projector_leaves_the_random_numbers_of_the_student_alone(network, fam
     for term in (dict(type='upvit_mm.SoftTargetKL'), dict(type='upvit_mm.FeatureMSE', projector=True)):
         torch.manual_seed(0)
         students.append(MODELS.build(dict(config, distill=dict(term=term))))
+        students[-1].init_weights()
     assert torch.equal(*(student.head.fc.weight for student in students))
