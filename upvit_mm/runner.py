@@ -142,3 +142,10 @@ def start_processes(cfg: Config) -> None:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
         cfg.setdefault('model_wrapper_cfg', wrapper)
+
+
+def leave_processes() -> None:
+    """Leave the process group at the end of a tool: processes that still have theirs when Python ends may be aborted,
+    and the launcher would count them as failed."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
