@@ -31,13 +31,13 @@ def said(monkeypatch):
     [
         ('tools/prune.py c.py w.pth', 'none', {}, 'python tools/prune.py c.py w.pth'),
         (
-            '/root/tools/compare.py c.py --launcher pytorch --work-dir "a b"',
+            '/opt/upvit_mm/tools/compare.py c.py --launcher pytorch --work-dir "a b"',
             'pytorch',
             TORCHRUN,
             "tools/dist_compare.sh c.py 8 --work-dir 'a b'",
         ),
         (
-            '/root/tools/compare.py c.py --work-dir out --launcher slurm --seeds 0',
+            '/opt/upvit_mm/tools/compare.py c.py --work-dir out --launcher slurm --seeds 0',
             'slurm',
             SLURM,
             "GPUS=16 tools/slurm_compare.sh gpu 'up b0' c.py out --seeds 0",
