@@ -119,8 +119,9 @@ def side_by_side(trainings: int) -> list[str]:
 def backbones_of(classifiers: Path, epochs: dict[str, int]) -> dict[str, str]:
     """``ARCH,CHECKPOINT`` of what the comparison of classifiers left."""
     arch, trained = classifiers / 'pruning/arch.json', f'seed{SEED}/epoch_{epochs["finetuned"]}.pth'
+    vanilla = classifiers / 'vanilla'  # of the same widths, but of its own logit scales
     return {
-        'vanilla': f'{arch},{classifiers / "vanilla" / trained}',
+        'vanilla': f'{vanilla / "arch.json"},{vanilla / trained}',
         'dense': f'{ARCH},{classifiers}/dense/epoch_{epochs["dense"]}.pth',
         'sliced': f'{arch},{classifiers / "pruning/plain.pth"}',
         'compensated': f'{arch},{classifiers / "pruning/sliced.pth"}',

@@ -106,6 +106,7 @@ def test_what_is_trained(compare, cfg, monkeypatch, tmp_path):
         assert not run.train_dataloader.persistent_workers
         assert ('teacher' in run.model) == row.distilled
         assert arch.embed_dims == (8, 16, 16, 16)
+        assert ArchSpec.from_json(tmp_path / f'out/{row.key}/arch.json') == arch  # what its checkpoints belong to
         if row.start:
             assert run.model.init_cfg.checkpoint == str(tmp_path / 'out/pruning' / row.start)
             assert arch.to_dict() == plan['target_arch']

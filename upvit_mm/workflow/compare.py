@@ -112,7 +112,8 @@ class Comparison:
         goal: what to prune it to.
         settings: how to prune; with ``compensate``, which leaves both slices.
         options: how to compare.
-        work_dir: gets ``compare.md``, ``compare.csv``, ``compare.json``, ``curves.png`` and a folder for each step.
+        work_dir: gets ``compare.md``, ``compare.csv``, ``compare.json``, ``curves.png`` and a folder for each step. A
+            row's folder holds the ``arch.json`` that belongs to its checkpoints: rows share widths, not logit scales.
         say: told how it goes, a line at a time.
 
     Raises:
@@ -155,6 +156,8 @@ class Comparison:
         pruning = self.work_dir / 'pruning'
         outcome = prune(self.cfg, str(self.dense), self.goal, pruning, self.settings)
         rows = self.rows
+        for row in rows:
+            self._arch(row, outcome.plan).save_json(self.work_dir / row.key / 'arch.json')
         runs = {(row.key, seed): self._training(row, seed, outcome.plan) for seed in self.options.seeds for row in rows}
         train_all(list(runs.values()), self.options.jobs, self.say)
         records = {row.key: {seed: runs[row.key, seed].record() for seed in self.options.seeds} for row in rows}
@@ -204,15 +207,18 @@ class Comparison:
             ledger.record('dense', inputs, path.name)
         return json.loads(path.read_text(encoding='utf-8'))
 
+    def _arch(self, row: Row, plan: PrunePlan) -> ArchSpec:
+        """What a row trains; one from scratch has the usual scale of logits, a pruned one that of its source."""
+        if row.start is not None:
+            return plan.target_arch
+        return ArchSpec.from_dict({k: v for k, v in plan.target_arch.to_dict().items() if k != 'qk_scales'})
+
     def _model(self, row: Row, plan: PrunePlan):
         """A row's model and the files that decide what becomes of it."""
-        pruning, arch, plans = self.work_dir / 'pruning', plan.target_arch, []
+        pruning = self.work_dir / 'pruning'
         files = [] if row.start is None else [pruning / row.start]
-        if row.start is None:  # as it is built from nothing: with the usual scale of logits, not the dense one's
-            arch = ArchSpec.from_dict({k: v for k, v in arch.to_dict().items() if k != 'qk_scales'})
-        else:
-            plans = [pruning / 'plan.json']
-        model = classifier(self.cfg, arch, *files)
+        plans = [] if row.start is None else [pruning / 'plan.json']
+        model = classifier(self.cfg, self._arch(row, plan), *files)
         if row.distilled:
             model = taught(model, self.cfg, self.dense, self.options.lesson, plans)
             files += [self.dense]
