@@ -1,0 +1,7 @@
+"""COCO annotation files: what is in them, and what would go wrong later without a word."""
+
+from upvit_mm.data.coco.fault import USES, Fault
+from upvit_mm.data.coco.file import WAY_OUT, CocoFile, examine
+from upvit_mm.data.coco.pictures import check_names, check_sizes, turns_pictures
+
+__all__ = ['USES', 'WAY_OUT', 'CocoFile', 'Fault', 'check_names', 'check_sizes', 'examine', 'turns_pictures']

@@ -1,0 +1,68 @@
+"""What a fault of an annotation file is, and the words to name one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from upvit_mm.data.coco.objects import Id, Objects
+
+USES = ('train', 'judge', 'masks')  # objects are learned; detections are judged by them; their masks are read
+MAX_LOST = 0.01  # share of objects that may be lost to single slips: COCO's own train2017 has boxes without width
+SLACK = 2.0  # pixels, of boxes that people drew
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault.
+
+    Attributes:
+        found: what, how many of how many, examples.
+        remedy: what to do.
+        use: of the file in which it matters: one of ``USES``, or ``'any'``.
+        severity: ``'fatal'``: readers stop, or nothing right can come of it; ``'loss'``: mmdet goes on, without some
+            objects or with wrong ones; ``'note'``: worth a line in the log.
+    """
+
+    found: str
+    remedy: str
+    use: str = 'any'
+    severity: str = 'loss'
+
+
+Rule = Callable[[Objects], Fault | None]
+
+
+def repeated(values: Iterable[Id]) -> list[Id]:
+    """Values that come more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def some(values: Iterable[Any]) -> str:
+    """The first three different values, and how many more there are."""
+    distinct = list(dict.fromkeys(map(repr, values)))
+    more = len(distinct) - EXAMPLES
+    return ', '.join(distinct[:EXAMPLES]) + (f' and {more} more' if more > 0 else '')
+
+
+def how_many(flags: np.ndarray) -> str:
+    """As ``'3 of 12 objects'``."""
+    return f'{int(flags.sum())} of {len(flags)} objects'
+
+
+def box_of(objects: Objects, flags: np.ndarray) -> str:
+    """The first of the marked objects, its box and the size of its picture."""
+    k = np.flatnonzero(flags)[0]
+    width, height = objects.sizes[k]
+    where = f' in a picture of {width:g}x{height:g}' if objects.picture[k] >= 0 else ''
+    return f'id {objects.rows[k]["id"]!r}: {box_text(objects.boxes[k])}{where}'
+
+
+def box_text(box: np.ndarray) -> str:
+    """As ``'bbox [1, 2, 30, 40]'``."""
+    return f'bbox [{", ".join(f"{value:g}" for value in box)}]'
