@@ -145,6 +145,14 @@ def _identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 # ------------------------------------------------- data, configs, registries
 
 
+@pytest.fixture(scope='session', autouse=True)
+def memory_of_annotations(tmp_path_factory) -> Iterator[None]:
+    """What is remembered of annotation files stays in the tests' folder, in other processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('UPVIT_MM_CACHE', str(tmp_path_factory.mktemp('memory')))
+        yield
+
+
 @pytest.fixture(scope='session')
 def digits_folder(tmp_path_factory) -> Path:
     """``data/digits`` with 8 training and 2 validation scenes of 128 px; not to be changed."""

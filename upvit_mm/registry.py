@@ -1,13 +1,84 @@
 """Child registries of mmengine's, so that ``type='upvit_mm.UPPVTv2'`` works in any mmdet or mmpretrain config."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='upvit_mm', locations=['upvit_mm.models'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='upvit_mm', locations=['upvit_mm.hooks'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='upvit_mm',
+    locations=['upvit_mm.optim'],
+)
+
+SCOPES = ('mmdet', 'mmpretrain')
+Kind: TypeAlias = 'str | type | LazyObject | LazyAttr | None'  # what stands in a config under `type`
 
 
-def type_name(kind: str | type) -> str:
-    """A config's ``type``, a name or a class, without its scope or module."""
-    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
+def type_name(kind: Kind) -> str:
+    """What stands in a config under ``type``, without its scope or module; empty where nothing does."""
+    if kind is None:
+        return ''
+    if isinstance(kind, (LazyObject, LazyAttr)):  # a new-style config imports what it names when it is built
+        kind = str(kind)
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))).rpartition('.')[2]
+
+
+def class_of(kind: Kind, registry: Registry, scope: str | None = None) -> type | None:
+    """The class that a config's ``type`` means.
+
+    Args:
+        kind: a name, with or without scope, a class, or a lazy import of a new-style config.
+        registry: any of the tree that knows it, as mmengine's ``DATASETS``.
+        scope: where a name without one is looked up, the config's ``default_scope``; None = the current one.
+
+    Returns:
+        The class, or None where the name is not registered or means no class.
+    """
+    if isinstance(kind, (LazyObject, LazyAttr)):
+        kind = kind.build()
+    if isinstance(kind, str):
+        with registry.switch_scope_and_registry(scope) as found:
+            try:
+                kind = found.get(kind)
+            except RuntimeError:  # one line of mmengine raises, the other returns None
+                return None
+    return kind if isinstance(kind, type) else None
+
+
+def is_type(kind: Kind, *names: str, registry: Registry, scope: str | None = None) -> bool:
+    """Whether a config's ``type`` is one of these classes or a subclass of one, however the config names it.
+
+    Args:
+        kind: see ``class_of``; None is no class.
+        names: of the classes; scopes in them are ignored.
+        registry: see ``class_of``; it knows the class of an alias and of a subclass.
+        scope: see ``class_of``.
+    """
+    wanted = set(map(type_name, names))
+    if kind is None or type_name(kind) in wanted:
+        return kind is not None
+    found = class_of(kind, registry, scope)
+    return found is not None and any(base.__name__ in wanted for base in found.__mro__)
+
+
+def scope_of(cfg: Mapping[str, Any]) -> str | None:
+    """The package that a config belongs to: its ``default_scope`` or, for new-style configs, that of the model's class.
+
+    Returns:
+        As ``'mmdet'``; None where the config does not say.
+    """
+    if cfg.get('default_scope'):
+        return cfg['default_scope']
+    model = class_of((cfg.get('model') or {}).get('type'), MODELS)
+    packages = [base.__module__.partition('.')[0] for base in getattr(model, '__mro__', ())]
+    return next((package for package in packages if package in SCOPES), None)

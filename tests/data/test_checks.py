@@ -1,13 +1,12 @@
-"""What a config's data are refused for before training starts."""
+"""What a config's data are refused for before training starts, and checkpoints of other classes."""
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
 
-from upvit_mm.data.checks import check_datasets, read_categories
+from upvit_mm.data.checks import check_classes_of, check_datasets
 
 CLASSES = tuple('0123456789')
 
@@ -79,7 +78,7 @@ def test_annotation_file(root):
         '{"categories": [{"id": 1}]}',
     ):
         path.write_text(damaged)
-        with pytest.raises(ValueError, match=r'instances_train.json. is half-written or no COCO file'):
+        with pytest.raises(ValueError, match=r'instances_train.json.* no COCO file'):
             check_datasets(config(root), ('train',))
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r'instances_train.json. does not exist'):
@@ -116,54 +115,32 @@ def test_default_classes_are_those_of_coco(root):
         check_datasets(cfg, ('train',))
 
 
-def test_categories_are_found_wherever_they_stand(tmp_path):
-    content = {'categories': [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dög'}], 'images': [], 'annotations': []}
-    (tmp_path / 'a.json').write_text(json.dumps(content, indent=1), encoding='utf-8')
-    assert read_categories(tmp_path / 'a.json') == ['cat', 'dög']
+# ----------------------------------------------------------------------- checkpoints
 
 
-def folder_config(root, **settings):
-    dataset = dict(type='CustomDataset', data_root=str(root), data_prefix='train') | settings
-    return dict(train_dataloader=dict(dataset=dataset))
+def meta(*classes):
+    return dict(dataset_meta=dict(classes=classes, palette=None))
 
 
-@pytest.fixture
-def folders(tmp_path):
-    """Classes cat and dog, one image each, the dog's in a folder below."""
-    for path in ('cat/a.PNG', 'dog/more/b.jpg'):
-        (tmp_path / 'train' / path).parent.mkdir(parents=True)
-        (tmp_path / 'train' / path).touch()
-    return tmp_path
+def test_a_checkpoint_of_the_same_classes(fruit, class_folders):
+    for known in (meta('apple', 'pear', 'plum'), dict(CLASSES=['apple', 'pear', 'plum']), {}, dict(dataset_meta=None)):
+        check_classes_of(known, fruit.cfg(), 'test', 'a.pth')
+    check_classes_of(meta('apple'), dict(default_scope='mmdet'), 'test', 'a.pth')  # no such part
+    check_classes_of(meta('cat', 'dog'), class_folders(), 'val', 'a.pth')
 
 
-def test_class_folders(folders):
-    check_datasets(folder_config(folders), ('train',))
-    check_datasets(folder_config(folders, data_prefix=dict(img_path='train')), ('train',))
-    check_datasets(folder_config(folders, type='ImageNet', split='train', data_prefix=''), ('train',))
-    for name, file in (('.ipynb_checkpoints', 'notes.txt'), ('eel', '.hidden.png')):
-        (folders / 'train' / name).mkdir()
-        (folders / 'train' / name / file).touch()
-    message = r"train': 2 of 4 class folders have no image \(.jpg, .*\): .ipynb_checkpoints, eel\. Put images there"
-    image_net = dict(type='ImageNet', split='train', data_prefix='')
-    for settings in ({}, image_net, dict(data_prefix=dict(img_path='train'))):
-        with pytest.raises(ValueError, match=message):
-            check_datasets(folder_config(folders, **settings), ('train',))
-    with pytest.raises(ValueError, match=r'4 of 4 class folders have no image \(\.webp\): .ipynb_checkpoints, cat,'):
-        check_datasets(folder_config(folders, extensions=['.WEBP']), ('train',))
-    (folders / 'train/eel/b.webp').touch()
-    (folders / 'train/.ipynb_checkpoints/b.webp').touch()
-    check_datasets(folder_config(folders, extensions=['.webp', '.png', '.jpg']), ('train',))
-
-
-def test_folders_that_are_no_classes(folders):
-    """An annotation file names the images, or nobody asks for labels."""
-    (folders / 'train/empty').mkdir()
-    for settings in (dict(ann_file='list.txt'), dict(with_label=False), dict(type='ImageNet', split='test')):
-        check_datasets(folder_config(folders, **settings), ('train',))
-    (folders / 'meta').mkdir()
-    (folders / 'meta/train.txt').touch()
-    check_datasets(folder_config(folders, type='ImageNet', split='train', data_prefix=''), ('train',))
-    with pytest.raises(FileNotFoundError, match=r"val' does not exist"):
-        check_datasets(folder_config(folders, type='ImageNet', split='val', data_prefix=''), ('train',))
-    with pytest.raises(ValueError, match=r"empty' has no class folders; set data_prefix"):
-        check_datasets(folder_config(folders, data_prefix='train/empty'), ('train',))
+def test_a_checkpoint_of_other_classes(fruit, class_folders, caplog):
+    for known in (meta('pear', 'apple', 'plum'), dict(CLASSES=('pear', 'apple', 'plum'))):
+        with pytest.raises(ValueError, match='in another order') as info:
+            check_classes_of(known, fruit.cfg(), 'test', 'a.pth')
+        assert str(info.value) == (
+            "checkpoint 'a.pth' has learned 3 classes (pear, apple, plum), test_dataloader has 3 (apple, pear, plum) "
+            'in another order: the same labels mean other classes. Use the data and the classes that it was trained '
+            'with.'
+        )
+    with pytest.raises(ValueError, match=r'learned 1 classes \(cat\), val_dataloader has 2 \(cat, dog\)'):
+        check_classes_of(meta('cat'), class_folders(), 'val', 'a.pth')
+    with caplog.at_level('WARNING', 'upvit_mm'):
+        check_classes_of(meta('cat'), class_folders(), 'train', 'a.pth', heads_anew=True)
+        check_classes_of(meta('Cat', 'dog '), class_folders(), 'train', 'a.pth')
+    assert [text.rpartition(': ')[2] for text in caplog.messages] == ['its heads learn anew', 'taken for the same']

@@ -205,5 +205,6 @@ def test_in_coco_layout_a_config_for_coco_reads_the_same_scenes(tmp_path, monkey
     cfg = Config.fromfile(ROOT / 'configs/detection/retinanet_up-pvtv2-b0_fpn_1x_coco.py')
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_root = f'{tmp_path}/coco/'
+    cfg.val_evaluator.ann_file = f'{tmp_path}/coco/annotations/instances_val2017.json'
     check_datasets(cfg, ('train', 'val'))  # raises where a category or a file is missing
     assert prepare_digits(tmp_path / 'coco', **settings)  # the other layout: written anew

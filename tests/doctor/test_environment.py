@@ -136,6 +136,19 @@ def test_packages_that_refuse_each_other(find, broken):
     assert 'one line of OpenMMLab' in findings[2].remedy
 
 
+def test_transformers_that_hinder(one, monkeypatch):
+    monkeypatch.setattr(environment, '_version_of', lambda name: '4.40.0')
+    assert (one('transformers').status, one('transformers').found) == ('ok', 'transformers 4.40.0')
+    problem = 'transformers 5.17.0 cannot give transformers.pytorch_utils.prune_linear_layer (ImportError: gone)'
+    monkeypatch.setattr(environment, 'transformers_problem', lambda: problem)
+    finding = one('transformers')
+    assert finding.status == 'warning'
+    assert (
+        finding.found == f'{problem}: mmpretrain and mmdet do not import beside it; the tools of this package hide it'
+    )
+    assert 'pip install "transformers<5" (stock line: "transformers<4.52")' in finding.remedy
+
+
 def test_both_lines(find, distribution):
     distribution('mmdet' if ONEDL else 'onedl-mmdetection', '3.3.0')
     twice, mixed = find('one_line')

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from upvit_mm.data.datasets import transforms_of
 from upvit_mm.doctor import memory
 from upvit_mm.doctor.memory import LiveBytes, estimate, peak_bytes
-from upvit_mm.doctor.subject import image_size, transforms_of
+from upvit_mm.doctor.subject import image_size
 
 FLOAT = 4  # bytes
 

@@ -55,10 +55,11 @@ def test_all_parts_of_the_data(find, subject, digits_folder, tmp_path):
     root = shutil.copytree(digits_folder, tmp_path / 'digits', ignore=shutil.ignore_patterns('classification'))
     (root / 'annotations/instances_val.json').write_text('{"images": [')
     options = [f'val_dataloader.dataset.data_root={root}', 'train_dataloader.dataset.data_root=no/where']
-    train, val, test = find('data', subject('retinanet', *options))
-    assert [finding.status for finding in (train, val, test)] == ['error', 'error', 'ok']
+    train, val, scenes, test = find('data', subject('retinanet', *options))
+    assert [finding.status for finding in (train, val, scenes, test)] == ['error', 'error', 'ok', 'ok']
     assert train.found.startswith("train: data folder 'no/where")
     assert val.found.startswith(f"val: annotation file '{root}/annotations/instances_val.json' is half-written")
+    assert scenes.found.startswith(f'test: {digits_folder}/annotations/instances_val.json: 2 images, ')
     assert test.found == f'test: CocoDataset in {digits_folder}'
 
 
@@ -72,7 +73,53 @@ def test_annotations_of_other_images(find, subject, digits_folder):
     val, test = find('evaluator', subject('retinanet', f'val_evaluator.ann_file={train}'))
     assert (val.status, test.status) == ('error', 'ok')
     assert f'val_evaluator.ann_file = {train}' in val.found
-    assert val.remedy == f"val_evaluator = dict(ann_file='{digits_folder}/annotations/instances_val.json')"
+    assert val.found.endswith(f"Set val_evaluator.ann_file='{digits_folder}/annotations/instances_val.json'.")
+
+
+def test_other_ways_to_write_a_type(find, subject):
+    """As a new-style config gives it."""
+    from mmdet.datasets import CocoDataset
+
+    config = subject('retinanet')
+    config.cfg.train_dataloader.dataset.update(type=CocoDataset, metainfo=dict(classes=('1', '0')))
+    train, val = find('data', config)
+    assert train.found.startswith("train: annotation file '")
+    assert 'has 8 categories that the config does not list' in train.found
+    assert val.status == 'error'
+    config.cfg.train_dataloader.dataset.metainfo = config.cfg.val_dataloader.dataset.metainfo
+    assert find('data', config)[1].found == f'train: CocoDataset in {config.cfg.train_dataloader.dataset.data_root}'
+
+
+SWAPPED = 'metainfo.classes=["1","0","2","3","4","5","6","7","8","9"]'
+
+
+@pytest.mark.parametrize(
+    ('name', 'option', 'found_by'),
+    [
+        ('retinanet', None, None),
+        ('retinanet', f'val_dataloader.dataset.{SWAPPED}', 'data'),
+        ('retinanet', f'test_dataloader.dataset.{SWAPPED}', 'data'),
+        ('retinanet', 'val_evaluator.ann_file={data}/annotations/instances_train.json', 'evaluator'),
+        ('retinanet', 'model.bbox_head.num_classes=9', 'classes'),
+        ('mask-rcnn', 'model.roi_head.mask_head.num_classes=9', 'classes'),
+        ('pvtv2', None, None),
+        ('pvtv2', 'train_dataloader.dataset.type=mmpretrain.ImageNet', 'data'),
+        ('pvtv2', 'val_dataloader.dataset.data_prefix=', 'data'),
+        ('pvtv2', 'data_preprocessor.num_classes=9', 'classes'),
+    ],
+)
+def test_training_refuses_what_the_doctor_does(name, option, found_by, find, subject, digits_folder):
+    from upvit_mm.data.checks import check_datasets
+
+    config = subject(name, *([option.format(data=digits_folder)] if option else []))
+    checks = [check for check in ('data', 'evaluator', 'classes') for f in find(check, config) if f.status == 'error']
+    assert next(iter(checks), None) == found_by
+    if found_by is None:
+        check_datasets(config.cfg, ('train', 'val'))
+    else:
+        with pytest.raises(ValueError, match=r'class|mAP') as info:
+            check_datasets(config.cfg, ('train', 'val'))
+        assert str(info.value) in ' '.join(finding.found for finding in find(found_by, config))
 
 
 # ---------------------------------------------------------------------- model
@@ -91,14 +138,17 @@ def test_classes(find, subject):
     assert 'data of train 10, data of val and test 10' in finding.found
     assert 'model.roi_head.bbox_head.num_classes 10, model.roi_head.mask_head.num_classes 7' in finding.found
     (finding,) = find('classes', subject('pvtv2', 'data_preprocessor.num_classes=1000'))
-    assert 'model.data_preprocessor.num_classes 1000, model.head.num_classes 10' in finding.found
+    assert 'model.head.num_classes 10, data_preprocessor.num_classes 1000' in finding.found
 
 
 def test_one_class_folder_too_many(find, subject, digits_folder, tmp_path):
     shutil.copytree(digits_folder / 'classification/val', tmp_path / 'val')
     (tmp_path / 'val/ten').mkdir()
-    (finding,) = find('classes', subject('pvtv2', f'val_dataloader.dataset.data_root={tmp_path}'))
+    config = subject('pvtv2', f'val_dataloader.dataset.data_root={tmp_path}')
+    (finding,) = find('classes', config)
     assert 'data of train 10, data of val 11, data of test 10' in finding.found
+    shutil.copy(tmp_path / 'val/9' / next((tmp_path / 'val/9').iterdir()).name, tmp_path / 'val/ten')
+    assert 'labels mean other classes: none missing, ten more' in find('data', config)[1].found
 
 
 def test_widths(find, subject):
@@ -153,6 +203,17 @@ def test_weights_of_the_config(find, subject, backbone_file):
     resnet = ('_delete_=True', 'type=mmdet.ResNet', 'depth=18')
     (finding,) = find('checkpoint', subject('mask-rcnn', *(f'model.backbone.{setting}' for setting in resnet)))
     assert (finding.status, finding.found.startswith('ResNet is none of this package')) == ('ok', True)
+
+
+def test_a_checkpoint_of_other_classes(find, subject, backbone_file):
+    from upvit_mm.checkpoints import read_checkpoint, save_checkpoint
+
+    path = backbone_file('pvtv2', **{'head.fc.weight': torch.zeros(10, 128), 'head.fc.bias': torch.zeros(10)})
+    state = read_checkpoint(path)['state_dict']
+    save_checkpoint(path, state, dataset_meta=dict(classes=[*'1023456789']))
+    fine, classes = find('checkpoint', subject('pvtv2', checkpoint=path))
+    assert (fine.status, classes.status) == ('ok', 'warning')
+    assert '(0, 1, 2, 3, 4, 5, 6, 7, 8, 9) in another order: the same labels mean other classes' in classes.found
 
 
 def test_heads_of_another_data_set(find, subject, backbone_file):

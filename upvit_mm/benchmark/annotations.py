@@ -31,7 +31,7 @@ def measure_annotations(images: int, objects: int, seed: int = 0) -> dict[str, A
         ``bytes`` of the file; seconds of the ``first`` and the ``second`` check, and of ``json``; their ``ratio``,
         first check to JSON.
     """
-    with tempfile.TemporaryDirectory() as folder, patch.dict('os.environ', XDG_CACHE_HOME=folder):
+    with tempfile.TemporaryDirectory() as folder, patch.dict('os.environ', UPVIT_MM_CACHE=folder):
         path = Path(folder, 'instances.json')
         with path.open('w', encoding='utf-8') as file:
             file.writelines(_pieces(images, objects, np.random.default_rng(seed)))

@@ -1,76 +1,98 @@
-"""Checks, before hours of training, that the data a config points at are there and fit its classes."""
+"""Checks, before hours of training, that the data a config points at are there and fit its classes and its model."""
 
 from __future__ import annotations
 
-import json
-import mmap
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset')
-FOLDER_TYPES = ('CustomDataset', 'mmpretrain.CustomDataset', 'ImageNet', 'mmpretrain.ImageNet')
+from upvit_mm.data.annotations import check_annotations, check_judges
+from upvit_mm.data.class_folders import (
+    check_class_folders,
+    check_list,
+    check_same_folders,
+    folder_names,
+    has_class_folders,
+)
+from upvit_mm.data.class_numbers import check_class_numbers, head_numbers
+from upvit_mm.data.datasets import PARTS, Dataset, datasets_in, datasets_of
+from upvit_mm.data.detection_classes import check_categories, check_evaluator, check_listings
+from upvit_mm.data.names import alike_text, listed, plain
+
+__all__ = ['check_classes_of', 'check_datasets', 'check_part', 'datasets_of']
+
+logger = logging.getLogger('upvit_mm')
 SOURCES = {'data/digits': 'the embedded digits: python tools/prepare_digits.py', 'data/coco': 'docs/coco.md, step 1'}
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # mmpretrain's, unless a dataset has its own
 
 
-def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str]) -> None:
+def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str], also: Mapping[str, int] | None = None) -> None:
     """Check every COCO and image-folder dataset that the given parts of a config read from this machine's disk.
 
-    A category of the annotation file that the config does not list raises, since mmdet drops its objects without a
-    word; set ``allow_unlisted_categories = True`` in the config to train on a subset on purpose. So does a class folder
-    without images, which mmpretrain only logs. Datasets of other types and those behind a ``backend_args`` or an
-    address are left to mmengine.
+    The training part is the reference: all parts must list its classes, and their files or folders must have them in
+    its order. Heads must have as many. A category of an annotation file that the config does not list raises, since
+    mmdet drops its objects without a word; set ``allow_unlisted_categories = True`` in the config to train on a subset
+    on purpose. So does what else in such a file would go wrong (``annotations.check_annotations``); with
+    ``allow_faulty_annotations = True`` what mmdet survives is only said. What is read is one line of the log. Datasets
+    of other types and those behind another backend or an address are left to mmengine.
 
     Args:
         cfg: a config of mmdet or mmpretrain.
-        parts: of ``'train'``, ``'val'``, ``'test'``.
+        parts: whose files are read: of ``'train'``, ``'val'``, ``'test'``. What other parts list must agree, too.
+        also: further numbers of classes that must be those of the data, by what they are of.
 
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
-        ValueError: an annotation file is damaged, its categories are not those of the config in the same order, or a
-            class folder has no images.
+        ValueError: an annotation file is damaged; classes of a part are not those of the training part in the same
+            order; a class folder has no images, or is none; heads have another number of classes.
     """
     for part in parts:
-        for dataset in datasets_of(cfg.get(f'{part}_dataloader')):
-            kind = dataset.get('type')
-            if dataset.get('backend_args') or kind not in COCO_TYPES + FOLDER_TYPES:
-                continue
-            _check_folders(dataset)
-            if kind in FOLDER_TYPES:
-                _check_classes(dataset)
-            if kind in COCO_TYPES and dataset.get('ann_file') and not _is_address(dataset, dataset['ann_file']):
-                allow_unlisted = bool(cfg.get('allow_unlisted_categories'))
-                _check_coco(dataset, _path(dataset, dataset['ann_file']), allow_unlisted)
+        for found in check_part(cfg, part):
+            logger.info('%s', found)
+    for part in PARTS:
+        check_listings(cfg, part)
+    for part in parts:
+        if part != 'train':
+            check_judges(cfg, part)
+            check_evaluator(cfg, part)
+    check_class_numbers(cfg, parts, also)
 
 
-def datasets_of(node: Any) -> Iterator[Mapping[str, Any]]:
-    """The innermost dataset settings below a dataloader, through wrappers such as RepeatDataset."""
-    if not isinstance(node, Mapping):
-        return
-    inner = node.get('dataset') or node.get('datasets')
-    if inner is None:
-        yield node
-    else:
-        for child in inner if isinstance(inner, Sequence) else [inner]:
-            yield from datasets_of(child)
+def check_part(cfg: Mapping[str, Any], part: str) -> list[str]:
+    """Check files, folders and classes of one part against the settings and against the training part.
+
+    Returns:
+        What is in its annotation files, a line each.
+
+    Raises:
+        FileNotFoundError: see ``check_datasets``.
+        ValueError: see ``check_datasets``.
+    """
+    found = []
+    for dataset in datasets_in(cfg, part):
+        if dataset.reads_as is None and dataset.base is not None:
+            logger.warning(
+                '%s: %s reads data in a way of its own, so they are not checked', dataset.place, dataset.cls.__name__
+            )
+        if dataset.reads_as is None or not dataset.is_here():
+            continue
+        _check_folders(dataset)
+        if dataset.reads_as == 'CocoDataset':
+            if dataset.ann_file and dataset.is_here(dataset.ann_file):
+                check_categories(cfg, dataset)
+                found.append(check_annotations(cfg, dataset))
+        elif has_class_folders(dataset):
+            check_class_folders(dataset)
+            _check_like_training(cfg, dataset)
+        elif dataset.ann_file and dataset.settings.get('with_label', True) and dataset.is_here(dataset.ann_file):
+            check_list(dataset, head_numbers(cfg).get('model.head.num_classes'))
+    check_listings(cfg, part)
+    return found
 
 
-def _path(dataset: Mapping[str, Any], part: str) -> Path:
-    return Path(dataset.get('data_root') or '', part)
-
-
-def _is_address(dataset: Mapping[str, Any], part: str) -> bool:
-    return '://' in part or '://' in str(dataset.get('data_root'))
-
-
-def _check_folders(dataset: Mapping[str, Any]) -> None:
-    prefix = dataset.get('data_prefix') or dataset.get('split')  # ImageNet's split is a folder
-    prefixes = list(prefix.values()) if isinstance(prefix, Mapping) else [prefix] if isinstance(prefix, str) else []
-    for part in ['', *(p for p in prefixes if isinstance(p, str))]:
-        path = _path(dataset, part)
-        if not _is_address(dataset, part) and not path.is_dir():
+def _check_folders(dataset: Dataset) -> None:
+    for part in ['', *dataset.prefixes]:
+        path = dataset.path(part)
+        if dataset.is_here(part) and not path.is_dir():
             sources = [f' ({source})' for folder, source in SOURCES.items() if f'/{folder}/' in f'/{path.as_posix()}/']
             raise FileNotFoundError(
                 f'data folder {str(path)!r} does not exist: put the data there, link it, or set data_root'
@@ -78,96 +100,54 @@ def _check_folders(dataset: Mapping[str, Any]) -> None:
             )
 
 
-def _check_classes(dataset: Mapping[str, Any]) -> None:
-    """Every folder below the images' folder is a class, unless an annotation file says otherwise."""
-    split, prefix = dataset.get('split'), dataset.get('data_prefix') or dataset.get('split') or ''
-    listed = dataset.get('ann_file') or (split and _path(dataset, f'meta/{split}.txt').is_file())
-    prefix = prefix.get('img_path', '') if isinstance(prefix, Mapping) else prefix
-    if listed or split == 'test' or not dataset.get('with_label', True) or _is_address(dataset, prefix):
-        return
-    root = _path(dataset, prefix)
-    endings = tuple(ending.lower() for ending in dataset.get('extensions', IMAGE_ENDINGS))
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
-    if not folders:
-        raise ValueError(f'data folder {str(root)!r} has no class folders; set data_prefix to the folder that has.')
-    empty = [path.name for path in folders if not _has_image(path, endings)]
-    if empty:
-        raise ValueError(
-            f'data folder {str(root)!r}: {len(empty)} of {len(folders)} class folders have no image '
-            f'({", ".join(endings)}): {", ".join(empty[:5])}. Put images there, or remove what is no class.'
-        )
+def _check_like_training(cfg: Mapping[str, Any], dataset: Dataset) -> None:
+    """The training folders are compared with wherever they are on this machine, to be read now or not."""
+    reference = next((other for other in datasets_in(cfg, 'train') if has_class_folders(other)), None)
+    if reference is not None and reference.place != dataset.place and folder_names(reference):
+        check_same_folders(dataset, reference)
 
 
-def _has_image(folder: str | os.PathLike, endings: tuple[str, ...]) -> bool:
-    with os.scandir(folder) as entries:  # os.walk would read a folder of 1,300 images to its end first
-        for entry in entries:
-            if entry.is_dir():
-                if _has_image(entry.path, endings):
-                    return True
-            elif entry.name.lower().endswith(endings) and not entry.name.startswith('.'):
-                return True
-    return False
+def check_classes_of(
+    meta: Mapping[str, Any], cfg: Mapping[str, Any], part: str, path: str, heads_anew: bool = False
+) -> None:
+    """Refuse a checkpoint whose model has learned other classes, or in another order, than a part of a config has.
 
-
-def _check_coco(dataset: Mapping[str, Any], path: Path, allow_unlisted: bool) -> None:
-    found = read_categories(path)
-    classes = _classes(dataset)
-    missing = [name for name in classes if name not in found]
-    if missing:
-        raise ValueError(
-            f'annotation file {str(path)!r} lacks {len(missing)} of the {len(classes)} classes of the config: '
-            f'{", ".join(missing[:5])}; it has {", ".join(found[:10])}. Set metainfo=dict(classes=...) and num_classes.'
-        )
-    unlisted = [name for name in found if name not in classes]
-    if unlisted and not allow_unlisted:
-        raise ValueError(
-            f'annotation file {str(path)!r} has {len(unlisted)} categories that the config does not list: '
-            f'{", ".join(unlisted[:5])}. Add them to metainfo=dict(classes=...) and num_classes, or set '
-            'allow_unlisted_categories=True to leave their objects out.'
-        )
-    in_file_order = [name for name in found if name in classes]
-    if in_file_order != classes:
-        raise ValueError(
-            f'annotation file {str(path)!r} has the classes of the config in another order: mmdet numbers labels as '
-            f'the file does and would name them wrong. Set metainfo=dict(classes={tuple(in_file_order)}).'
-        )
-
-
-def _classes(dataset: Mapping[str, Any]) -> list[str]:
-    """Class names of a dataset as mmdet understands its settings: a sequence, or the path of a file of lines."""
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if not classes:
-        from mmdet.datasets import CocoDataset  # here, since a classification config needs no mmdet
-
-        classes = CocoDataset.METAINFO['classes']
-    if isinstance(classes, str):
-        if not Path(classes).is_file():
-            raise ValueError(f'classes = {classes!r}: no such file of names; a tuple of one name needs a comma.')
-        classes = Path(classes).read_text(encoding='utf-8').splitlines()
-    return list(classes)
-
-
-def read_categories(path: Path) -> list[str]:
-    """Category names of a COCO annotation file, read from the file's end without parsing the rest.
+    Args:
+        meta: the checkpoint's ``meta``: ``dataset_meta`` of mmengine, or ``CLASSES`` of older files.
+        cfg: the config that it is used with.
+        part: whose data: ``'train'``, ``'val'`` or ``'test'``.
+        path: of the checkpoint, for the message.
+        heads_anew: whether heads are trained anew, so that a warning is enough.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a whole COCO file.
+        ValueError: both lists of classes. A checkpoint or a config that lists none passes, and names that differ only
+            in case or blanks do with a warning.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f'annotation file {str(path)!r} does not exist; check data_root and ann_file.')
-    damaged = ValueError(f'annotation file {str(path)!r} is half-written or no COCO file; write or download it again.')
-    if path.stat().st_size == 0:
-        raise damaged
-    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start = content.rfind(b'"categories"')
-        whole = content[-64:].rstrip().endswith(b'}')
-        text = content[start:].decode('utf-8', 'replace') if start >= 0 else ''
-    try:
-        categories = json.JSONDecoder().raw_decode(text.partition(':')[2].lstrip())[0]
-        names = [category['name'] for category in categories]
-    except (ValueError, TypeError, KeyError):
-        raise damaged from None
-    if not whole or not names:
-        raise damaged
-    return names
+    known = meta.get('dataset_meta') or {}
+    theirs = known.get('classes') or known.get('CLASSES') or meta.get('CLASSES')
+    ours = next(filter(None, map(_classes_of, datasets_in(cfg, part))), None)
+    if not theirs or isinstance(theirs, str) or not ours or list(theirs) == ours:
+        return
+    theirs = list(theirs)
+    text = (
+        f'checkpoint {path!r} has learned {len(theirs)} classes ({listed(theirs)}), {part}_dataloader has {len(ours)} '
+        f'({listed(ours)}){alike_text(ours, theirs)}'
+    )
+    if heads_anew:
+        logger.warning('%s: its heads learn anew', text)
+    elif list(map(plain, theirs)) == list(map(plain, ours)):
+        logger.warning('%s: taken for the same', text)
+    else:
+        order = ' in another order' if sorted(map(str, theirs)) == sorted(map(str, ours)) else ''
+        raise ValueError(
+            f'{text}{order}: the same labels mean other classes. Use the data and the classes that it was trained with.'
+        )
+
+
+def _classes_of(dataset: Dataset) -> list[Any] | None:
+    """Names by label: those of the settings, as the checkpoint has them, else those of folders."""
+    if dataset.reads_as is None:
+        return None
+    if dataset.classes is None and has_class_folders(dataset):
+        return folder_names(dataset) or None
+    return dataset.classes

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS as ALL_DATASETS
 from torch import Tensor
 
+from upvit_mm.data.datasets import datasets_in, evaluation_part
+from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, look_through
 from upvit_mm.pruning.importance import Batch
-from upvit_mm.registry import type_name
+from upvit_mm.registry import is_type, type_name
 
 logger = logging.getLogger('upvit_mm')
 MAX_UNREADABLE = 0.01  # share
@@ -22,6 +25,15 @@ MAX_UNREADABLE = 0.01  # share
 def preprocessing_of(cfg: Config) -> dict[str, Any]:
     """What a config does to pixels, as its runner would: the setting of its model goes before that of the config."""
     return dict(cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
+
+
+def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
+    """Transforms of a finished network's images: those of the test part, or of validation where there is none.
+
+    Raises:
+        ValueError: the config has neither.
+    """
+    return datasets_in(cfg, evaluation_part(cfg))[0].settings.pipeline
 
 
 def choose_images(labels: Sequence[int], per_class: int, seed: int, num_classes: int) -> list[int]:
@@ -52,7 +64,7 @@ def proxy_set(cfg: Config, per_class: int, seed: int, batch_size: int = 32, devi
     def choose(labels: np.ndarray) -> list[int]:
         return choose_images(labels, per_class, seed, cfg.model.head.num_classes)
 
-    return ImageSet(cfg, cfg.train_dataloader.dataset, choose, batch_size, device)
+    return ImageSet(cfg, part_data(cfg, 'train'), choose, batch_size, device)
 
 
 def held_out_set(cfg: Config, count: int, seed: int, batch_size: int = 32, device: str = 'cpu') -> ImageSet:
@@ -61,7 +73,19 @@ def held_out_set(cfg: Config, count: int, seed: int, batch_size: int = 32, devic
     Raises:
         ValueError: see ``ImageSet``.
     """
-    return ImageSet(cfg, cfg.val_dataloader.dataset, _random_numbers(seed, 0, count), batch_size, device)
+    return ImageSet(cfg, part_data(cfg, 'val'), _random_numbers(seed, 0, count), batch_size, device)
+
+
+def part_data(cfg: Config, part: str) -> dict:
+    """Settings of the dataset of ``'train'`` or ``'val'``.
+
+    Raises:
+        ValueError: the config does not have the part.
+    """
+    if not cfg.get(f'{part}_dataloader'):
+        remedy = 'set --eval-images 0, or ' if part == 'val' else ''
+        raise ValueError(f'the config has no {part}_dataloader: {remedy}give one, or take --images FOLDER.')
+    return cfg[f'{part}_dataloader'].dataset
 
 
 def folder_sets(
@@ -73,17 +97,21 @@ def folder_sets(
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: it has fewer than ``count + 1`` images; see ``ImageSet``.
+        ValueError: it has fewer than ``count + 1`` images, or folders that other programs have left; see ``ImageSet``.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f'image folder {folder!r} does not exist.')
-    dataset = dict(type='CustomDataset', data_root=folder, with_label=False)
-    proxy = ImageSet(cfg, dataset, _random_numbers(seed, 0, count), batch_size, device)
-    if len(proxy.dataset) <= count:
+    found = look_through(folder, PICTURE_ENDINGS)
+    check_litter(Path(folder), found.litter, 'their pictures would be among the images')
+    if found.others:
+        logger.info('%s: left out for their endings: %s', folder, counts_text(found.others))
+    if found.pictures <= count:
         raise ValueError(
-            f'image folder {folder!r} has {len(proxy.dataset)} images: {count} for the proxy set are wanted, and '
-            'others to judge on.'
+            f'image folder {folder!r} has {found.pictures} images: {count} for the proxy set are wanted, and others to '
+            f'judge on. Files are read that end in {", ".join(PICTURE_ENDINGS)}.'
         )
+    dataset = dict(type='CustomDataset', data_root=folder, with_label=False, extensions=PICTURE_ENDINGS)
+    proxy = ImageSet(cfg, dataset, _random_numbers(seed, 0, count), batch_size, device)
     logger.info('%s: images without labels, so the proxy set is not balanced over classes', folder)
     return proxy, ImageSet(cfg, dataset, _random_numbers(seed, count, count + eval_count), batch_size, device)
 
@@ -99,7 +127,7 @@ def unwrapped(dataset: dict) -> dict:
     Raises:
         ValueError: another wrapper, as one of several data sets or of a fold.
     """
-    while type_name(dataset['type']) in ('RepeatDataset', 'ClassBalancedDataset'):
+    while is_type(dataset['type'], 'RepeatDataset', 'ClassBalancedDataset', registry=ALL_DATASETS, scope='mmpretrain'):
         dataset = dataset['dataset']
     if 'dataset' in dataset or 'datasets' in dataset:
         raise ValueError(
@@ -128,8 +156,9 @@ class ImageSet(Sequence[Batch]):
     ):
         from mmpretrain.registry import DATASETS, MODELS
 
-        pipeline = cfg.test_dataloader.dataset.pipeline
-        dataset = unwrapped(dataset)
+        if evaluation_part(cfg) == 'val':
+            logger.info('the config has no test_dataloader: images are prepared as those of val_dataloader')
+        dataset, pipeline = unwrapped(dataset), test_pipeline(cfg)
         self.dataset = DATASETS.build(dict(dataset, pipeline=pipeline, _scope_='mmpretrain'))
         self.labels = np.asarray(self.dataset.get_gt_labels()) if dataset.get('with_label', True) else None
         self.numbers = list(choose(range(len(self.dataset)) if self.labels is None else self.labels))

@@ -14,7 +14,15 @@ from packaging.specifiers import SpecifierSet
 
 import upvit_mm
 from upvit_mm.doctor.findings import Finding, check, error, message_of, ok, warning
-from upvit_mm.openmmlab import SUPPORTED, installed_version, try_mmcv_ops, version_problem
+from upvit_mm.openmmlab import (
+    SUPPORTED,
+    TRANSFORMERS_HINT,
+    hide_unfit_transformers,
+    installed_version,
+    transformers_problem,
+    try_mmcv_ops,
+    version_problem,
+)
 
 PYTHON = '>=3.10,<3.13'  # as pyproject.toml has it
 REQUIREMENTS = Path(__file__).parents[2] / 'requirements/runtime.txt'  # of a checkout that is not installed
@@ -156,6 +164,15 @@ def openmmlab() -> Iterator[Finding]:
             yield ok(f'{module} {installed_version(module)} ({", ".join(_distributions(module)) or "source checkout"})')
 
 
+@check('environment', needs=('openmmlab',), remedy=f'nothing, or uninstall transformers; {TRANSFORMERS_HINT}')
+def transformers() -> Finding:
+    """What mmpretrain's and mmdet's own tools fail for; ours import both without it."""
+    if problem := transformers_problem():
+        return warning(f'{problem}: mmpretrain and mmdet do not import beside it; the tools of this package hide it')
+    version = _version_of('transformers')
+    return ok(f'transformers {version}' if version else 'transformers is not installed, and not needed')
+
+
 @check('environment', remedy=INSTALL)
 def one_line() -> Iterator[Finding]:
     """The distributions of both lines own the same modules: one of them overwrites the files of the other."""
@@ -233,6 +250,7 @@ def mmcv_operators_on_gpu() -> Finding | tuple:
 @check('environment', needs=('openmmlab', 'requirements'), remedy=NOT_FOUND)
 def registry() -> Iterator[Finding]:
     """Everything of this package that configs name is built from either package's registry, without custom_imports."""
+    hide_unfit_transformers()
     for scope in ('mmdet', 'mmpretrain'):
         registries = import_module(f'{scope}.registry')
         for name, (kind, settings) in BUILDS.items():

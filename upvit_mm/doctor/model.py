@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 from upvit_mm.doctor.findings import Finding, check, error, message_of, ok, warning
 from upvit_mm.doctor.subject import PARTS, Subject, image_size
@@ -24,39 +22,39 @@ def config(subject: Subject) -> Finding:
 
 @check('config', needs=('config',), remedy='look at the dataset settings')
 def data(subject: Subject) -> Iterator[Finding]:
-    """Folders, annotation files and categories of every part, those behind a broken one too."""
-    from upvit_mm.data.checks import COCO_TYPES, FOLDER_TYPES, check_datasets
+    """Folders, annotation files and classes of every part, those behind a broken one too."""
+    from upvit_mm.data.checks import check_part
+    from upvit_mm.data.datasets import datasets_in
+    from upvit_mm.registry import type_name
 
     for part, name in subject.parts.items():
         try:
-            check_datasets(subject.cfg, [part])
+            found = check_part(subject.cfg, part)
         except (OSError, ValueError) as problem:
             yield error(f'{name}: {message_of(problem)}', 'how data of your own fit a config: docs/own_data.md')
             continue
-        datasets = subject.datasets(part)
-        kinds = {f'{dataset.get("type")} in {dataset.get("data_root") or "."}' for dataset in datasets}
-        known = all(dataset.get('type') in COCO_TYPES + FOLDER_TYPES for dataset in datasets)
+        yield from (ok(f'{name}: {line}') for line in found)
+        datasets = datasets_in(subject.cfg, part)
+        kinds = {f'{type_name(dataset.settings.get("type"))} in {dataset.root or "."}' for dataset in datasets}
+        known = all(dataset.reads_as for dataset in datasets)
         yield ok(f'{name}: {", ".join(sorted(kinds))}{"" if known else ", which this check does not know"}')
 
 
-@check('config', needs=('config',), remedy='give val_evaluator and test_evaluator the ann_file of their dataset')
+@check('config', needs=('data',), remedy='how data of your own fit a config: docs/own_data.md')
 def evaluator(subject: Subject) -> Iterator[Finding]:
     """CocoMetric reads the annotations a second time, from a path of its own."""
+    from upvit_mm.data.annotations import check_judges
+    from upvit_mm.data.detection_classes import check_evaluator
+
     for part in PARTS[1:]:
-        evaluators = subject.cfg.get(f'{part}_evaluator') or []
-        judged = {_annotations(dataset) for dataset in subject.datasets(part)}
-        for settings in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
-            path = settings.get('ann_file')
-            if not str(settings.get('type')).endswith('CocoMetric') or not path or not judged:
-                continue
-            if Path(path) in judged:
-                yield ok(f'{part}: judged by {path}')
-            else:
-                theirs = ', '.join(map(str, judged))
-                yield error(
-                    f'{part}_evaluator.ann_file = {path}, but the images are of {theirs}: mAP would mean nothing',
-                    f'{part}_evaluator = dict(ann_file={theirs!r})',
-                )
+        try:
+            check_judges(subject.cfg, part)
+            judges = check_evaluator(subject.cfg, part)
+        except (OSError, ValueError) as problem:
+            yield error(f'{part}: {message_of(problem)}')
+            continue
+        for path in judges:
+            yield ok(f'{part}: judged by {path}')
 
 
 @check(
@@ -70,29 +68,13 @@ def model(subject: Subject) -> Finding:
     return ok(f'{type(subject.model).__name__} on {type(backbone).__name__}, {millions:.1f} M parameters')
 
 
-@check('config', needs=('model',), remedy=CLASSES)
-def classes(subject: Subject) -> Iterator[Finding]:
-    """As many classes in every head as in every dataset; mmdet checks it nowhere unless a hook is set for it."""
-    counts = {
-        f'data of {name}': _class_count(dataset)
-        for part, name in subject.parts.items()
-        for dataset in subject.datasets(part)
-    }
-    counts = {name: count for name, count in counts.items() if count is not None}
-    heads = {
-        f'model.{name}.num_classes': module.num_classes
-        for name, module in subject.model.named_modules()
-        if isinstance(getattr(module, 'num_classes', None), int)
-        and ('head' in name or name == 'data_preprocessor')
-        and 'rpn_head' not in name
-    }
-    if not counts or not heads:
-        return
-    if len({*counts.values(), *heads.values()}) > 1:
-        listed = ', '.join(f'{name} {count}' for name, count in (counts | heads).items())
-        yield error(f'numbers of classes differ: {listed}')
-    else:
-        yield ok(f'{next(iter(counts.values()))} in {", ".join([*counts, *heads])}')
+@check('config', needs=('config',), remedy=CLASSES)
+def classes(subject: Subject) -> Finding | tuple:
+    """As many classes in every head as in every dataset."""
+    from upvit_mm.data.class_numbers import check_class_numbers
+
+    numbers = check_class_numbers(subject.cfg, PARTS)
+    return ok(f'{next(iter(numbers.values()))} in {", ".join(numbers)}') if numbers else ()
 
 
 @check('config', needs=('model',), remedy=WIDTHS)
@@ -154,22 +136,22 @@ def checkpoint(subject: Subject) -> Iterator[Finding]:
         found = 'none: training starts from random weights'
         yield warning(f'{found}, and mAP stays low', PRETRAINED) if subject.detects else ok(found)
     expected = backbone.state_dict()
-    for path, prefix in sources:
-        state = load_backbone(path, prefix)
+    for path, *choice in sources:
+        state = load_backbone(path, *choice, arch=backbone.arch)
         check_state(state, expected, f'{type(backbone).__name__} (checkpoint={path})')
         yield ok(f'{path} has all {len(expected)} tensors of the backbone')
         yield from _rest(subject, path)
 
 
-def _sources(subject: Subject) -> list[tuple[str, str | None]]:
-    """Files that the weights come from, and their prefixes."""
+def _sources(subject: Subject) -> list[tuple[str | None, ...]]:
+    """Files that the weights come from, their prefixes and, where it is said, which weights."""
     from upvit_mm.models.backbones.base import split_pretrained
 
     if subject.checkpoint:
         return [(subject.checkpoint, None)]
     init_cfgs = (subject.cfg.model.backbone.get('init_cfg'), subject.cfg.model.get('init_cfg'))
     pretrained = [settings for init_cfg in init_cfgs for settings in split_pretrained(init_cfg)[0]]
-    sources = [(settings['checkpoint'], settings.get('prefix')) for settings in pretrained]
+    sources = [(settings['checkpoint'], settings.get('prefix'), settings.get('weights')) for settings in pretrained]
     return [*sources, (subject.cfg.load_from, None)] if subject.cfg.get('load_from') else sources
 
 
@@ -177,30 +159,23 @@ def _rest(subject: Subject, path: str) -> Iterator[Finding]:
     """Neck and heads; of a file that has none of theirs (a classifier's for a detector) nothing is asked."""
     from upvit_mm.checkpoints import read_checkpoint
     from upvit_mm.checkpoints.keys import differences
+    from upvit_mm.data.checks import check_classes_of
 
     content = read_checkpoint(path)
     theirs, ours = (
         {name: value for name, value in state.items() if hasattr(value, 'shape') and not name.startswith('backbone.')}
         for state in (content.get('state_dict', content), subject.model.state_dict())
     )
-    if theirs.keys() & ours.keys() and (problems := differences(theirs, ours)):
+    if not theirs.keys() & ours.keys():
+        return
+    if problems := differences(theirs, ours):
         yield warning(
             f'{len(problems)} tensors outside the backbone differ: {"; ".join(problems[:5])}',
             'fine when heads are to be trained anew; for testing use the config that the file was trained with, since '
             'mmengine only logs this',
         )
-
-
-def _annotations(dataset: Mapping[str, Any]) -> Path:
-    return Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-
-
-def _class_count(dataset: Mapping[str, Any]) -> int | None:
-    """Classes of a dataset, by its settings or its folders; None when only its annotations could say."""
-    from mmengine.registry import DATASETS
-
-    built = DATASETS.build(dict(dataset, lazy_init=True, pipeline=[]))
-    if names := built.metainfo.get('classes'):
-        return len(names)
-    root = Path(getattr(built, 'img_prefix', '') or '')
-    return sum(path.is_dir() for path in root.iterdir()) if not built.ann_file and root.is_dir() else None
+    for part in list(subject.parts)[:1]:  # all parts have the same classes
+        try:
+            check_classes_of(content.get('meta') or {}, subject.cfg, part, path)
+        except ValueError as problem:
+            yield warning(message_of(problem), 'fine when heads are to be trained anew')

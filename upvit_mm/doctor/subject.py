@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,7 @@ class Subject:
         """
         from mmengine.registry import init_default_scope
 
+        from upvit_mm.registry import scope_of
         from upvit_mm.runner import add_run_arguments, load_config
 
         parser = argparse.ArgumentParser()
@@ -64,7 +65,7 @@ class Subject:
         add_run_arguments(parser)
         options = ['--cfg-options', *self.options] if self.options else []
         cfg = load_config(parser.parse_args([self.config, *options]))
-        scope = cfg.get('default_scope')
+        scope = cfg.default_scope = scope_of(cfg)
         if scope not in SCOPES:
             raise ValueError(
                 f'default_scope = {scope!r}: must be {" or ".join(SCOPES)}; inherit its default_runtime.py.'
@@ -110,7 +111,7 @@ class Subject:
 
     def datasets(self, part: str) -> list[Mapping[str, Any]]:
         """Settings of the innermost datasets of a part; none when the config does not have the part."""
-        from upvit_mm.data.checks import datasets_of
+        from upvit_mm.data.datasets import datasets_of
 
         return list(datasets_of(self.cfg.get(f'{part}_dataloader')))
 
@@ -139,21 +140,13 @@ class Subject:
         return batch
 
 
-def transforms_of(node: Any) -> Iterator[Mapping[str, Any]]:
-    """All transforms of a pipeline in order, those inside others too."""
-    if isinstance(node, Mapping):
-        yield node
-        node = node.get('transforms')
-    if isinstance(node, Iterable) and not isinstance(node, (str, Mapping)):
-        for inner in node:
-            yield from transforms_of(inner)
-
-
 def image_size(datasets: Iterable[Mapping[str, Any]]) -> tuple[int, int] | None:
     """Largest ``(shorter, longer)`` side in pixels that the pipelines of datasets give; None when they do not say.
 
     The last transform that sets a size decides, and of several sizes the one with most pixels.
     """
+    from upvit_mm.data.datasets import transforms_of
+
     found = None
     for dataset in datasets:
         for transform in transforms_of(dataset.get('pipeline')):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from upvit_mm.doctor.findings import Finding, check, message_of, ok, warning
 from upvit_mm.doctor.subject import Subject, image_size
@@ -23,17 +22,22 @@ LESS_MEMORY = (
 @check('config', needs=('model',), remedy=f'{ADAMW}; without _delete_ the settings of SGD stay in it')
 def optimizer(subject: Subject) -> Iterator[Finding]:
     import torch
+    from mmengine.registry import OPTIM_WRAPPERS
 
     from upvit_mm.models.backbones.base import UPBackbone
+    from upvit_mm.optim import check_constructor
+    from upvit_mm.registry import is_type
 
     if not subject.cfg.get('optim_wrapper'):
         return
+    check_constructor(subject.cfg)
     kind = type(subject.optim_wrapper.optimizer).__name__
     if isinstance(subject.model.backbone, UPBackbone) and kind != 'AdamW':
         yield warning(f'{kind}: DeiT and PVTv2 are trained with AdamW; with SGD mAP stays low')
     else:
         yield ok(kind)
-    if subject.cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+    mixed = is_type(subject.cfg.optim_wrapper.get('type'), 'AmpOptimWrapper', registry=OPTIM_WRAPPERS)
+    if mixed and not torch.cuda.is_available():
         yield warning('mixed precision needs a GPU, and there is none', '--cfg-options optim_wrapper.type=OptimWrapper')
 
 
@@ -92,6 +96,8 @@ def learning_rate(subject: Subject) -> Finding:
 @check('config', needs=('optimizer',), remedy='let end and milestones of param_scheduler fit max_epochs of train_cfg')
 def schedule(subject: Subject) -> Iterator[Finding]:
     """Whether the learning rate comes to its end when the training does."""
+    from upvit_mm.registry import type_name
+
     schedulers = subject.cfg.get('param_scheduler') or []
     schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
     loop = subject.cfg.train_cfg
@@ -111,15 +117,15 @@ def schedule(subject: Subject) -> Iterator[Finding]:
         last = max([end, *settings.get('milestones', [])])
         if last > limit:
             problems.append(
-                f'{settings.type} goes to {last}, the training to {limit} {"epochs" if by_epoch else "iterations"}: '
-                'it does not get to its end'
+                f'{type_name(settings.type)} goes to {last}, the training to {limit} '
+                f'{"epochs" if by_epoch else "iterations"}: it does not get to its end'
             )
     if ends and max(ends) < total:
         problems.append(f'all end at {max(ends)}, the training at {total} {unit}: the rate stays as it is from there')
     for problem in problems:
         yield warning(problem)
     if schedulers and not problems:
-        yield ok(f'{", ".join(settings.type for settings in schedulers)} within {total} {unit}')
+        yield ok(f'{", ".join(type_name(settings.type) for settings in schedulers)} within {total} {unit}')
 
 
 @check('config', needs=('channels', 'optimizer'), remedy=LESS_MEMORY)
@@ -158,13 +164,10 @@ def _steps(subject: Subject) -> int | None:
     """Iterations of a training; None when to count them would take long."""
     from mmengine.registry import DATASETS
 
-    from upvit_mm.data.checks import COCO_TYPES
+    from upvit_mm.data.datasets import datasets_in
 
-    paths = [
-        Path(dataset.get('data_root') or '', dataset['ann_file'])
-        for dataset in subject.datasets('train')
-        if dataset.get('type') in COCO_TYPES
-    ]
+    datasets = [dataset for dataset in datasets_in(subject.cfg, 'train') if dataset.reads_as == 'CocoDataset']
+    paths = [dataset.path(dataset.ann_file) for dataset in datasets]
     if not paths or not all(path.is_file() and path.stat().st_size < COUNTABLE for path in paths):
         return None
     images = len(DATASETS.build(subject.cfg.train_dataloader.dataset))

@@ -9,13 +9,17 @@ import torch
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.checkpoints import load_classifier, local_file
 from upvit_mm.data.checks import check_datasets
+from upvit_mm.data.datasets import PARTS
 from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims
 from upvit_mm.pruning.budget import Budget, check_budget, target_for_budget
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.pruning.depth import all_blocks
-from upvit_mm.registry import type_name
+from upvit_mm.registry import MODELS, is_type
 from upvit_mm.workflow.settings import Goal, Settings
+
+HEAD = "the checkpoint's head"
 
 
 def check_readout(cfg: Config, family: str) -> None:
@@ -38,25 +42,50 @@ def check_readout(cfg: Config, family: str) -> None:
                 f'model.backbone.window_size = {backbone.window_size}: importance is measured with global attention; '
                 'leave it out, and give the windows of your detector to the budget (--window-size).'
             )
-    elif neck is None or type_name(neck) != 'GlobalAveragePooling':
+    elif not is_type(neck, 'GlobalAveragePooling', registry=MODELS):
         raise ValueError(
             f'model.neck = {neck!r}: the head of a PVTv2 must read the mean over tokens; set '
             "neck=dict(type='GlobalAveragePooling')."
         )
 
 
-def check_images(cfg: Config, parts: Sequence[str]) -> None:
-    """Refuse a config whose data of these parts (``'train'``, ``'val'``) are missing or do not fit it.
+def check_images(cfg: Config, parts: Sequence[str], num_classes: int) -> None:
+    """Refuse a config whose data of these parts are missing, or do not fit it or the checkpoint.
+
+    Args:
+        cfg: mmpretrain config of the dense classifier; what it says of other parts plays no role here.
+        parts: that are read, of ``'train'`` and ``'val'``.
+        num_classes: outputs of the checkpoint's head; 0 = it has none.
 
     Raises:
         FileNotFoundError: a folder is missing.
         ValueError: see ``check_datasets``.
     """
+    other = {f'{part}_dataloader' for part in PARTS if part not in parts}
+    read = {key: value for key, value in cfg.items() if key not in other}
     try:
-        check_datasets(cfg, parts)
+        check_datasets(read, parts, {HEAD: num_classes} if num_classes else None)
     except FileNotFoundError as error:
         hint = 'Any images will do, without labels: --images FOLDER --num-images N.'
         raise FileNotFoundError(f'{error} {hint}') from error
+
+
+def check_training_data(cfg: Config, checkpoint: str | None) -> None:
+    """Refuse a config whose training and validation data are missing, or do not fit it or the dense network's weights.
+
+    Args:
+        cfg: mmpretrain config of the dense classifier.
+        checkpoint: its weights; None = they are trained first.
+
+    Raises:
+        FileNotFoundError: a folder or the checkpoint is missing.
+        ValueError: a part is missing; see ``check_datasets`` and ``load_classifier``.
+    """
+    for part in ('train', 'val'):
+        if not cfg.get(f'{part}_dataloader'):
+            raise ValueError(f'the config has no {part}_dataloader, which every training here needs; give one.')
+    head = load_classifier(local_file(checkpoint)).get('head.fc.bias', ()) if checkpoint else ()
+    check_datasets(cfg, ('train', 'val'), {HEAD: len(head)} if len(head) else None)
 
 
 def check_goal(goal: Goal, source: ArchSpec, settings: Settings, num_classes: int) -> None:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
 from upvit_mm.pruning.budget import Budget, Grain
-from upvit_mm.registry import type_name
+from upvit_mm.registry import MODELS, is_type, scope_of
 from upvit_mm.workflow.finetune import BACKBONES
 
 GOALS = ('target', 'widths', 'budget', 'plan')
@@ -118,14 +118,14 @@ def source_of(cfg: Config) -> ArchSpec:
     Raises:
         ValueError: the config of a detector, no model with a backbone of this package, or one without an arch.
     """
-    if cfg.get('default_scope') == 'mmdet':
+    if scope_of(cfg) == 'mmdet':
         raise ValueError(
             "default_scope = 'mmdet': importance is measured in a classifier; give the config of one, for example "
             'configs/pruning/up-pvtv2-b0_from-pvtv2-b2_in1k.py.'
         )
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     kind = backbone.get('type')
-    if kind is None or type_name(kind) not in map(type_name, BACKBONES):
+    if not is_type(kind, *BACKBONES, registry=MODELS):
         raise ValueError(
             f'model.backbone.type = {kind!r}: must be one of {", ".join(BACKBONES)}, which load the usual checkpoints '
             'of DeiT and PVTv2.'

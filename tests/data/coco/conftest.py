@@ -19,7 +19,7 @@ CLASSES = ('apple', 'pear')
 @pytest.fixture(autouse=True)
 def own_memory(monkeypatch, tmp_path):
     """What is remembered of files stays in the test's folder."""
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'memory'))
+    monkeypatch.setenv('UPVIT_MM_CACHE', str(tmp_path / 'memory'))
 
 
 @pytest.fixture

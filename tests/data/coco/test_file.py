@@ -27,16 +27,16 @@ def test_a_file_is_read_once(good, write, monkeypatch, tmp_path):
         with pytest.raises(TypeError, match="'NoneType' object is not callable"):
             examine(path)
     monkeypatch.undo()
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'memory'))
+    monkeypatch.setenv('UPVIT_MM_CACHE', str(tmp_path / 'memory'))
     assert examine(path) == first
-    (memory,) = (tmp_path / 'memory/upvit_mm/annotations').iterdir()
+    (memory,) = (tmp_path / 'memory/annotations').iterdir()
     memory.write_text('{"key": ')  # spoiled
     assert examine(path) == first
 
 
 def test_a_disk_without_room_for_the_memory(good, write, monkeypatch, caplog, tmp_path):
     (tmp_path / 'occupied').touch()
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'occupied'))
+    monkeypatch.setenv('UPVIT_MM_CACHE', str(tmp_path / 'occupied'))
     content, _ = good()
     assert examine(write(content)).faults == ()
     assert 'cannot be remembered' in caplog.text

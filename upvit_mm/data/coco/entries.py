@@ -39,7 +39,7 @@ def _unknown_image(objects: Objects) -> Fault | None:
         return None
     wanted = {objects.rows[k]['image_id'] for k in np.flatnonzero(lost)}
     known = {image['id'] for image in objects.images}
-    found = f'{how_many(lost)} have an image_id that no image of the file has ({some(wanted)}).'
+    found = f'{how_many(lost)} have an image_id that no image of the file has ({some(sorted(wanted, key=str))}).'
     return Fault(found, _as_other_type(wanted, known, 'image_id') or 'Correct image_id, or remove these objects.')
 
 
@@ -50,7 +50,8 @@ def _unknown_category(objects: Objects) -> Fault | None:
     wanted = {objects.rows[k]['category_id'] for k in np.flatnonzero(lost)}
     known = {category['id']: category['name'] for category in objects.categories}
     listed = ', '.join(f'{number!r} {name}' for number, name in list(known.items())[:10])
-    found = f'{how_many(lost)} have a category_id that is none of its categories ({some(wanted)}; there are {listed}).'
+    unknown = some(sorted(wanted, key=str))
+    found = f'{how_many(lost)} have a category_id that is none of its categories ({unknown}; there are {listed}).'
     used = {row['category_id'] for row in objects.rows}
     remedy = _as_other_type(wanted, set(known), 'category_id')
     if not remedy and not any(isinstance(value, str) for value in used | set(known)):

@@ -127,8 +127,8 @@ def check_sizes(folder: Path, names: Sequence[str], sizes: Sequence[tuple[int, i
         raise ValueError(f'{text} {REMEDIES[turns] if turned else OTHER_SIZE}')
     if unclear:
         logger.warning(
-            '%s: %d of %d pictures that were opened (%r) are turned or mirrored by their EXIF orientation when they are '
-            'loaded, which their size does not show; look at a painted one to see that boxes fit.',
+            '%s: %d of %d pictures that were opened (%r) are turned or mirrored by their EXIF orientation when they '
+            'are loaded, which their size does not show; look at a painted one to see that boxes fit.',
             source,
             len(unclear),
             len(looked),

@@ -1,0 +1,99 @@
+"""Files of pictures below a folder: what counts as one, and what other programs have left beside them."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+SHOWN = 5  # of many names
+LITTER = ('__MACOSX', '@eaDir', '__pycache__')  # folders of macOS, of network storage and of Python
+
+
+@dataclass
+class Found:
+    """What lies below a folder.
+
+    Attributes:
+        pictures: files that are read.
+        others: files that are not, by their ending; hidden ones do not count.
+        litter: folders that other programs have left, whose pictures would be read.
+    """
+
+    pictures: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    litter: list[str] = field(default_factory=list)
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """Pictures that are not read, by their ending."""
+        return {ending: count for ending, count in self.others.items() if _is_of_picture(ending)}
+
+
+def _is_of_picture(ending: str) -> bool:
+    kind, _ = mimetypes.guess_type(f'x{ending}', strict=False)
+    return ending in PICTURE_ENDINGS or (kind or '').startswith('image/')
+
+
+def is_litter(name: str) -> bool:
+    """Whether a folder of this name holds no data: OpenMMLab skips hidden files, but no hidden folder."""
+    return name.startswith('.') or name in LITTER
+
+
+def look_through(folder: str | os.PathLike, endings: Sequence[str]) -> Found:
+    """Count the files below a folder, as OpenMMLab walks through it.
+
+    Args:
+        folder: where to look, folders in it included.
+        endings: of files that are read, in small letters, with the dot.
+    """
+    found, folders = Found(), [os.fspath(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if is_litter(entry.name):
+                        found.litter.append(entry.path)
+                    else:
+                        folders.append(entry.path)
+                elif entry.name.startswith('.'):
+                    continue
+                elif entry.name.lower().endswith(tuple(endings)):
+                    found.pictures += 1
+                else:
+                    found.others[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122 (a million of them)
+    return found
+
+
+def check_litter(folder: Path, litter: Sequence[str], what: str) -> None:
+    """Refuse folders that other programs have left.
+
+    Args:
+        folder: where they were found.
+        litter: their paths.
+        what: would come of them.
+
+    Raises:
+        ValueError: there are some; the message holds the command that removes them.
+    """
+    if litter:
+        names = sorted({os.path.relpath(path, folder) for path in litter})[:SHOWN]
+        kinds = sorted({Path(path).name for path in litter})
+        command = f'rm -r {shlex.join(sorted(litter))}'
+        if len(litter) > SHOWN:  # one in every folder, as network storage does
+            tests = ' -o '.join(f'-name {shlex.quote(kind)}' for kind in kinds)
+            command = rf'find {shlex.quote(str(folder))} -type d \( {tests} \) -prune -exec rm -r {{}} +'
+        raise ValueError(
+            f'data folder {str(folder)!r} holds folders that other programs have left ({", ".join(names)}): {what}. '
+            f'Remove them: {command}'
+        )
+
+
+def counts_text(counts: dict[str, int]) -> str:
+    """As ``'3 .webp, 1 .tiff'``."""
+    return ', '.join(f'{count} {ending}' for ending, count in sorted(counts.items()))

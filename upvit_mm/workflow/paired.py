@@ -1,0 +1,70 @@
+"""Is one row of a comparison better than another? Their difference over seeds, and what of it may be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+LEVEL = 0.95
+ONE_SEED = 'one seed'  # in the place of an interval
+
+
+def paired_difference(values: Sequence[float | None], others: Sequence[float | None]) -> dict[str, Any]:
+    """The mean difference of two rows and its 95 % interval: Student's t over the differences of each pair.
+
+    Args:
+        values: of one row, one for each seed; None or NaN where it is unknown.
+        others: of the row that it is compared with, the same seeds in the same order.
+
+    Returns:
+        Plain data. ``mean`` and ``std`` (of a sample) of the differences; ``interval``, ``[low, high]``, in which the
+        true mean lies in 95 of 100 such comparisons; ``established``, whether the interval is wholly above 0 (a gain)
+        or wholly below 0 (a loss). One pair gives ``mean`` alone, an unknown value nothing; the others are None.
+    """
+    assert len(values) == len(others) > 0, f'{len(values)} values and {len(others)} others'
+    pairs = np.array([values, others], dtype=float)
+    differences = (pairs[0] - pairs[1]).round(12)  # 0.3 - 0.2 is not 0.4 - 0.3 in floating point
+    n = len(differences)
+    if np.isnan(differences).any():
+        return {'mean': None, 'std': None, 'interval': None, 'established': None}
+    mean = float(differences.mean())
+    if n == 1:
+        return {'mean': mean, 'std': None, 'interval': None, 'established': None}
+    std = float(differences.std(ddof=1))
+    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * std / n**0.5
+    low, high = mean - half, mean + half
+    return {'mean': mean, 'std': std, 'interval': [low, high], 'established': low > 0 or high < 0}
+
+
+def difference_text(difference: Mapping[str, Any], digits: int, scale: float = 1) -> str:
+    """``+5.4 [+1.4, +9.4]`` for a table in Markdown, bold where it is established; ``+5.4 (one seed)``; ``-``.
+
+    Args:
+        difference: with ``mean``, ``interval`` and ``established`` of ``paired_difference``.
+        digits: after the point.
+        scale: from its unit to the one that is shown.
+    """
+    if difference['mean'] is None:
+        return '-'
+    mean = f'{scale * difference["mean"]:+.{digits}f}'
+    if difference['interval'] is None:
+        return f'{mean} ({ONE_SEED})'
+    low, high = (f'{scale * end:+.{digits}f}' for end in difference['interval'])
+    return f'**{mean} [{low}, {high}]**' if difference['established'] else f'{mean} [{low}, {high}]'
+
+
+def how_differences(seeds: int) -> str:
+    """A sentence for a caption: what the differences are, and when one counts.
+
+    Args:
+        seeds: how many each row has.
+    """
+    if seeds < 2:
+        return 'One seed: there is no interval, so no gain and no loss is established.'
+    return (
+        "Differences are means over seeds, paired by seed, with their 95 % interval (Student's t, each difference for "
+        'itself). Bold: the interval is wholly above or below 0. All others are not established; one seed has none.'
+    )
