@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 
+from upvit_mm import runner
 from upvit_mm.cli import one_line_errors
-from upvit_mm.runner import add_run_arguments, load_config, set_training_options
+from upvit_mm.runner import add_run_arguments, build_runner, load_config, set_training_options
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DEMO = str(CONFIGS / 'demo/retinanet_up-pvtv2-micro_fpn_digits.py')
@@ -73,3 +76,34 @@ def test_training_flags_that_cannot_be_met(monkeypatch):
         set_training_options(cfg, amp=True, auto_scale_lr=False, resume=None)
     with pytest.raises(ValueError, match=r'the config has no auto_scale_lr.base_batch_size'):
         set_training_options(cfg, amp=False, auto_scale_lr=True, resume=None)
+
+
+def test_a_runner_that_loads_by_a_strategy_says_so(monkeypatch):
+    said = []
+    other = SimpleNamespace(logger=SimpleNamespace(warning=lambda text, *values: said.append(text % values)))
+    monkeypatch.setattr(runner, 'check_datasets', lambda cfg, parts: None)
+    monkeypatch.setattr(runner.RUNNERS, 'build', lambda cfg: other)
+    cfg = Config(dict(runner_type='FlexibleRunner', launcher='none', load_from='x.pth'))
+    assert build_runner(cfg, ('test',)) is other
+    assert said == ["runner_type = 'FlexibleRunner': tensors that do not load are only logged."]
+    cfg.load_from = None
+    build_runner(cfg, ('test',))
+    assert len(said) == 1
+
+
+def test_data_are_checked_once_on_each_machine(monkeypatch):
+    """By its first process; what is refused there ends all processes, and one of them says it."""
+    called, found = [], []
+    monkeypatch.setattr(runner, 'check_datasets', lambda cfg, parts: called.append(parts))
+    monkeypatch.setattr(runner, 'all_gather_object', lambda mine: [mine, *found])
+    for local_rank in ('0', '1'):
+        monkeypatch.setenv('LOCAL_RANK', local_rank)
+        runner.check_data({}, ('train',))
+    assert called == [('train',)]
+    found.append(ValueError('of another machine'))
+    with pytest.raises(ValueError, match='of another machine'):
+        runner.check_data({}, ('train',))
+    monkeypatch.setattr(runner, 'is_main_process', lambda: False)
+    with pytest.raises(SystemExit) as info:
+        runner.check_data({}, ('train',))
+    assert info.value.code == 1

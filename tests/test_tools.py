@@ -104,6 +104,17 @@ def test_train_and_test_a_detector(data_options, tmp_path):
     assert sorted(p['img_id'] for p in predictions) == [1, 2]
     assert len(list((work_dir / 'test').glob('*/pictures/*.png'))) == 2
 
+    # the heads of another width are refused, or stay random on purpose
+    narrow = [*data_options, 'model.bbox_head.feat_channels=16']
+    words = [RETINANET, checkpoint, '--work-dir', work_dir / 'test', '--metrics', results[0]]
+    *_, error = tool('test', *words, '--cfg-options', *narrow, status=1).splitlines()
+    assert error.startswith(f"error: checkpoint '{checkpoint}' does not fit the model of the config: 10 tensors are ")
+    assert 'in bbox_head: 10 of another shape: bbox_head.cls_convs.0.conv.weight has shape (64, 64, 3, 3)' in error
+    words += ['--allow-missing', 'bbox_head', '--weights', 'raw']
+    output = tool('test', *words, '--cfg-options', *narrow)
+    assert '--allow-missing bbox_head: 10 tensors are missing or of another shape and stay random: bbox_head.' in output
+    assert json.loads(results[0].read_text())['weights'] == 'raw'
+
     longer = [*data_options[:-1], 'train_cfg.max_epochs=2']
     output = tool('train', RETINANET, '--work-dir', work_dir, '--resume', '--cfg-options', *longer)
     assert 'resumed epoch: 1' in output
@@ -199,6 +210,13 @@ def test_convert_checkpoint(tiny_source, identical, tmp_path):
     again = torch.load(tmp_path / 'again.pth', weights_only=True)
     assert identical(again['state_dict'], state)
     assert again['meta']['source'] == str(tmp_path / 'ours.pth')
+
+    torch.save({'state_dict': {k: v + 1 for k, v in state.items()}, 'state_dict_ema': state}, tmp_path / 'run.pth')
+    for number, options in ((0, []), (1, ['--weights', 'raw', '--no-head'])):
+        output = tool('convert_checkpoint', tmp_path / 'run.pth', tmp_path / 'x.pth', '--to', 'timm', *options)
+        assert 'run.pth: holds averages (state_dict_ema) and raw weights (state_dict); takes state_dict' in output
+        found = torch.load(tmp_path / 'x.pth', weights_only=True)['state_dict']
+        assert identical(found, {k: v + number for k, v in state.items() if not number or k not in source.head})
 
 
 def test_one_line_for_each_mistake(digits_folder, data_options, tmp_path):

@@ -1,9 +1,10 @@
 """Convert a DeiT or PVTv2 checkpoint of any known layout to this package's names, or back to timm's."""
 
 import argparse
+import logging
 from pathlib import Path
 
-from upvit_mm.checkpoints import convert_file
+from upvit_mm.checkpoints import WEIGHTS, convert_file
 from upvit_mm.cli import one_line_errors
 
 
@@ -13,12 +14,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('target', metavar='OUT', help='.pth file to write')
     parser.add_argument('--to', choices=('ours', 'timm'), default='ours', help='layout to write (default: %(default)s)')
     parser.add_argument('--prefix', help="what stands before the backbone's keys (default: found by itself)")
+    parser.add_argument(
+        '--weights', choices=WEIGHTS, help="averages or raw weights (default: what the file's maker evaluates)"
+    )
+    parser.add_argument('--no-head', action='store_true', help='leave the head out')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    print(convert_file(Path(args.source), Path(args.target), args.to, args.prefix))
+    logging.basicConfig(format='%(message)s')
+    logging.getLogger('upvit_mm').setLevel(logging.INFO)
+    source, target = Path(args.source), Path(args.target)
+    print(convert_file(source, target, args.to, args.prefix, args.weights, head=not args.no_head))
 
 
 if __name__ == '__main__':

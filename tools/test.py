@@ -6,8 +6,10 @@ from pathlib import Path
 
 from mmengine.evaluator import DumpResults
 
+from upvit_mm.checkpoints import WEIGHTS
 from upvit_mm.cli import one_line_errors
 from upvit_mm.files import sha256_of, write_text_atomically
+from upvit_mm.registry import scope_of
 from upvit_mm.runner import add_run_arguments, build_runner, leave_processes, load_config
 
 
@@ -19,6 +21,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--metrics', help='write the metrics, with what they belong to, to this .json file')
     parser.add_argument(
         '--show-dir', help='write painted pictures to this folder in WORK_DIR/TIMESTAMP (classifiers: in WORK_DIR)'
+    )
+    parser.add_argument(
+        '--weights', choices=WEIGHTS, help="averages or raw weights (default: what the file's maker evaluates)"
+    )
+    parser.add_argument(
+        '--allow-missing',
+        nargs='+',
+        default=[],
+        metavar='PREFIX',
+        help='parts of the model, as bbox_head, that may stay random where the checkpoint has no fitting tensors',
     )
     add_run_arguments(parser)
     args = parser.parse_args()
@@ -39,12 +51,13 @@ def main() -> None:
         classifier = dict(enable=True, interval=1, out_dir=str(Path(cfg.work_dir, args.show_dir)))
         hook = detector if _is_detector(cfg) else classifier
         cfg.default_hooks.visualization.update(hook)
-    runner = build_runner(cfg, parts=('test',))
+    runner = build_runner(cfg, ('test',), args.weights, args.allow_missing)
     if args.out:
         runner.test_evaluator.metrics.append(_dump(cfg, args.out))
     metrics = runner.test()
     if args.metrics and runner.rank == 0:
         content = {'metrics': metrics, 'config': args.config, 'checkpoint': args.checkpoint}
+        content |= {'weights': args.weights} if args.weights else {}
         if local:
             content['sha256'] = sha256_of(args.checkpoint)
         text = json.dumps(content, indent=2, default=float) + '\n'
@@ -53,7 +66,7 @@ def main() -> None:
 
 
 def _is_detector(cfg) -> bool:
-    return cfg.get('default_scope') == 'mmdet'
+    return scope_of(cfg) == 'mmdet'
 
 
 def _dump(cfg, path: str) -> DumpResults:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dist import init_dist
+from mmengine.dist import all_gather_object, init_dist, is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.launch import VARIABLES, place_in_job
 from upvit_mm.openmmlab import require_mmcv_ops, require_openmmlab
+from upvit_mm.optim import check_constructor
+from upvit_mm.registry import scope_of
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -96,27 +99,58 @@ def set_training_options(cfg: Config, amp: bool, auto_scale_lr: bool, resume: st
         cfg.load_from = None if resume == 'auto' else resume
 
 
-def build_runner(cfg: Config, parts: tuple[str, ...]) -> Runner:
+def build_runner(
+    cfg: Config, parts: tuple[str, ...], weights: str | None = None, allow_missing: Sequence[str] = ()
+) -> Runner:
     """The Runner of a config whose data were checked first; it checks what it starts from and writes whole files.
 
     Args:
         cfg: a whole config of mmdet or mmpretrain.
-        parts: what will run: of ``'train'``, ``'val'``, ``'test'``.
+        parts: what will run: of ``'train'``, ``'val'``, ``'test'``. Without ``'train'`` a checkpoint must fit whole.
+        weights: of ``load_from``, see ``upvit_mm.hooks.CheckLoaded``.
+        allow_missing: see ``upvit_mm.hooks.CheckLoaded``.
 
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
         ImportError: a detector is wanted and mmcv has no working operators.
         ValueError: an annotation file is damaged or does not fit the config's classes, or a class has no images.
     """
-    if cfg.get('default_scope') == 'mmdet':
+    if scope_of(cfg) == 'mmdet':
         require_mmcv_ops()
-    check_datasets(cfg, parts)
+    if 'train' in parts:
+        check_constructor(cfg)
     start_processes(cfg)
+    check_data(cfg, parts)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in forms of their own
-        for kind in ('CheckResumed', 'WholeCheckpoints'):
-            runner.register_hook(dict(type=f'upvit_mm.{kind}'))
+        part = 'train' if 'train' in parts else parts[0]
+        loading = dict(type='upvit_mm.CheckLoaded', part=part, weights=weights, allow_missing=allow_missing)
+        keeping = [dict(type=f'upvit_mm.{kind}') for kind in ('RecordArch', 'WholeCheckpoints')]
+        for hook in (dict(type='upvit_mm.CheckResumed'), loading, *keeping):
+            runner.register_hook(hook)
+    elif cfg.get('load_from'):
+        runner.logger.warning('runner_type = %r: tensors that do not load are only logged.', cfg.runner_type)
     return runner
+
+
+def check_data(cfg: Config, parts: Sequence[str]) -> None:
+    """``check_datasets`` by the first process of each machine; what one of them refuses ends all, and is said once.
+
+    Raises:
+        FileNotFoundError: see ``check_datasets``.
+        ValueError: see ``check_datasets``.
+        SystemExit: the same, in all processes but the first.
+    """
+    refused = None
+    if int(os.environ.get('LOCAL_RANK', 0)) == 0:
+        try:
+            check_datasets(cfg, parts)
+        except (OSError, ValueError) as error:
+            refused = error
+    if found := next(filter(None, all_gather_object(refused)), None):
+        if is_main_process():
+            raise found
+        sys.exit(1)
 
 
 def start_processes(cfg: Config) -> None:

@@ -128,7 +128,8 @@ def test_folder_is_no_file(tmp_path):
         ([torch.ones(1)], r'holds a list, not a dict of tensors'),
         (torch.ones(1), r'holds a Tensor, not a dict of tensors'),
         ({'epoch': 1, 'lr': 0.1}, r'holds no tensors; its keys are: epoch, lr'),
-        ({'state_dict': {}}, r'holds no tensors; its keys are: none'),
+        ({'state_dict': {}}, r'holds no tensors; its keys are: state_dict'),
+        ({}, r'holds no tensors; its keys are: none'),
         ({'conv1.weight': torch.ones(1)}, r'layout not recognised: conv1.weight'),
     ],
 )

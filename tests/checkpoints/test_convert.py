@@ -1,7 +1,12 @@
+import logging
+from dataclasses import replace
+
 import pytest
 import torch
+from mmengine.config import Config
 
-from upvit_mm.checkpoints import convert_file, load_classifier, read_checkpoint, to_ours
+from upvit_mm.arch import ArchSpec
+from upvit_mm.checkpoints import convert_file, load_classifier, read_checkpoint, save_checkpoint, to_ours
 from upvit_mm.files import sha256_of
 
 
@@ -45,6 +50,94 @@ def test_free_widths_do_not_fit_timm(family, build, tmp_path):
     with pytest.raises(ValueError, match=r'fuses tensors of one width, but this model has .*Keep it in our layout'):
         convert_file(tmp_path / 'x.pth', tmp_path / 'timm.pth', to='timm')
     assert not (tmp_path / 'timm.pth').exists()
+
+
+@pytest.fixture(params=['timm-deit', 'timm-pvtv2'])
+def pruned(request, tiny_source, stock_arch, build):
+    """A network of stock widths whose logits have other scales, timm's network of its widths, and the arch."""
+    source = tiny_source(request.param)
+    arch = ArchSpec.from_dict(stock_arch(source.family))
+    arch = replace(arch, qk_scales=[[0.2 + i + j / 10 for j, _ in enumerate(s)] for i, s in enumerate(arch.qk_scales)])
+    return build(source.family, arch.to_dict()).double(), source, arch
+
+
+@pytest.mark.parametrize('way', ['meta.arch', 'config'])
+def test_timm_computes_the_same_with_other_scales(way, pruned, image, distance, tmp_path):
+    ours, timm, arch = pruned
+    kind = f'upvit_mm.{type(ours).__name__}'
+    text = Config(dict(model=dict(backbone=dict(type=kind, arch=arch.to_dict())))).pretty_text
+    meta = {'arch': arch.to_dict()} if way == 'meta.arch' else {'cfg': text}
+    save_checkpoint(tmp_path / 'x.pth', {f'backbone.{k}': v for k, v in ours.state_dict().items()}, **meta)
+    content = read_checkpoint(convert_file(tmp_path / 'x.pth', tmp_path / 'timm.pth', to='timm'))
+    timm.model.load_state_dict(content['state_dict'] | timm.head)
+    x = image(64, 64).double()
+    with torch.no_grad():
+        expected = ours(x)
+        assert max(distance(a, b) for a, b in zip(timm.features(x)[-len(expected) :], expected)) < 1e-10
+    # what was folded has the usual scales, and is no longer of the pruned network's arch
+    assert content['meta']['arch'] == replace(arch, qk_scales=None).to_dict()
+    with pytest.raises(ValueError, match=r'is of another network'):
+        load_classifier(tmp_path / 'timm.pth', arch=arch)
+
+
+def test_usual_scales_are_not_touched(timm_file, stock_arch, tmp_path, identical):
+    family = 'deit' if 'cls_token' in read_checkpoint(timm_file) else 'pvtv2'
+    arch = ArchSpec.from_dict(stock_arch(family))
+    save_checkpoint(tmp_path / 'x.pth', load_classifier(timm_file), arch=arch.to_dict())
+    ours = convert_file(tmp_path / 'x.pth', tmp_path / 'ours.pth')
+    assert read_checkpoint(ours)['meta']['arch'] == arch.to_dict()
+    timm = read_checkpoint(convert_file(ours, tmp_path / 'back.pth', to='timm'))['state_dict']
+    assert identical(timm, read_checkpoint(timm_file))
+
+
+def test_a_file_without_an_arch_is_said_to_be_usual(timm_file, tmp_path, caplog):
+    ours = convert_file(timm_file, tmp_path / 'ours.pth')
+    assert 'arch' not in read_checkpoint(ours)['meta']
+    with caplog.at_level(logging.WARNING, 'upvit_mm'):
+        convert_file(ours, tmp_path / 'back.pth', to='timm')
+    assert 'ours.pth: its architecture is not known; taken is the usual scale of logits' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(num_heads=[[3, 6, 3]]), r'num_heads\[0\] = \[3, 6, 3\]: in timm all blocks of a stage have the same'),
+        (dict(mlp_hidden_dims=[[192, 96, 192]]), r'stage 0 has hidden widths \[96, 192\]: in timm all of a stage are'),
+        (
+            dict(qk_dims=24, v_dims=24),
+            r'attn.q.weight has 24 rows: in timm q, k and v are as wide as the embedding, 48',
+        ),
+    ],
+)
+def test_what_timm_cannot_hold(changes, message, stock_arch, build, tmp_path):
+    arch = ArchSpec.from_dict(stock_arch('deit', **changes))
+    save_checkpoint(tmp_path / 'x.pth', build('deit', arch.to_dict()).state_dict(), arch=arch.to_dict())
+    with pytest.raises(ValueError, match=rf'{message}.*Keep it in our layout \(--to ours\)'):
+        convert_file(tmp_path / 'x.pth', tmp_path / 'timm.pth', to='timm')
+
+
+def test_an_arch_that_is_not_the_files_is_left_out(stock_arch, build, tmp_path, caplog):
+    """As for a teacher beside the network that the file is of."""
+    arch = ArchSpec.from_dict(stock_arch('deit'))
+    other = stock_arch('deit', depths=[4], qk_scales=0.1)
+    save_checkpoint(tmp_path / 'x.pth', build('deit', arch.to_dict()).state_dict(), arch=other)
+    with caplog.at_level(logging.WARNING, 'upvit_mm'):
+        path = convert_file(tmp_path / 'x.pth', tmp_path / 'timm.pth', to='timm')
+    assert 'the architecture that it names is not that of these tensors' in caplog.text
+    assert 'taken is the usual scale of logits' in caplog.text
+    assert 'arch' not in read_checkpoint(path)['meta']
+
+
+def test_averages_and_heads_by_choice(tiny_source, tmp_path, identical):
+    source = tiny_source('timm-deit')
+    raw = source.state | source.head
+    ema = {k: v + 1 for k, v in raw.items()}
+    torch.save({'state_dict': raw, 'state_dict_ema': ema}, tmp_path / 'x.pth')
+    for weights, expected in ((None, ema), ('ema', ema), ('raw', raw)):
+        path = convert_file(tmp_path / 'x.pth', tmp_path / 'timm.pth', to='timm', weights=weights)
+        assert identical(read_checkpoint(path)['state_dict'], expected)
+    path = convert_file(tmp_path / 'x.pth', tmp_path / 'timm.pth', to='timm', head=False, weights='raw')
+    assert identical(read_checkpoint(path)['state_dict'], source.state)
 
 
 def test_unknown_target(timm_file, tmp_path):

@@ -131,6 +131,51 @@ def test_check_state_gives_the_first_five_and_the_count():
     ) in str(info.value)
 
 
+# -------------------------------------------------- images of another size
+
+
+def deit(build, stock_arch, **changes):
+    return build('deit', stock_arch('deit', **changes)).state_dict()
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+@pytest.mark.parametrize(
+    ('trained', 'remedy'),
+    [
+        (dict(img_size=96), r'It was trained at 96 px \(6x6 patches of 16 px\): set img_size=96 in the arch\.'),
+        (
+            dict(img_size=64, patch_size=8),
+            r'64 px \(8x8 patches of 8 px\): set patch_size=8 and img_size=64 in the arch\.',
+        ),
+        (
+            dict(img_size=32, patch_size=8),
+            r'32 px \(4x4 patches of 8 px\): set patch_size=8 and img_size=32 in the arch\.',
+        ),
+    ],
+)
+def test_other_sizes_of_images_and_patches_are_named(trained, remedy, prefix, build, stock_arch):
+    given, expected = deit(build, stock_arch, **trained), deit(build, stock_arch)
+    given, expected = ({f'{prefix}{k}': v for k, v in state.items()} for state in (given, expected))
+    with pytest.raises(ValueError, match=remedy):
+        check_state(given, expected, 'net')
+    build('deit', stock_arch('deit', **trained)).load_state_dict({k.removeprefix(prefix): v for k, v in given.items()})
+
+
+def test_positions_that_are_no_square(build, stock_arch):
+    state = deit(build, stock_arch)
+    for count in (16, 1 + 4 * 6):  # without a class token's, or of images of two sides
+        given = state | {'pos_embed': torch.ones(1, count, 48)}
+        with pytest.raises(ValueError, match=rf'Its {count} positions are no class token and a square of patches'):
+            check_state(given, state, 'net')
+
+
+def test_size_of_images_is_named_where_all_else_fits(build, stock_arch):
+    expected, larger = deit(build, stock_arch), dict(img_size=96)
+    for changes in (dict(mlp_hidden_dims=96), dict(in_channels=1)):
+        with pytest.raises(ValueError, match=r'Use the arch\.json that was written beside the checkpoint'):
+            check_state(deit(build, stock_arch, **larger, **changes), expected, 'net')
+
+
 def test_check_state_asks_for_the_prefix_when_there_is_nothing():
     with pytest.raises(ValueError, match=r'\(the model has 1\): a is missing\. .*is its prefix right\?'):
         check_state({}, {'a': torch.ones(2)}, 'net')

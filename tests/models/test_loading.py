@@ -102,6 +102,18 @@ def test_classifier_gives_timms_logits(name, tiny_source, classifier, stock_arch
         assert distance(model.head(model.extract_feat(x)), source.model(x)) < 1e-10
 
 
+@pytest.mark.parametrize(('weights', 'taken'), [(None, 1), ('ema', 1), ('raw', 0)])
+def test_init_cfg_chooses_averages_or_raw_weights(
+    weights, taken, family, build, detector, tiny_arch, tmp_path, identical
+):
+    states = [build(family, seed=seed).state_dict() for seed in (5, 6)]
+    torch.save({'state_dict': states[0], 'state_dict_ema': states[1]}, tmp_path / 'x.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')) | ({'weights': weights} if weights else {})
+    model = detector(family, tiny_arch(family), init_cfg=init_cfg)
+    model.init_weights()
+    assert identical(model.backbone.state_dict(), states[taken])
+
+
 # ----------------------------------------------------------------- wrong files
 
 CHANGES = {  # how to spoil a state dict, and what is to be said of each key
@@ -173,6 +185,28 @@ def test_checkpoint_of_a_variant(build, stock_arch, timm_source, tmp_path):
     backbone = build('pvtv2', stock_arch('pvtv2'), init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
     with pytest.raises(ValueError, match=r'stages.0.blocks.0.attn.sr.weight has shape \(16, 16, 1, 1\), the model'):
         backbone.init_weights()
+
+
+def test_a_network_of_other_scales_is_refused(family, build, tiny_arch, tmp_path):
+    """Trained from scratch with the usual scales, under the arch.json of a pruned network of the same widths."""
+    usual = build(family, tiny_arch(family, qk_scales=None))
+    path = save_checkpoint(tmp_path / 'x.pth', usual.state_dict(), arch=usual.arch.to_dict())
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    for prefix in ({}, dict(prefix='')):
+        with pytest.raises(
+            ValueError, match=rf'another network than arch tiny-{family}: qk_scales\[0\]\[0\] = 0\.3\d+ in'
+        ):
+            build(family, init_cfg=init_cfg | prefix).init_weights()
+    build(family, usual.arch.to_dict(), init_cfg=init_cfg).init_weights()
+
+
+def test_a_network_of_larger_images_names_its_size(build, stock_arch, tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save(build('deit', stock_arch('deit', img_size=96)).state_dict(), path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    with pytest.raises(ValueError, match=r'trained at 96 px \(6x6 patches of 16 px\): set img_size=96 in the arch'):
+        build('deit', stock_arch('deit'), init_cfg=init_cfg).init_weights()
+    build('deit', stock_arch('deit', img_size=96), init_cfg=init_cfg).init_weights()
 
 
 def test_load_from_a_bare_backbone_asks_for_the_prefix(detector, tiny_source, stock_arch, tmp_path):

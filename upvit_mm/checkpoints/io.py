@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -17,18 +17,25 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from upvit_mm.checkpoints.keys import State, to_ours
+from upvit_mm.arch import ArchSpec
+from upvit_mm.checkpoints.contents import Place, State, find_backbone
+from upvit_mm.checkpoints.heads import linear_head
+from upvit_mm.checkpoints.keys import to_ours
+from upvit_mm.checkpoints.known_arch import check_arch_of
 from upvit_mm.files import check_records, save_atomically, write_atomically
 from upvit_mm.version import __version__
 
 logger = logging.getLogger('upvit_mm')
 
 FORMAT_VERSION = 1
-WRAPPERS = ('state_dict', 'model')  # mmengine (EMA weights already in place), official DeiT and UP-ViT files
-HEADS = ('head.fc.', 'head.layers.head.', 'head.')  # mmpretrain's linear head, its ViT head, everybody else's
-# What mmengine writes into its checkpoints beside the weights: loss histories and numbers of numpy 1 or 2. They are
-# read as placeholders, so none of these functions is called.
+# What trainings write beside the weights: mmengine loss histories and numbers of numpy 1 or 2, timm and DeiT their
+# arguments. They are read as placeholders, so none of these functions is called.
 IGNORED = (
+    'argparse.Namespace',
+    'pathlib.PosixPath',
+    'pathlib.WindowsPath',
+    'pathlib._local.PosixPath',
+    'pathlib._local.WindowsPath',
     '_codecs.encode',
     'builtins.getattr',
     'mmengine.logging.history_buffer.HistoryBuffer',
@@ -100,48 +107,51 @@ def local_file(path: str | os.PathLike) -> Path:
     return path
 
 
-def load_backbone(path: str | os.PathLike, prefix: str | None = None) -> State:
+def load_backbone(
+    path: str | os.PathLike, prefix: str | None = None, weights: str | None = None, arch: ArchSpec | None = None
+) -> State:
     """The backbone's tensors of a checkpoint in any known layout, under our names.
 
     Args:
         path: see ``read_checkpoint``.
-        prefix: what stands before the backbone's keys; None finds ``backbone.`` or nothing by itself.
+        prefix: what stands before the backbone's keys, with or without wrappers such as ``module.``; None finds it.
+        weights: ``'ema'`` or ``'raw'`` where a file has both; None takes what its maker evaluates, see ``AVERAGES``.
+        arch: what the tensors are for; compared with what the file knows of its own, see ``check_arch_of``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unreadable, no key has the prefix, or an unknown layout.
+        ValueError: unreadable, no key has the prefix, several backbones, an unknown layout, or another architecture.
     """
-    backbone, rest = _split(_state_dict(read_checkpoint(path), path), prefix, path)
-    if rest:
-        logger.info('%s: dropped %d tensors outside the backbone (%s)', path, len(rest), _heads(rest))
-    return to_ours(backbone)
+    place = _find(path, prefix, weights, arch)
+    if rest := [*place.rest(), *place.head()]:
+        logger.info('%s: dropped %d tensors outside the backbone (%s)', path, len(rest), _words(rest))
+    return to_ours(place.backbone())
 
 
-def load_classifier(path: str | os.PathLike, prefix: str | None = None) -> State:
+def load_classifier(
+    path: str | os.PathLike, prefix: str | None = None, weights: str | None = None, arch: ArchSpec | None = None
+) -> State:
     """A classifier's tensors in any known layout, as an mmpretrain ``ImageClassifier`` names them.
 
     Args:
         path: see ``read_checkpoint``.
         prefix: see ``load_backbone``.
+        weights: see ``load_backbone``.
+        arch: see ``load_backbone``.
 
     Returns:
         ``backbone.*`` in our layout, and ``head.fc.weight`` ``(classes, C)`` and ``head.fc.bias`` when there is a head.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unreadable, an unknown layout, or a head without a bias.
+        ValueError: as ``load_backbone``, or a head that has hidden layers or no bias.
     """
-    backbone, rest = _split(_state_dict(read_checkpoint(path), path), prefix, path)
-    state = {f'backbone.{k}': v for k, v in to_ours(backbone).items()}
-    for theirs in HEADS:
-        if f'{theirs}weight' in rest:
-            if f'{theirs}bias' not in rest:
-                raise ValueError(f'checkpoint {str(path)!r}: its head has no bias ({theirs}bias); add one of zeros.')
-            state |= {f'head.fc.{p}': rest.pop(f'{theirs}{p}') for p in ('weight', 'bias')}
-            break
-    if rest:
-        logger.warning('%s: dropped %d tensors outside backbone and head (%s)', path, len(rest), _heads(rest))
-    return state
+    place = _find(path, prefix, weights, arch)
+    head, extra = linear_head(place.head(), path)
+    if rest := [*place.rest(), *extra]:
+        logger.warning('%s: dropped %d tensors outside backbone and head (%s)', path, len(rest), _words(rest))
+    state = {f'backbone.{k}': v for k, v in to_ours(place.backbone()).items()}
+    return state | {f'head.fc.{k}': v for k, v in head.items()}
 
 
 def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Tensor], **provenance: Any) -> Path:
@@ -158,37 +168,16 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Tensor], **prov
     return save_atomically(path, {'state_dict': tensors, 'meta': meta})
 
 
-def _state_dict(content: Mapping[str, Any], path) -> State:
-    for key in WRAPPERS:
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    state = {k.removeprefix('module.'): v for k, v in content.items() if isinstance(v, Tensor)}
-    if not state:
-        keys = ', '.join(map(str, list(content)[:5]))
-        raise ValueError(f'checkpoint {str(path)!r} holds no tensors; its keys are: {keys or "none"}.')
-    return state
+def _find(path: str | os.PathLike, prefix: str | None, weights: str | None, arch: ArchSpec | None) -> Place:
+    content = read_checkpoint(path)
+    place = find_backbone(content, path, prefix, weights)
+    if arch is not None:
+        check_arch_of(content, arch, path)
+    return place
 
 
-def _split(state: State, prefix: str | None, path) -> tuple[State, State]:
-    """Backbone tensors without their prefix, and everything else."""
-    if prefix is None:
-        prefix = 'backbone.' if any(k.startswith('backbone.') for k in state) else ''
-    if prefix:
-        prefix = prefix if prefix.endswith('.') else f'{prefix}.'
-        backbone = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-        if not backbone:
-            raise ValueError(
-                f'checkpoint {str(path)!r} has no key with prefix {prefix!r}; its first keys are '
-                f'{", ".join(list(state)[:5])}.'
-            )
-        return backbone, {k: v for k, v in state.items() if not k.startswith(prefix)}
-    is_head = {k: k.split('.')[0] in ('head', 'head_dist') for k in state}
-    return {k: v for k, v in state.items() if not is_head[k]}, {k: v for k, v in state.items() if is_head[k]}
-
-
-def _heads(keys) -> str:
-    return ', '.join(sorted({k.split('.')[0] for k in keys}))
+def _words(names: Iterable[str]) -> str:
+    return ', '.join(sorted({name.split('.')[0] for name in names}))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ State dicts here are of a backbone alone: mappings of tensor name to tensor, wit
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 
@@ -16,6 +17,7 @@ from upvit_mm.checkpoints.layouts import LAYOUTS, OURS_MARKER, Layout, Rule, fil
 
 logger = logging.getLogger('upvit_mm')
 State = dict[str, Tensor]
+POSITIONS, PATCHES = 'pos_embed', 'stages.0.patch_embed.proj.weight'  # of a DeiT; how many, and their size
 
 
 def detect_layout(keys: Iterable[str]) -> Layout | None:
@@ -117,12 +119,12 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], nam
         ValueError: a tensor is missing, extra or mis-shaped: the first five and the count.
     """
     if problems := differences(state, expected):
+        remedy = 'Use the arch.json that was written beside the checkpoint, or the checkpoint of this arch'
         raise ValueError(
             f'checkpoint does not fit {name}: {len(problems)} tensors are missing, extra or of another shape '
             f'(the model has {len(expected)}): '
             f'{"; ".join(problems[:5])}{"; ..." if len(problems) > 5 else ""}. '
-            'Use the arch.json that was written beside the checkpoint, or the checkpoint of this arch'
-            + ('; is its prefix right?' if not state else '.')
+            + (image_size_remedy(state, expected) or remedy + ('; is its prefix right?' if not state else '.'))
         )
 
 
@@ -136,6 +138,27 @@ def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         if k in state and state[k].shape != v.shape
     ]
     return shapes + missing + extra
+
+
+def image_size_remedy(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """What to set in the arch when a DeiT was trained on images or patches of another size, and all else fits."""
+    shapes, others = ({k: v.shape for k, v in tensors.items()} for tensors in (state, expected))
+    wrong = {k for k in {**shapes, **others} if shapes.get(k) != others.get(k)}
+    prefix = next((k.removesuffix(end) for end in (POSITIONS, PATCHES) for k in wrong if k.endswith(end)), '')
+    position, kernel = f'{prefix}{POSITIONS}', f'{prefix}{PATCHES}'
+    if not wrong or not {position, kernel} <= shapes.keys() or wrong - {position, kernel}:
+        return None
+    if shapes[kernel][:2] != others[kernel][:2]:  # other channels
+        return None
+    count, patch = shapes[position][1], shapes[kernel][-1]
+    side = math.isqrt(count - 1)  # one is the class token's
+    if side**2 != count - 1:
+        return f'Its {count} positions are no class token and a square of patches, which a DeiT of this package has.'
+    size, other = side * patch, f'patch_size={patch} and ' if kernel in wrong else ''
+    return (
+        f'It was trained at {size} px ({side}x{side} patches of {patch} px): set {other}img_size={size} in the arch. '
+        'Images of any size can be given to the network then.'
+    )
 
 
 def _take(tensor: Tensor, rule: Rule, key: str) -> Tensor:

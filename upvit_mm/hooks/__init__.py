@@ -2,14 +2,18 @@
 
 from upvit_mm.hooks.epoch_ema import EpochEMAHook
 from upvit_mm.hooks.finite_loss import StopOnNonFiniteLoss
+from upvit_mm.hooks.load_check import CheckLoaded
+from upvit_mm.hooks.record_arch import RecordArch
 from upvit_mm.hooks.resume_check import CheckResumed
 from upvit_mm.hooks.seed_epochs import SeedEveryEpoch
 from upvit_mm.hooks.token_consistency import TokenConsistencyHook
 from upvit_mm.hooks.whole_checkpoints import WholeCheckpoints
 
 __all__ = [
+    'CheckLoaded',
     'CheckResumed',
     'EpochEMAHook',
+    'RecordArch',
     'SeedEveryEpoch',
     'StopOnNonFiniteLoss',
     'TokenConsistencyHook',

@@ -20,8 +20,8 @@ from upvit_mm.registry import HOOKS
 class CheckResumed(Hook):
     """Compares weights and averaged weights of a resumed checkpoint with those of the run, before they are loaded.
 
-    mmengine only logs tensors that are missing, extra or mis-shaped, and goes on with random ones. Which tensors are in
-    a checkpoint that is loaded without resuming (``load_from``) is none of its business, but damaged is neither loaded.
+    mmengine only logs tensors that are missing, extra or mis-shaped, and goes on with random ones. A file
+    that is loaded without resuming (``load_from``) must only be whole here; its tensors are ``CheckLoaded``'s business.
 
     Raises:
         FileNotFoundError: no such file.
@@ -33,7 +33,7 @@ class CheckResumed(Hook):
     def before_run(self, runner: Runner) -> None:
         if runner._resume and not runner._load_from:
             _mend_pointer(Path(runner.work_dir))
-        source = str(_source(runner) or '')
+        source = str(source_of(runner) or '')
         if not source or '://' in source:
             return
         path = Path(source).expanduser()
@@ -67,7 +67,7 @@ def _compare(runner: Runner, part: str, state: Mapping[str, Tensor], expected: M
         _refuse(runner, f'{len(problems)} of {len(expected)} tensors of its {part} differ: {first}')
 
 
-def _source(runner: Runner) -> str | None:
+def source_of(runner: Runner) -> str | None:
     """What the run starts from."""
     return runner._load_from or (find_latest_checkpoint(runner.work_dir) if runner._resume else None)
 
@@ -82,7 +82,7 @@ def _mend_pointer(folder: Path) -> None:
 
 
 def _refuse(runner: Runner, reason: str) -> None:
-    path = _source(runner)
+    path = source_of(runner)
     raise ValueError(
         f'checkpoint {str(path)!r} cannot be resumed: {reason}. Resume with the config of that run, or start a new '
         'run from its weights: load_from without resume, in another work dir.'

@@ -111,7 +111,7 @@ class TokenConsistencyHook(Hook):
         self._images = [dataset[k * len(dataset) // count]['inputs'] for k in range(count)]
         with torch.random.fork_rng(devices=[]):  # the training goes on as it would without this hook
             dense = BACKBONES[self.arch.family](self.arch, **self.settings)
-        dense.load_state_dict(load_backbone(self.checkpoint))
+        dense.load_state_dict(load_backbone(self.checkpoint, arch=self.arch))
         dense = dense.to(next(backbone.parameters()).device).eval()
         generator = torch.Generator().manual_seed(self.seed)
         self._expected = []

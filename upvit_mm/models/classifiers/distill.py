@@ -92,7 +92,8 @@ class DistillClassifier(ImageClassifier):
         super().init_weights()
         self.init_cfg = configured
         for config in pretrained if first_call else ():
-            state = load_classifier(config['checkpoint'], config.get('prefix'))
+            source = (config['checkpoint'], config.get('prefix'), config.get('weights'))
+            state = load_classifier(*source, arch=self.backbone.arch)
             own = self.state_dict()
             expected = {k: v for k, v in own.items() if not k.startswith('distill_losses.')}
             check_state(state, expected, f'the student (checkpoint={config["checkpoint"]})')

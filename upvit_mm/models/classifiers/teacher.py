@@ -8,7 +8,7 @@ import torch
 from mmpretrain.models import ImageClassifier
 from torch import Tensor, nn
 
-from upvit_mm.checkpoints import check_state, load_classifier
+from upvit_mm.checkpoints import check_state, load_backbone, load_classifier
 from upvit_mm.models.backbones.base import UPBackbone
 
 PREPROCESSING = ('mean', 'std', 'to_rgb', 'num_classes')  # num_classes does nothing to an image
@@ -48,6 +48,7 @@ class Teacher(nn.Module):
     Args:
         backbone: its config.
         checkpoint: its weights in any layout that ``upvit_mm.checkpoints`` knows.
+        weights: ``'ema'`` or ``'raw'`` where the checkpoint has both; None takes what its maker evaluates.
         neck: its config, or None.
         head: config of a linear head; None when no loss compares logits.
         data_preprocessor: ``mean``, ``std`` and ``to_rgb`` that it was trained with, where they differ from the
@@ -67,6 +68,7 @@ class Teacher(nn.Module):
         head: Mapping | None = None,
         data_preprocessor: Mapping | None = None,
         student_preprocessor: nn.Module | None = None,
+        weights: str | None = None,
     ):
         super().__init__()
         other = sorted(set(data_preprocessor or {}) - set(PREPROCESSING))
@@ -78,7 +80,7 @@ class Teacher(nn.Module):
         with torch.random.fork_rng(devices=[]):  # the student starts from the same weights with and without a teacher
             self.classifier = ImageClassifier(backbone, neck, head, data_preprocessor=dict(data_preprocessor or {}))
         check_backbone('teacher.backbone', self.classifier.backbone)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.weights = checkpoint, weights
         self._load()
         self.flip_channels = False
         self.register_buffer('scale', None)
@@ -89,21 +91,26 @@ class Teacher(nn.Module):
         self.eval()
 
     def _load(self) -> None:
-        state, expected = load_classifier(self.checkpoint), self.classifier.state_dict()
+        source, expected = dict(weights=self.weights, arch=self.classifier.backbone.arch), self.classifier.state_dict()
         if not self.classifier.with_head:
-            state = {k: v for k, v in state.items() if not k.startswith('head.')}
-        elif 'head.fc.bias' not in state:
+            state = {f'backbone.{k}': v for k, v in load_backbone(self.checkpoint, **source).items()}
+        else:
+            state = load_classifier(self.checkpoint, **source)
+            self._check_head(state)
+        name = self.classifier.backbone.arch.name or 'custom'
+        check_state(state, expected, f'the teacher (arch={name}, checkpoint={self.checkpoint})')
+        self.classifier.load_state_dict(state)
+
+    def _check_head(self, state: Mapping[str, Tensor]) -> None:
+        if 'head.fc.bias' not in state:
             raise ValueError(
                 f'teacher checkpoint {self.checkpoint!r} has no linear head; drop teacher.head and the KL.'
             )
-        elif (classes := len(state['head.fc.bias'])) != self.classifier.head.num_classes:
+        if (classes := len(state['head.fc.bias'])) != self.classifier.head.num_classes:
             raise ValueError(
                 f'teacher checkpoint {self.checkpoint!r} has {classes} classes: teacher.head.num_classes = '
                 f'{self.classifier.head.num_classes}; teacher and student need the same classes.'
             )
-        name = self.classifier.backbone.arch.name or 'custom'
-        check_state(state, expected, f'the teacher (arch={name}, checkpoint={self.checkpoint})')
-        self.classifier.load_state_dict(state)
 
     def _adapt_to(self, student_preprocessor: nn.Module | None) -> None:
         """From pixels as the student gets them to pixels as the teacher had them: flip channels, scale, shift."""

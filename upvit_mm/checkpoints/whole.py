@@ -1,0 +1,86 @@
+"""A whole model's tensors out of a file that has another layout, other names, or more around them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from upvit_mm.checkpoints.contents import WRAPPERS, Place, State, find_backbone, find_model
+from upvit_mm.checkpoints.heads import linear_head
+from upvit_mm.checkpoints.keys import to_ours_in_place
+
+WRAPPED = tuple(f'{word}.' for word in WRAPPERS)
+# tensors that change no prediction, and why
+HARMLESS = {
+    r'data_preprocessor\.': 'mean and deviation of the images are set by the config',
+    r'(.*\.)?num_batches_tracked$': 'a count that batch normalisation keeps for training',
+    r'distill_losses\.': 'layers of losses',
+}
+HARMLESS_EXTRA = {
+    r'ema_': 'the second set of weights that hooks of mmcv 1 keep',
+    r'teacher\.': 'a network beside the model, which taught it',
+}
+
+
+def is_harmless(name: str, extra: bool) -> bool:
+    """Whether no prediction depends on a tensor that only one side has.
+
+    Args:
+        name: the tensor's.
+        extra: the file has it and the model does not; else it is the other way round.
+    """
+    return any(re.match(expression, name) for expression in (*HARMLESS, *(HARMLESS_EXTRA if extra else ())))
+
+
+def model_state(
+    content: Mapping[str, Any],
+    expected: Mapping[str, Tensor],
+    backbones: Sequence[str],
+    path: object,
+    weights: str | None = None,
+) -> State:
+    """The tensors of a file under the names of a model, where known layouts and wrappers allow it.
+
+    Args:
+        content: of the file.
+        expected: the model's own state dict.
+        backbones: what stands before the names of each of our backbones in the model, as ``'backbone.'``.
+        path: of the file, for messages.
+        weights: see ``load_backbone``.
+
+    Returns:
+        All tensors of the file's model. A backbone of a known layout is in ours, and a linear head has the model's
+        names; everything else keeps its name.
+
+    Raises:
+        ValueError: no tensors, several backbones, or a variant of a known layout that this package does not build.
+    """
+    if len(backbones) == 1:
+        return _around_backbone(find_backbone(content, path, weights=weights), expected, backbones[0], path)
+    state = find_model(content, path, weights).tensors
+    while not state.keys() & expected.keys() and all(name.startswith(WRAPPED) for name in state):
+        state = {name.partition('.')[2]: v for name, v in state.items()}
+    return dict(state)
+
+
+def _around_backbone(place: Place, expected: Mapping[str, Tensor], ours: str, path: object) -> State:
+    root = place.prefix.removesuffix(ours) if place.prefix.endswith(ours) else None
+    state = {f'{ours}{k}': v for k, v in place.backbone().items()}
+    to_ours_in_place(state, ours)
+    rest = place.rest() if root is None else {k[len(root) :]: v for k, v in place.rest().items() if k.startswith(root)}
+    return state | _head(place.head(), expected, path) | rest
+
+
+def _head(head: State, expected: Mapping[str, Tensor], path: object) -> State:
+    """A linear head under the model's names; another head, and what a model without one gets, under its own."""
+    layers = {k.rpartition('.')[0] for k in expected if k.startswith('head.')}
+    if len(layers) != 1 or head.keys() <= expected.keys():
+        return head
+    try:
+        linear, extra = linear_head(head, path)
+    except ValueError:  # hidden layers: missing and extra tensors are named where the model is compared
+        return head
+    return {f'{next(iter(layers))}.{k}': v for k, v in linear.items()} | {k: head[k] for k in extra}
