@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upvit_mm.arch.layout import four_global_blocks
 from upvit_mm.checkpoints import to_ours
+from upvit_mm.models.backbones import deit
 from upvit_mm.models.layers import WindowedAttention
 
 # ---------------------------------------------------------------------- parity
@@ -81,7 +82,7 @@ def test_position_decides(build, image):
         assert backbone(x)[0].std(dim=(2, 3)).max() < 1e-5
 
 
-# ----------------------------------------------------- remembered positions
+# --------------------------------------------------------- resized positions
 
 
 def change_by_optimizer(backbone, build):
@@ -93,38 +94,41 @@ def change_by_loading(backbone, build):
     backbone.load_state_dict(build('deit', seed=9).state_dict())
 
 
-def change_by_ema(backbone, build):
-    """EMAHook writes through ``.data``, which leaves no trace, but the loop calls ``eval`` after it."""
+def change_through_data(backbone, build):
+    """As mmengine's EMAHook and mmdet's MeanTeacherHook do: torch's version counter does not see it."""
     backbone.pos_embed.data.copy_(build('deit', seed=9).pos_embed)
-    backbone.eval()
 
 
-@pytest.mark.parametrize('change', [change_by_optimizer, change_by_loading, change_by_ema])
-def test_remembered_positions_follow_the_weights(build, image, distance, change):
+def change_in_place(backbone, build):
+    backbone.pos_embed.copy_(build('deit', seed=9).pos_embed)
+
+
+@pytest.mark.parametrize('change', [change_by_optimizer, change_by_loading, change_through_data, change_in_place])
+@pytest.mark.parametrize('no_gradients', [torch.no_grad, torch.inference_mode])
+def test_resized_positions_follow_the_weights(build, image, distance, change, no_gradients):
+    """No call of ``train`` or ``eval`` in between: within a loop nobody makes one."""
     backbone, x = build('deit'), image(80, 48)
+    with no_gradients():
+        before = backbone(x)[0].clone()
     with torch.no_grad():
-        before = backbone(x)[0]
-    change(backbone, build)
-    with torch.no_grad():
-        after, without_memory = backbone(x)[0], copy.deepcopy(backbone)(x)[0]
-    assert torch.equal(after, without_memory)
+        change(backbone, build)
+    with no_gradients():
+        after, fresh = backbone(x)[0], copy.deepcopy(backbone)(x)[0]
+    assert torch.equal(after, fresh)
     assert distance(after, before) > 0.05
 
 
-def test_positions_are_resized_once_per_size(build, image, monkeypatch):
-    backbone = build('deit')
-    sizes, resize = [], backbone.resize_pos_embed._resize
-    monkeypatch.setattr(
-        backbone.resize_pos_embed, '_resize', lambda positions, grid: sizes.append(grid) or resize(positions, grid)
-    )
+def test_positions_are_resized_in_the_weights_precision(build, image, monkeypatch):
+    backbone, x = build('deit').double(), image(80, 48).double()
+    seen = []
+    original = deit.resize_pos_embed
+    monkeypatch.setattr(deit, 'resize_pos_embed', lambda *given: seen.append(original(*given)) or seen[-1])
     with torch.no_grad():
-        for height, width in [(80, 48), (64, 64), (48, 80), (80, 48), (79, 47)]:
-            backbone(image(height, width))
-    assert sizes == [(5, 3), (3, 5)]
-    backbone.train()
-    with torch.no_grad():
-        backbone(image(80, 48))
-    assert sizes == [(5, 3), (3, 5), (5, 3)]
+        backbone(x)
+        backbone.float()(x.float())
+    double, single = seen
+    assert (double.dtype, single.dtype) == (torch.float64, torch.float32)
+    assert 1e-9 < (double - single).abs().max() < 1e-5
 
 
 # --------------------------------------------------------------------- windows

@@ -6,7 +6,8 @@ import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule
+from mmengine.registry import WEIGHT_INITIALIZERS
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import check_state, load_backbone, to_ours_in_place
 from upvit_mm.models.layers import Stage
 from upvit_mm.models.layers.grid import Grid
+from upvit_mm.registry import is_type
 
 logger = logging.getLogger('upvit_mm')
 
@@ -21,25 +23,28 @@ logger = logging.getLogger('upvit_mm')
 def split_pretrained(init_cfg: Mapping | list | None) -> tuple[list[Mapping], list[Mapping] | None]:
     """What of an ``init_cfg`` names checkpoints, and the rest as mmengine wants it."""
     configs = init_cfg if isinstance(init_cfg, list) else [init_cfg] if init_cfg else []
-    pretrained = [c for c in configs if c['type'] in ('Pretrained', PretrainedInit)]
+    kinds = ('Pretrained', 'PretrainedInit')
+    pretrained = [c for c in configs if is_type(c['type'], *kinds, registry=WEIGHT_INITIALIZERS)]
     return pretrained, [c for c in configs if c not in pretrained] or None
 
 
 class UPBackbone(BaseModule):
     """Base of the backbones that are built from an ArchSpec.
 
-    Subclasses build ``self.stages`` and then call ``reset_parameters``.
+    Subclasses set ``out_indices``, build ``self.stages`` and then call ``reset_parameters`` and ``freeze``.
 
     Args:
         arch: stock name, path of an ``arch.json``, or mapping (see ``upvit_mm.arch.resolve_arch``).
         frozen_stages: see the subclass; -1 freezes nothing.
         norm_eval: accepted since detector configs often set it; LayerNorm acts alike in both modes.
-        init_cfg: mmengine's, where ``dict(type='Pretrained', checkpoint=..., prefix=...)`` takes any layout that
-            ``upvit_mm.checkpoints`` knows and raises on a tensor that is missing, extra or mis-shaped.
+        init_cfg: mmengine's, where ``dict(type='Pretrained', checkpoint=..., prefix=..., weights=...)`` takes any
+            layout that ``upvit_mm.checkpoints`` knows (``prefix`` and ``weights`` as in ``load_backbone``). It raises
+            on a tensor that is missing, extra or mis-shaped, and on a file of other heads or logit scales.
     """
 
     family: str
     num_prefix_tokens = 0  # tokens in front that have no place on the grid
+    out_indices: tuple[int, ...]
     stages: nn.ModuleList
 
     def __init__(self, arch, frozen_stages: int = -1, norm_eval: bool = False, init_cfg=None):
@@ -86,7 +91,7 @@ class UPBackbone(BaseModule):
         self.init_cfg = configured
         if first_call:
             for config in pretrained:
-                state = load_backbone(config['checkpoint'], prefix=config.get('prefix'))
+                state = load_backbone(config['checkpoint'], config.get('prefix'), config.get('weights'), arch=self.arch)
                 self.load_state_dict(state)
                 logger.info('%s: loaded %d tensors from %s', self._describe(), len(state), config['checkpoint'])
 
@@ -100,14 +105,10 @@ class UPBackbone(BaseModule):
         to_ours_in_place(state_dict, prefix)
         loaded = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
         check_state(loaded, self.state_dict(), self._describe())
-        self.clear_caches()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _describe(self) -> str:
         return f'{type(self).__name__}(arch={self.arch.name or "custom"})'
-
-    def clear_caches(self) -> None:
-        """Forget whatever was computed from weights; nothing here."""
 
     # --------------------------------------------------------------- freezing
 
@@ -115,17 +116,43 @@ class UPBackbone(BaseModule):
         """Modules and bare parameters that ``frozen_stages`` freezes."""
         raise AssertionError('a subclass says what it freezes')
 
+    def blocks_in_use(self) -> Sequence[int]:
+        """By stage, how many of its blocks run before the last of ``out_indices``."""
+        raise AssertionError('a subclass says what runs')
+
+    def unused_modules(self) -> Iterable[nn.Module]:
+        """Modules that no forward pass reaches, since they come after the last of ``out_indices``."""
+        for stage, used in zip(self.stages, self.blocks_in_use()):
+            if not used:
+                yield stage
+            elif used < len(stage.blocks):
+                yield from (*stage.blocks[used:], stage.norm)
+
+    def untrained_modules(self) -> list[nn.Module | nn.Parameter]:
+        """What is frozen, and what never runs."""
+        return [*self.frozen_modules(), *self.unused_modules()]
+
     def freeze(self) -> None:
-        """Stop the gradients of what ``frozen_stages`` names."""
-        for frozen in self.frozen_modules():
-            frozen.requires_grad_(False)
+        """Stop the gradients of what ``frozen_stages`` names and of what never runs.
+
+        The weights of the latter stay in the state dict. But a parameter that waits for a gradient in vain ends a
+        training on several processes (``DistributedDataParallel`` without ``find_unused_parameters``).
+        """
+        for module in self.untrained_modules():
+            module.requires_grad_(False)
+        if unused := sum(p.numel() for module in self.unused_modules() for p in module.parameters()):
+            logger.info(
+                '%s: out_indices = %s, so what comes after the last of them never runs: %s parameters are not trained.',
+                self._describe(),
+                self.out_indices,
+                f'{unused:,}',
+            )
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self.clear_caches()
-        for frozen in self.frozen_modules():
-            if isinstance(frozen, nn.Module):
-                frozen.eval()  # no drop path in a frozen part
+        for module in self.untrained_modules():
+            if isinstance(module, nn.Module):
+                module.eval()  # no drop path in a frozen part
         return self
 
     # ------------------------------------------------------------ layer decay
@@ -161,6 +188,11 @@ class UPBackbone(BaseModule):
     def enter_stage(self, i: int, x: Tensor) -> tuple[Tensor, Grid]:
         """The image, or the map of stage ``i - 1``, as the tokens ``(B, P+N, C)`` that stage ``i`` starts with."""
         return self.stages[i].patch_embed(x)
+
+    def is_returned(self, index: int) -> bool:
+        """Whether ``index`` is one of ``out_indices``."""
+        # not `in`, which torch 2.4 compiles wrongly with dynamic=True: the network then returns fewer maps
+        return any(index == wanted for wanted in self.out_indices)
 
     # ---------------------------------------------------------------- helpers
 
@@ -202,7 +234,7 @@ class UPBackbone(BaseModule):
         Raises:
             ValueError: a side below ``smallest_side``, or another number of channels than the arch.
         """
-        if min(x.shape[-2:]) < self.smallest_side:
+        if any(side < self.smallest_side for side in x.shape[-2:]):  # not min(), which compares the two sides
             raise ValueError(
                 f'image of {x.shape[-2]}x{x.shape[-1]} pixels: {type(self).__name__} needs at least '
                 f'{self.smallest_side} pixels a side, its largest stride; resize or pad the images.'

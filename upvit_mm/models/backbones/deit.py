@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from upvit_mm.arch.layout import four_global_blocks
 from upvit_mm.models.backbones.base import UPBackbone, stage_modules
-from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, PosEmbedResizer, Stage, WindowedAttention
+from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, Stage, WindowedAttention, resize_pos_embed
 from upvit_mm.models.layers.grid import Grid, outgoing, tokens_to_map
 from upvit_mm.registry import MODELS
 
@@ -25,7 +25,8 @@ class UPDeiT(UPBackbone):
     Args:
         arch: ``'deit-tiny'``, ``'deit-small'``, ``'deit-base'``, the path of an ``arch.json``, or a mapping.
         out_type: ``'featmap'``: maps ``(B, C, H, W)`` for detectors; ``'cls_token'``: ``(B, C)`` for classifiers.
-        out_indices: blocks whose output is returned; the last one passes the final norm.
+        out_indices: blocks whose output is returned; the last one passes the final norm. What comes after the last
+            index never runs and is not trained.
         window_size: side in tokens of the windows of the non-global blocks; 0 = every block is global.
         global_blocks: blocks that attend globally when ``window_size`` is set; None = four, evenly spread, the
             last among them (arXiv 2203.16527, sec. 3).
@@ -68,10 +69,9 @@ class UPDeiT(UPBackbone):
         global_blocks = self._global_blocks(window_size, global_blocks)
 
         embed_dims = self.arch.embed_dims[0]
-        grid = (self.arch.pos_embed_grid,) * 2
+        self.pos_embed_grid = grid = (self.arch.pos_embed_grid,) * 2
         self.cls_token = nn.Parameter(torch.empty(1, self.num_prefix_tokens, embed_dims))
         self.pos_embed = nn.Parameter(torch.empty(1, self.num_prefix_tokens + grid[0] * grid[1], embed_dims))
-        self.resize_pos_embed = PosEmbedResizer(grid, self.num_prefix_tokens)
         rates = self.drop_path_rates(drop_path_rate)[0]
         blocks = [self._build_block(j, rates[j], 0 if j in global_blocks else window_size) for j in range(depth)]
         patch_size = self.arch.patch_size
@@ -117,13 +117,13 @@ class UPDeiT(UPBackbone):
     def _reset_conv(self, conv: nn.Conv2d) -> None:
         conv.reset_parameters()  # torch's default, as the authors have it
 
-    def clear_caches(self) -> None:
-        self.resize_pos_embed.clear()
-
     def frozen_modules(self) -> Iterable[nn.Module | nn.Parameter]:
         if self.frozen_stages < 0:
             return []
         return [self.cls_token, self.pos_embed, *stage_modules(self.stages[0], self.frozen_stages)]
+
+    def blocks_in_use(self) -> Sequence[int]:
+        return [self.out_indices[-1] + 1]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image ``(B, 3, h, w)`` -> per index a map ``(B, C, ceil(h/16), ceil(w/16))`` or a vector ``(B, C)``.
@@ -139,7 +139,7 @@ class UPDeiT(UPBackbone):
         outs = []
         for j in range(self.out_indices[-1] + 1):
             tokens = stage.run_block(j, tokens, grid)
-            if j in self.out_indices:
+            if self.is_returned(j):
                 out = stage.norm(tokens) if j == len(stage.blocks) - 1 else tokens
                 outs.append(self._select(out, grid))
         return tuple(outs)
@@ -147,7 +147,7 @@ class UPDeiT(UPBackbone):
     def enter_stage(self, i: int, x: Tensor) -> tuple[Tensor, Grid]:
         tokens, grid = super().enter_stage(i, x)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)  # (B, 1+N, C)
-        return tokens + self.resize_pos_embed(self.pos_embed, grid), grid
+        return tokens + resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.num_prefix_tokens), grid
 
     def _select(self, tokens: Tensor, grid: Grid) -> Tensor:
         if self.out_type == 'cls_token':

@@ -21,7 +21,7 @@ class UPPVTv2(UPBackbone):
 
     Args:
         arch: ``'pvtv2-b0'`` ... ``'pvtv2-b5'``, the path of an ``arch.json``, or a mapping.
-        out_indices: stages that are returned, 0 to 3.
+        out_indices: stages that are returned, 0 to 3. Stages after the last of them never run and are not trained.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         frozen_stages: -1 nothing; 0 the first patch embedding; k the first k stages.
         with_cp: recompute blocks in the backward pass: less memory, about a third more time.
@@ -82,6 +82,9 @@ class UPPVTv2(UPBackbone):
         frozen = self.stages[: max(self.frozen_stages, 0)]
         return [m for stage in frozen for m in stage_modules(stage, len(stage.blocks))]
 
+    def blocks_in_use(self) -> Sequence[int]:
+        return [depth if i <= self.out_indices[-1] else 0 for i, depth in enumerate(self.arch.depths)]
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image ``(B, 3, h, w)`` -> one map ``(B, C_i, ceil(h/s_i), ceil(w/s_i))`` per index in ``out_indices``.
 
@@ -90,11 +93,12 @@ class UPPVTv2(UPBackbone):
         """
         self.check_image(x)
         outs = []
-        for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
+        for i in range(self.out_indices[-1] + 1):  # not a slice of the stages: torch 2.4 cannot compile it
+            stage = self.stages[i]
             tokens, grid = self.enter_stage(i, x)
             for j in range(len(stage.blocks)):
                 tokens = stage.run_block(j, tokens, grid)
             x = tokens_to_map(stage.norm(tokens), grid)
-            if i in self.out_indices:
+            if self.is_returned(i):
                 outs.append(outgoing(x))
         return tuple(outs)

@@ -9,6 +9,6 @@ from upvit_mm.models.layers.attention import Attention, WindowedAttention
 from upvit_mm.models.layers.block import Block, Stage
 from upvit_mm.models.layers.mlp import Mlp
 from upvit_mm.models.layers.patch_embed import PatchEmbed
-from upvit_mm.models.layers.pos_embed import PosEmbedResizer
+from upvit_mm.models.layers.pos_embed import resize_pos_embed
 
-__all__ = ['Attention', 'Block', 'Mlp', 'PatchEmbed', 'PosEmbedResizer', 'Stage', 'WindowedAttention']
+__all__ = ['Attention', 'Block', 'Mlp', 'PatchEmbed', 'Stage', 'WindowedAttention', 'resize_pos_embed']

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upvit_mm.models.layers.grid import Grid, map_to_tokens, tokens_to_map
+from upvit_mm.models.layers.grid import Grid, map_to_tokens, tokens_to_map, units
 from upvit_mm.models.layers.linear import Linear
 
 SR_NORM_EPS = 1e-5  # PVTv2's spatial reduction keeps torch's default (authors' code, timm)
@@ -144,15 +144,15 @@ def _kernel_width(width: int, device: torch.device) -> int:
 
 def _window_counts(grid: Grid, window: Grid) -> Grid:
     """Rows and columns of windows that cover the grid."""
-    # not -(-n // w): torch's ONNX export rounds towards zero
-    return (grid[0] + window[0] - 1) // window[0], (grid[1] + window[1] - 1) // window[1]
+    return units(grid[0], window[0]), units(grid[1], window[1])
 
 
 def _to_windows(x: Tensor, grid: Grid, window: Grid) -> Tensor:
     """``(B, h, N, d)`` -> ``(B*windows, h, L, d)``; the grid is filled with zeros to whole windows."""
-    bottom, right = -grid[0] % window[0], -grid[1] % window[1]
+    rows, columns = _window_counts(grid, window)
+    bottom, right = rows * window[0] - grid[0], columns * window[1] - grid[1]
     x = F.pad(x.unflatten(2, grid), (0, 0, 0, right, 0, bottom))  # (B, h, H', W', d)
-    x = x.unflatten(3, (-1, window[1])).unflatten(2, (-1, window[0]))  # (B, h, rows, l, columns, l, d)
+    x = x.unflatten(3, (columns, window[1])).unflatten(2, (rows, window[0]))  # (B, h, rows, l, columns, l, d)
     x = x.permute(0, 2, 4, 1, 3, 5, 6)  # (B, rows, columns, h, l, l, d)
     return x.flatten(4, 5).flatten(0, 2)
 

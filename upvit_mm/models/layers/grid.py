@@ -5,6 +5,14 @@ from torch import Tensor
 Grid = tuple[int, int]  # (H, W)
 
 
+def units(length: int, unit: int) -> int:
+    """How many units cover ``length``.
+
+    Not ``-(-length // unit)``: torch's ONNX export rounds towards zero, and torch 2.4 cannot compile it for many sizes.
+    """
+    return (length + unit - 1) // unit
+
+
 def tokens_to_map(x: Tensor, grid: Grid) -> Tensor:
     """``(B, N, C)`` -> ``(B, C, H, W)``, a view in channels-last memory when ``x`` is contiguous."""
     # not unflatten, behind which torch's ONNX export takes sizes for constants

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from upvit_mm.models.layers.grid import Grid, map_to_tokens
+from upvit_mm.models.layers.grid import Grid, map_to_tokens, units
 
 NORM_EPS = 1e-5  # PVTv2's patch embedding keeps torch's default, unlike its blocks (authors' code, timm)
 
@@ -25,7 +25,6 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, stride: int, norm: bool):
         super().__init__()
-        self.stride = stride
         self.overlaps = kernel_size > stride
         padding = kernel_size // 2 if self.overlaps else 0
         self.proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride=stride, padding=padding)
@@ -36,9 +35,11 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """``(B, c, y, x)`` -> tokens ``(B, N, C)`` and their grid ``(H, W)``, sides rounded up."""
         if not self.overlaps:
-            bottom, right = -x.shape[-2] % self.stride, -x.shape[-1] % self.stride
+            # the stride is the kernel's side; torch 2.4 would compile a number kept in self as a variable
+            sides = zip(x.shape[-2:], self.proj.weight.shape[-2:])
+            bottom, right = (units(n, side) * side - n for n, side in sides)
             # as in the overlapping case, an incomplete patch is filled with zeros; an ONNX file is for any size
-            if bottom or right or torch.onnx.is_in_onnx_export():
+            if bottom > 0 or right > 0 or torch.onnx.is_in_onnx_export():
                 x = nn.functional.pad(x, (0, right, 0, bottom))
         x = self.proj(x)  # (B, C, H, W)
         grid = (x.shape[-2], x.shape[-1])

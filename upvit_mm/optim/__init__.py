@@ -1,0 +1,6 @@
+"""How parameters are grouped for the optimizer of a run of mmengine, registered under the scope ``upvit_mm``."""
+
+from upvit_mm.optim.check import check_constructor
+from upvit_mm.optim.layer_decay import LayerDecayOptimWrapperConstructor
+
+__all__ = ['LayerDecayOptimWrapperConstructor', 'check_constructor']

@@ -1,0 +1,38 @@
+"""Which constructors of others cannot group the parameters of our backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+
+from upvit_mm.registry import is_type, scope_of
+
+OURS = "constructor='upvit_mm.LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(layer_decay_rate=0.7)"
+
+
+def check_constructor(cfg: Mapping[str, Any]) -> None:
+    """Refuse a constructor of layer-wise learning rates that fails with our backbones, and name ours.
+
+    mmdet's knows ConvNeXt alone, and ends with an error without a word. mmpretrain's asks the model for depths, which
+    its classifiers answer and mmdet's detectors do not.
+
+    Args:
+        cfg: of a detector or a classifier; one without ``optim_wrapper`` or ``model`` passes.
+
+    Raises:
+        ValueError: the config has one of our backbones, and such a constructor.
+    """
+    constructor = (cfg.get('optim_wrapper') or {}).get('constructor')
+    backbone = (cfg.get('model') or {}).get('backbone', {}).get('type')
+    scope = scope_of(cfg)
+    if not is_type(backbone, 'UPDeiT', 'UPPVTv2', registry=MODELS, scope=scope):
+        return
+    of_mmdet, of_mmpretrain = (
+        is_type(constructor, name, registry=OPTIM_WRAPPER_CONSTRUCTORS, scope=scope)
+        for name in ('LearningRateDecayOptimizerConstructor', 'LearningRateDecayOptimWrapperConstructor')
+    )
+    if of_mmdet or (of_mmpretrain and scope == 'mmdet'):
+        why = 'it knows ConvNeXt alone' if of_mmdet else 'a detector of mmdet does not tell it the depth of a layer'
+        raise ValueError(f'optim_wrapper.constructor = {constructor!r}: {why}. Use {OURS}.')
