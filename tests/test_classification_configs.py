@@ -56,7 +56,7 @@ def test_imagenet_recipe(path):
     assert path.stem.endswith(f'{gpus}xb{images}_in1k')
     assert cfg.auto_scale_lr.base_batch_size == gpus * images == (256 if is_deit else 1024)
     assert cfg.model.backbone.drop_path_rate == 0.1
-    assert cfg.model.train_cfg.augments == dict(type='CutMix', alpha=0.5)
+    assert cfg.model.train_cfg.augments == dict(type='upvit_mm.data.cutmix.UPCutMix', alpha=0.5)
     assert cfg.model.head.loss == dict(type='CrossEntropyLoss', use_soft=True)
 
 
@@ -73,7 +73,7 @@ def test_data_and_hooks(path):
         dataset = cfg[f'{part}_dataloader'].dataset
         assert (dataset.type, dataset.data_root, dataset.split) == ('ImageNet', 'data/imagenet', part)
     ours = [dict(type=f'upvit_mm.{name}') for name in ('StopOnNonFiniteLoss', 'SeedEveryEpoch')]
-    assert cfg.custom_hooks == [dict(type='EMAHook', momentum=1e-4), *ours]
+    assert cfg.custom_hooks == [dict(type='upvit_mm.ImageEMAHook', momentum=1e-4), *ours]
     assert not cfg.train_dataloader.persistent_workers
     cfg.merge_from_dict({'custom_hooks.0.type': 'upvit_mm.EpochEMAHook', 'custom_hooks.0.momentum': 0.001})
     assert cfg.custom_hooks[0] == dict(type='upvit_mm.EpochEMAHook', momentum=0.001)
@@ -156,6 +156,7 @@ def test_a_recipe_takes_a_step(tmp_path, scope):
     student = MODELS.build(model)
     student.init_weights()
     assert all(torch.equal(value, sliced[key]) for key, value in student.state_dict().items())
+    assert [type(augment).__name__ for augment in student.data_preprocessor.batch_augments.augments] == ['UPCutMix']
 
     images = list(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
     data = dict(inputs=images, data_samples=[DataSample().set_gt_label(k) for k in range(2)])

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.pruning import HEAD_POLICIES
-from upvit_mm.runner import OptionsAction
+from upvit_mm.runner import OptionsAction, leave_processes
 from upvit_mm.workflow.processes import LAUNCHERS, join_crew
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.report import cost_rows, width_rows
@@ -98,20 +98,31 @@ def main() -> None:
         logging.getLogger('upvit_mm').setLevel(logging.WARNING)
     goal, settings = goal_and_settings(cfg, vars(args) | {'device': device})
     job = PruneJob(cfg, args.checkpoint, goal, args.work_dir, settings, args.scores, crew)
+    try:
+        if args.dry_run:
+            show_target(job)
+        else:
+            show_outcome(job, args.work_dir)
+    finally:
+        leave_processes()  # after a mistake too: the others notice it at once
+
+
+def show_target(job: PruneJob) -> None:
+    if (target := job.target()) is not None:
+        console = Console()
+        console.print(table_of('widths', *width_rows(job.source, target)))
+        console.print(table_of('costs', *cost_rows(job.costs(target))))
+
+
+def show_outcome(job: PruneJob, work_dir: Path) -> None:
+    if (outcome := job.run()) is None:
+        return
     console = Console()
-    if args.dry_run:
-        if (target := job.target()) is not None:
-            console.print(table_of('widths', *width_rows(job.source, target)))
-            console.print(table_of('costs', *cost_rows(job.costs(target))))
-        return
-    outcome = job.run()
-    if outcome is None:
-        return
     console.print(table_of('costs', *cost_rows(job.costs(outcome.plan.target_arch))))
     for name, figures in outcome.held_out.items():
         top1 = f'top-1 {figures["top1"]:.2f} %, ' if 'top1' in figures else ''
         console.print(f'{name}: {top1}KL to the dense network {figures["kl"]:.4f} (held-out images)', highlight=False)
-    console.print(f'{args.work_dir}: arch.json, sliced.pth and report.md', highlight=False, soft_wrap=True)
+    console.print(f'{work_dir}: arch.json, sliced.pth and report.md', highlight=False, soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +26,33 @@ def place_in_job(launcher: str) -> tuple[int, int, int]:
         raise ValueError(f'launcher = {launcher!r}: {missing[0]} is not set; start with one of tools/{kind}_*.sh.')
     rank, size, local = (int(os.environ[name]) for name in VARIABLES[launcher])
     return rank, size, local
+
+
+def first_machine(launcher: str) -> tuple[str, str]:
+    """Address and port at which the processes of a job meet, as ``MASTER_ADDR`` and ``MASTER_PORT`` or slurm say.
+
+    Raises:
+        ValueError: nothing says so.
+    """
+    address, port = (os.environ.get(name) for name in ('MASTER_ADDR', 'MASTER_PORT'))
+    if launcher == 'slurm':
+        nodes = os.environ.get('SLURM_NODELIST') or os.environ.get('SLURM_JOB_NODELIST')
+        if not address and nodes:
+            address = next(iter(_output_of('scontrol', 'show', 'hostnames', nodes).split()), None)
+        port = port or '29500'  # mmengine's, too
+    for name, value in (('MASTER_ADDR', address), ('MASTER_PORT', port)):
+        if not value:
+            kind = 'dist' if launcher == 'pytorch' else launcher
+            raise ValueError(f'launcher = {launcher!r}: {name} is not set; set it, or start with tools/{kind}_*.sh.')
+    return address, port
+
+
+def _output_of(*command: str) -> str:
+    """What a program prints; nothing where it cannot be run."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ''
 
 
 def command_line(launcher: str = 'none') -> str:

@@ -4,9 +4,9 @@
         checkpoints/deit_base_patch16_224-b5f2ef4d.pth --work-dir work_dirs/up-deit-small_from-deit-base_in1k
     tools/dist_train.sh configs/classification/up-deit-small_8xb32_in1k.py 8
 
-8 GPUs with 32 images each, 200 epochs, as the paper has it; with other numbers say `--auto-scale-lr`. Loss: cross
-entropy on CutMix labels + 6.4 times the KL to the teacher's posteriors. Schedule, AMP, averaged weights and the
-authors' way to average: `_base_/schedules/imagenet_distil.py`.
+8 GPUs with 32 images each, 200 epochs, AdamW, CutMix and loss are the authors'; with other numbers say
+`--auto-scale-lr`. Loss: cross entropy on CutMix labels + 6.4 times the KL to the teacher's posteriors. Schedule, AMP,
+averaged weights and the authors' way to average: `_base_/schedules/imagenet_distil.py`.
 
 Cost (estimated, not measured): 63 GFLOP an image for student and teacher, 5 hours on 8 A100 at a third of their
 peak rate; loaders that give 5,000 images/s all together take 14.

@@ -5,9 +5,9 @@
     tools/dist_train.sh configs/classification/up-pvtv2-b0_8xb128_in1k.py 8
 
 8 GPUs with 128 images each; with other numbers say `--auto-scale-lr`. Loss: cross entropy on CutMix labels + 20 times
-the squared error on the features in front of the head, on the channels that plan.json kept (paper). Learning rate,
-weight decay and batch are PVTv2's own (arXiv 2106.13797); 200 epochs are those of UP-DeiT. Schedule, AMP, averaged
-weights and the authors' way to average: `_base_/schedules/imagenet_distil.py`.
+the squared error on the features in front of the head (paper), here on the channels that plan.json kept.
+Learning rate, weight decay and batch are PVTv2's own (arXiv 2106.13797); 200 epochs are those of UP-DeiT. Schedule,
+AMP, averaged weights and the authors' way to average: `_base_/schedules/imagenet_distil.py`.
 
 Cost (estimated, not measured): 11 GFLOP an image for student and teacher, 3 hours on 8 A100 at a tenth of their
 peak rate, since depth-wise convolutions wait for memory; loaders that give 5,000 images/s all together take 14.

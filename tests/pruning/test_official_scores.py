@@ -16,8 +16,10 @@ import torch
 from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning import plan_for_target, prunable_dims
+from upvit_mm.pruning.knobs import Grain, knobs_of
 from upvit_mm.pruning.official_scores import read_official_scores
 from upvit_mm.pruning.scores import load_scores
+from upvit_mm.pruning.scoring import tied
 
 TOOL = Path(__file__).parents[2] / 'tools/import_official_scores.py'
 SMALL = dict(family='deit', name='small', embed_dims=[6], depths=[2], num_heads=3, mlp_hidden_dims=8, img_size=64)
@@ -169,6 +171,25 @@ def test_regroup_is_an_argsort_of_the_published_numbers(tmp_path, official_parsi
             assert kept[dim].tolist() == expected
             seen += 1
     assert seen == len(kept) == 37
+
+
+@pytest.mark.parametrize('grain', [Grain(round_to=1, tie_qkv=True), Grain(round_to=1, head_policy='select')])
+def test_a_measurement_of_qk_and_v_counts_once_in_a_budget(arch, folder, grain):
+    """Twice counted, attention would seem as dear as it is not: the budget took from others instead."""
+    scores = read_official_scores(folder, arch)
+    once = {name: values / 2 if name.endswith(('qk', 'v')) else values for name, values in scores.items()}
+    once |= {name: values.nextafter(torch.tensor(1.0)) for name, values in once.items() if name.endswith('v')}
+    for knob, other in zip(knobs_of(arch, grain, scores), knobs_of(arch, grain, once), strict=True):
+        assert knob.lost == pytest.approx(other.lost, rel=1e-12)
+    attention = [knob for knob in knobs_of(arch, grain, scores) if knob.dims[0].endswith('qk')]
+    assert [knob.dims for knob in attention] == [(f'stages.0.blocks.{j}.qk', f'stages.0.blocks.{j}.v') for j in (0, 1)]
+    assert all(knob.lost[0] > 0 == knob.lost[-1] for knob in attention)
+
+
+def test_a_measurement_of_qk_and_v_counts_once_where_both_are_tied():
+    scores = {'b.qk': torch.tensor([1.0, 2.0]), 'b.v': torch.tensor([1.0, 2.0])}
+    assert tied(scores)['b.qk'].tolist() == tied(scores)['b.v'].tolist() == [1, 2]
+    assert tied(scores | {'b.v': torch.tensor([1.0, 3.0])})['b.qk'].tolist() == [2, 5]
 
 
 def test_synthetic_files_are_as_hard_as_the_published_ones(tmp_path):

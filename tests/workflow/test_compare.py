@@ -16,6 +16,7 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.workflow import step_times, trainings
 from upvit_mm.workflow.compare import ROWS, VANILLA, Comparison, Options, balanced_subset, summarise
+from upvit_mm.workflow.compare_report import as_csv, as_markdown
 from upvit_mm.workflow.finetune import HOOKS, Lesson
 from upvit_mm.workflow.settings import Settings
 
@@ -69,8 +70,12 @@ def test_a_whole_comparison_and_its_files(compare, tmp_path):
     assert [cells[0] for cells in table[1:]] == ['dense', *(row.title for row in SHORT)]
     assert table[1][3] == f'{content["dense"]["top1"]:.2f}'
     for row, cells in zip(content['rows'], table[2:]):
-        assert cells[3:5] == [f'{row["mean"]:.2f}', f'{row["over_vanilla"]:+.2f}']
+        over = '' if row['key'] == 'vanilla' else f'{row["over_vanilla"]:+.2f} (one seed)'
+        assert cells[3:5] == [f'{row["mean"]:.2f}', over]
+    assert {row['interval'] for row in content['rows']} == {None}
     assert 'the command' in lines
+    (caption,) = [line for line in lines if line.startswith('One seed: there is no interval')]
+    assert 'All seeds share one dense network and one pruning of it' in caption
     sheet = list(csv.DictReader((out / 'compare.csv').read_text().splitlines()))
     assert [float(line['mean']) for line in sheet[1:]] == [row['mean'] for row in content['rows']]
     assert (out / 'curves.png').read_bytes().startswith(b'\x89PNG')
@@ -177,6 +182,43 @@ def test_summary():
     assert vanilla['std'] == pytest.approx(np.std([80, 84], ddof=1))
     assert ours['curve'] == [79.0, 86.0, 92.0]
     assert (ours['over_vanilla'], ours['epochs_to_vanilla']) == (10.0, 2)
+    assert ours['interval'] == [10.0, 10.0]  # with both seeds, so the spread of the rows themselves does not matter
+    assert ours['established'] is True
+    (alone,) = summarise([ROWS[3]], records)
+    assert (alone['over_vanilla'], alone['interval'], alone['established']) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ('top1', 'cell', 'ends'),
+    [
+        ((80.0, 84.0, 82.0), '', (0, 0, False)),
+        ((80.3, 84.8, 83.3), '+0.80 [-0.44, +2.04]', (-0.442, 2.042, False)),
+        ((83.8, 89.4, 89.0), '**+5.40 [+1.43, +9.37]**', (1.425, 9.375, True)),
+        ((79.1, 83.0, 80.9), '**-1.00 [-1.25, -0.75]**', (-1.248, -0.752, True)),
+    ],
+)
+def test_a_gain_is_bold_only_with_its_interval(top1, cell, ends):
+    """Three seeds; the vanilla row has 80, 84, 82."""
+    row = VANILLA if cell == '' else ROWS[3]
+    records = {
+        key: {seed: {'top1': [50.0, value], 'seconds_per_step': 0.5} for seed, value in enumerate(values)}
+        for key, values in {'vanilla': (80.0, 84.0, 82.0), row.key: top1}.items()
+    }
+    table = summarise([VANILLA] if row == VANILLA else [VANILLA, row], records)
+    lesson = {'soft': 1.0}
+    options = {'train_images': 40, 'seeds': [0, 1, 2], 'lesson': lesson, 'dense_epochs': 2, 'finetune_lr': 1, 'lr': 1}
+    costs = {'macs': 1, 'params': 1}
+    content = {'goal': 'goal', 'options': options, 'rows': table, 'dense': {'top1': 90.0, **costs}, 'target': costs}
+    content |= {'one_shot': {}, 'checkpoint': 'dense.pth', 'sha256': 'd' * 64}
+    content['step_times'] = dict.fromkeys(('ratio', 'distilled', 'plain', 'teacher', 'ratio_bound'), 1.0)
+    text = as_markdown(content)
+    (line,) = [line for line in text.splitlines() if line.startswith(f'| {row.title} |')]
+    assert line.split(' | ')[4] == cell
+    assert text.count('**') == (2 if '*' in cell else 0)
+    assert 'All seeds share one dense network and one pruning of it' in text
+    sheet = list(csv.DictReader(as_csv(content).splitlines()))[-1]
+    found = [float(sheet[f'over_vanilla_{end}']) for end in ('low', 'high')]
+    assert (found, sheet['established']) == (pytest.approx(ends[:2], abs=1e-3), str(ends[2]))
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])

@@ -78,6 +78,58 @@ def test_a_plain_folder_has_no_labels(cfg, scope, digits_folder, tmp_path, caplo
         folder_sets(cfg, str(folder / 'no'), 3, 1, seed=0)
 
 
+def test_pictures_of_all_endings_in_a_plain_folder(cfg, scope, tmp_path, caplog):
+    """mmpretrain by itself skips .webp and .tiff without a word."""
+    import cv2
+    import numpy as np
+
+    scope('mmpretrain')
+    names = ['a.jpg', 'b.JPEG', 'c.Png', 'd.webp', 'e.WEBP', 'f.tif', 'g.tiff', 'h.bmp', 'i.ppm', 'j.pgm']
+    for name in names:
+        picture = np.full((40, 50) if name == 'j.pgm' else (40, 50, 3), 90, np.uint8)
+        _, content = cv2.imencode(Path(name).suffix.lower(), picture)
+        (tmp_path / name).write_bytes(content.tobytes())
+    for name in ('notes.txt', 'k.heic', 'l.heic', '.hidden.png'):
+        (tmp_path / name).touch()
+    with caplog.at_level('INFO', 'upvit_mm'):
+        proxy, held_out = folder_sets(cfg, str(tmp_path), 8, 2, seed=0)
+    assert sorted(Path(path).name for path in [*proxy.paths, *held_out.paths]) == names
+    assert f'{tmp_path}: left out for their endings: 2 .heic, 1 .txt' in caplog.messages
+    (tmp_path / '.ipynb_checkpoints').mkdir()
+    with pytest.raises(
+        ValueError, match=r'left \(\.ipynb_checkpoints\): their pictures would be among the images\. Remove'
+    ):
+        folder_sets(cfg, str(tmp_path), 8, 2, seed=0)
+
+
+def test_a_folder_without_pictures(cfg, tmp_path):
+    (tmp_path / 'notes.txt').touch()
+    with pytest.raises(ValueError, match=r'has 0 images: 3 for the proxy set are wanted, .*end in \.jpg, .*\.webp\.$'):
+        folder_sets(cfg, str(tmp_path), 3, 2, seed=0)
+
+
+@pytest.mark.parametrize('absent', [True, False])
+def test_without_a_test_part_images_are_prepared_as_for_validation(absent, cfg, scope, caplog):
+    scope('mmpretrain')
+    pixels = next(iter(held_out_set(cfg, 4, seed=0))).images
+    if absent:
+        cfg.pop('test_dataloader')
+    else:
+        cfg.test_dataloader = None
+    with caplog.at_level('INFO', 'upvit_mm'):
+        again = next(iter(held_out_set(cfg, 4, seed=0))).images
+    assert torch.equal(again, pixels)
+    assert caplog.messages == ['the config has no test_dataloader: images are prepared as those of val_dataloader']
+    cfg.val_dataloader = None
+    with pytest.raises(ValueError, match='the config has neither test_dataloader nor val_dataloader: give one of them'):
+        proxy_set(cfg, 1, seed=0)
+    with pytest.raises(ValueError, match='has no val_dataloader: set --eval-images 0, or give one, or take --images'):
+        held_out_set(cfg, 4, seed=0)
+    cfg.pop('train_dataloader')
+    with pytest.raises(ValueError, match='the config has no train_dataloader: give one, or take --images FOLDER'):
+        proxy_set(cfg, 1, seed=0)
+
+
 def test_the_preprocessing_may_stand_in_the_model(cfg, scope):
     """As mmengine has it, where the model's own goes before that of the config."""
     scope('mmpretrain')

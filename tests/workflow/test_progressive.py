@@ -13,9 +13,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop, load_checkpoint
 
-from upvit_mm.arch import ArchSpec
-from upvit_mm.pruning import PrunePlan
-from upvit_mm.pruning.budget import Budget
+from upvit_mm.arch import ArchSpec, get_arch
+from upvit_mm.pruning import PrunePlan, plan_for_target
+from upvit_mm.pruning.baselines import random_scores
+from upvit_mm.pruning.budget import Budget, target_for_budget
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.workflow import progressive
 from upvit_mm.workflow.finetune import Lesson
@@ -83,6 +84,32 @@ def test_stages_and_what_comes_out(run, cfg, checkpoint, tmp_path, scope):
     table = [line.split('|')[1:-1] for line in (out / 'progressive.md').read_text().splitlines() if '| ' in line]
     assert [cells[0].strip() for cells in table] == ['stage', 'dense', '1', '2']
     assert [cells[-1].strip() for cells in table[1:]] == [f'{row["top1"]:.2f}' for row in content['stages']]
+
+
+@pytest.mark.parametrize('policy', ['within', 'select'])
+def test_the_documented_command_can_be_carried_out(policy):
+    """Of docs/finetune.md, with scores at random: the third stage prunes what has q/k and v of different widths."""
+    arch, settings, sources = get_arch('pvtv2-b2'), Settings(head_policy=policy), []
+    for budget in stage_budgets(arch, Budget.parse('macs=25%'), 3, settings, 1000):
+        target = target_for_budget(arch, budget, settings.grain, 1000)
+        assert plan_for_target(arch, target, random_scores(arch, 0), policy).target_arch == target
+        sources.append(arch)
+        arch = target
+    assert [source.qk_dims == source.v_dims for source in sources] == [True, True, policy == 'select']
+
+
+@pytest.mark.parametrize('policy', ['within', 'select'])
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_three_stages(cfg, checkpoint, tmp_path, policy):
+    settings = replace(SETTINGS, method='random', compensate=False, eval_images=0, head_policy=policy)
+    schedule = Schedule(stages=3, epochs=3, train_images=20, lesson=Lesson(soft=0.0, feature=1.0))
+    goal = Budget.parse('macs=30%@64x64')
+    content = Progressive(cfg, checkpoint, goal, settings, schedule, tmp_path / 'out', lambda text: None).run()
+    dense, *_, last = content['stages']
+    assert 0.297 <= last['macs'] / dense['macs'] <= 0.3
+    sources = [PrunePlan.load(tmp_path / f'out/stage{k}/pruning/plan.json').source_arch for k in (1, 2, 3)]
+    equal = policy == 'select'
+    assert [source.qk_dims == source.v_dims for source in sources] == [True, equal, equal]
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])

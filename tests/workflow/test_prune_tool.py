@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import random
 import runpy
-import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.scores import save_scores
 from upvit_mm.pruning.scoring import Crew
 from upvit_mm.workflow.ledger import Ledger
-from upvit_mm.workflow.processes import join_crew
 from upvit_mm.workflow.prune import PruneJob, prune
 from upvit_mm.workflow.settings import Settings, goal_and_settings, source_of
 
@@ -185,23 +182,6 @@ def test_only_the_first_process_knows_the_target(cfg, checkpoint, tmp_path, non_
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
-def test_two_processes_give_the_scores_of_one(prune_tool, run, tmp_path, checkpoint):
-    words = ['--widths', 'mlp_hidden_dims=64', '--method', 'hybrid', '--per-class', '4', '--batch-size', '9']
-    words += ['--draws', '1', '--near-share', '0.1', '--eval-images', '10']
-    run(prune_tool(*words, '--work-dir', 'one'))
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    command = [str(ROOT / 'tools/dist_prune.sh'), 'dense.py', checkpoint, '2', *words, '--work-dir', 'two']
-    run(['env', f'PORT={port}', *command])
-    files = [tmp_path / name / 'scores.pt' for name in ('one', 'two')]
-    one, two = (torch.load(path, weights_only=True)['scores'] for path in files)
-    for name in one:
-        assert torch.allclose(one[name], two[name], rtol=1e-6, atol=0)
-    assert not (tmp_path / 'two/partial').exists()
-
-
-@pytest.mark.parametrize('family', ['pvtv2'])
 def test_killed_and_restarted_the_files_are_bit_identical(prune_tool, run, environment, tmp_path):
     words = ['--widths', 'mlp_hidden_dims=64', '--method', 'hybrid', '--per-class', '2', '--batch-size', '2']
     words += ['--eval-images', '10', '--max-rows', '64', '--draws', '1']
@@ -283,51 +263,6 @@ def test_a_plan_of_the_same_network_by_another_name(cfg, checkpoint, target, tmp
     renamed = replace(plan, source_arch=replace(plan.source_arch, name='other'))
     settings = Settings(**QUICK, compensate=True)
     assert prune(cfg, checkpoint, renamed, tmp_path / 'again', settings).plan.target_arch == target
-
-
-@pytest.mark.parametrize('family', ['pvtv2'])
-def test_the_first_process_waits_until_nobody_looks_for_the_shared_estimate(cfg, checkpoint, target, tmp_path):
-    """Nothing is near a cut here, so it has no more to do, and would remove the folder."""
-    whole = ArchSpec.from_dict(cfg.arch)
-    settings = Settings(method='hybrid', draws=1, per_class=1, batch_size=20, eval_images=0)
-    jobs = [PruneJob(cfg, checkpoint, whole, tmp_path, settings, crew=Crew(rank, 2)) for rank in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(jobs[0].scores)
-        while not list(tmp_path.rglob('fisher.pt')):
-            time.sleep(0.05)
-        time.sleep(1)
-        assert not first.done()
-        assert pool.submit(jobs[1].scores).result(timeout=60) is None
-        assert set(first.result(timeout=60)) == set(prunable_dims(whole))
-    assert not (tmp_path / 'partial').exists()
-
-
-@pytest.mark.parametrize('family', ['pvtv2'])
-def test_a_process_that_comes_when_all_is_done_does_not_wait(cfg, checkpoint, target, tmp_path, monkeypatch):
-    """As after a kill that came late: the first finds all shares there, and is done while others still read images."""
-    whole = ArchSpec.from_dict(cfg.arch)
-    settings = Settings(method='hybrid', draws=1, per_class=1, batch_size=20, eval_images=0)
-    late = PruneJob(cfg, checkpoint, whole, tmp_path, settings, crew=Crew(1, 2))
-    current = late.ledger.is_current
-    answers = iter([False])  # when it looked the first had not finished
-    monkeypatch.setattr(late.ledger, 'is_current', lambda *inputs: next(answers, None) is None and current(*inputs))
-    PruneJob(cfg, checkpoint, whole, tmp_path, settings).scores()
-    assert late.scores() is None
-
-
-def test_join_crew(monkeypatch):
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
-        monkeypatch.delenv(name, raising=False)
-    assert join_crew('none', 'cuda')[1] == 'cuda'
-    with pytest.raises(ValueError, match=r"launcher = 'pytorch': RANK is not set; start with one of tools/dist_"):
-        join_crew('pytorch', 'cpu')
-    with pytest.raises(ValueError, match="launcher = 'mpi'"):
-        join_crew('mpi', 'cpu')
-    for name, value in {'SLURM_PROCID': '5', 'SLURM_NTASKS': '16', 'SLURM_LOCALID': '1'}.items():
-        monkeypatch.setenv(name, value)
-    crew, device = join_crew('slurm', 'cuda')
-    assert (crew.rank, crew.size, device) == (5, 16, 'cuda:1')
-    assert join_crew('slurm', 'cpu')[1] == 'cpu'
 
 
 # --------------------------------------------------------------------------- mistakes

@@ -20,4 +20,4 @@ def test_no_other_method_runs_as_hybrid(method, family, stock_arch, build, tmp_p
     settings = SimpleNamespace(method=method, max_rows=8, draws=1, seed=0, near_share=0.1)
     assert {'magnitude', 'random'} < set(METHODS)
     with pytest.raises(AssertionError, match=f"method = '{method}': not one that looks at images"):
-        score_images(net, [], settings, tmp_path, Crew(), None, lambda: False)
+        score_images(net, [], settings, tmp_path, Crew(), None)

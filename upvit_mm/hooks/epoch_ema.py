@@ -1,9 +1,47 @@
-"""Averaged weights that are updated once an epoch, as the authors have it."""
+"""Averaged weights over a window that does not depend on the batch size: counted in images, or in epochs."""
+
+import math
 
 from mmengine.hooks import EMAHook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from upvit_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ImageEMAHook(EMAHook):
+    """mmengine's ``EMAHook`` whose window is as many images long whatever the batch size.
+
+    ``EMAHook`` moves the average in every step, so that half the batch size halves its window. Here ``momentum`` is
+    meant for steps of the config's ``auto_scale_lr.base_batch_size`` images; a step of ``r`` times as many moves the
+    average by ``1 - (1 - momentum) ** r`` of its distance to the weights. It does so with and without
+    ``--auto-scale-lr``: the schedule is counted in epochs in both.
+
+    Args:
+        momentum: share at the base batch size, in (0, 1). The window is about ``base_batch_size / momentum`` images.
+        **settings: those of ``EMAHook``, but for ``ema_type``.
+
+    Raises:
+        ValueError: at the start of a training, the config has no ``auto_scale_lr.base_batch_size``.
+    """
+
+    def __init__(self, momentum: float = 1e-4, **settings):
+        super().__init__('ExponentialMovingAverage', momentum=momentum, **settings)
+        self.momentum = momentum
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        base = (runner.cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+        if not base:
+            raise ValueError(
+                f'custom_hooks: ImageEMAHook has momentum = {self.momentum} for steps of '
+                'auto_scale_lr.base_batch_size images, which the config does not have; set it.'
+            )
+        images = runner.train_dataloader.batch_sampler.batch_size * runner.world_size
+        momentum = -math.expm1(images / base * math.log1p(-self.momentum))  # 1 - (1 - m) ** r, without rounding it away
+        self.ema_model.momentum = momentum
+        print_log(f'averaged weights: momentum {momentum:.3g} for steps of {images} images', logger='current')
 
 
 @HOOKS.register_module()

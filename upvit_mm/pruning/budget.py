@@ -5,15 +5,15 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning.costs import Size, Term, mac_terms, param_terms, total
-from upvit_mm.pruning.dims import PrunableDim, prunable_dims
+from upvit_mm.pruning.dims import prunable_dims
+from upvit_mm.pruning.knobs import Grain, Knob, knobs_of, set_share, widths_at
 from upvit_mm.pruning.table import block_name
 
 TOLERANCE = 0.01  # how far below its budget a network may stay
@@ -79,61 +79,6 @@ class Budget:
         return f'{self.metric}={amount}{at}'
 
 
-@dataclass(frozen=True)
-class Grain:
-    """Which widths a budget may choose.
-
-    Attributes:
-        round_to: widths are multiples of it; those of q, k and v in each head. Dense widths are always allowed.
-        min_share: no width falls below this share of its dense width, nor below one multiple.
-        head_policy: ``'within'`` narrows heads, ``'select'`` removes whole ones.
-        tie_qkv: q/k and v keep one width.
-    """
-
-    round_to: int = 8
-    min_share: float = 0.1
-    head_policy: str = 'within'
-    tie_qkv: bool = False
-
-    def __post_init__(self):
-        if self.round_to < 1:
-            raise ValueError(f'round_to = {self.round_to}: must be at least 1.')
-        if not 0 <= self.min_share <= 1:
-            raise ValueError(f'min_share = {self.min_share}: must lie in 0 to 1.')
-        if self.head_policy not in ('within', 'select'):
-            raise ValueError(
-                f"head_policy = {self.head_policy!r}: a budget takes 'within' or 'select'; 'regroup' needs a target "
-                'that names its heads.'
-            )
-
-
-@dataclass
-class Knob:
-    """Dims of equal steps that shrink together, as long as they have one size.
-
-    Attributes:
-        dims: names.
-        widths: the ladder that they may stand on, ascending.
-        lost: score that is lost on each step of the ladder, 0 on the last.
-        step: where they stand.
-    """
-
-    dims: tuple[str, ...]
-    widths: list[int]
-    lost: list[float] = field(default_factory=list)
-    step: int = -1
-
-    def __post_init__(self):
-        self.step = len(self.widths) - 1
-
-    @property
-    def share(self) -> float:
-        return self.widths[self.step] / self.widths[-1]
-
-    def at(self, step: int) -> dict[str, int]:
-        return dict.fromkeys(self.dims, self.widths[step])
-
-
 def target_for_budget(
     source: ArchSpec,
     budget: Budget,
@@ -158,7 +103,7 @@ def target_for_budget(
         ValueError: the budget is above what the dense network costs, below what the narrowest one does, or no
             combination of widths meets it; the message lists what is reachable.
     """
-    knobs = _knobs(source, grain, scores)
+    knobs = knobs_of(source, grain, scores)
     spending = _Spending(budget, budget.terms(source, num_classes, **layout), knobs)
     if scores is None:
         spending.narrow_alike(knobs)
@@ -175,13 +120,13 @@ def check_budget(source: ArchSpec, budget: Budget, grain: Grain, num_classes: in
         ValueError: as ``target_for_budget``, but for what depends on the scores.
     """
     scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
-    _Spending(budget, budget.terms(source, num_classes, **layout), _knobs(source, grain, scores))
+    _Spending(budget, budget.terms(source, num_classes, **layout), knobs_of(source, grain, scores))
 
 
 def narrowest(source: ArchSpec, grain: Grain) -> ArchSpec:
     """The network with the least widths that a grain allows."""
-    knobs = _knobs(source, grain, None)
-    _Spending.set_share(knobs, 0.0)
+    knobs = knobs_of(source, grain, None)
+    set_share(knobs, 0.0)
     return _arch_of(source, knobs, grain, source.name)
 
 
@@ -205,13 +150,13 @@ class _Spending:
             )
 
     def cost(self, knobs: Sequence[Knob]) -> int:
-        return total(self.terms, _widths(knobs))
+        return total(self.terms, widths_at(knobs))
 
     def narrow_alike(self, knobs: list[Knob]) -> None:
         """One share for all widths; what is left goes to single knobs, the narrowest first."""
         shares = sorted({width / knob.widths[-1] for knob in knobs for width in knob.widths})
         fitting = bisect.bisect_right(shares, self.limit, key=lambda share: self._cost_at(knobs, share))
-        self.set_share(knobs, shares[max(fitting - 1, 0)])
+        set_share(knobs, shares[max(fitting - 1, 0)])
         while True:
             fitting = [k for k in knobs if k.step + 1 < len(k.widths) and self._fits_up(knobs, k)]
             if not fitting:
@@ -220,7 +165,7 @@ class _Spending:
 
     def narrow_by_score(self, knobs: list[Knob]) -> None:
         """The step that saves most for the score it loses goes first; at last, what is left over is given back."""
-        widths, cost = _widths(knobs), self.cost(knobs)
+        widths, cost = widths_at(knobs), self.cost(knobs)
         touched = {k.dims: {n for d in k.dims for t in self.terms_of.get(d, ()) for n in t.dims} for k in knobs}
         steps: dict[tuple, tuple[float, int]] = {}
         while cost > self.limit:
@@ -259,7 +204,7 @@ class _Spending:
         steps = []
         for knob in knobs:
             if knob.step + 1 < len(knob.widths):
-                above = cost + self._change(knob, knob.step + 1, knob.step, _widths(knobs))
+                above = cost + self._change(knob, knob.step + 1, knob.step, widths_at(knobs))
                 steps.append(f'{above:,} with {knob.dims[0]} {knob.widths[knob.step + 1]} wide')
         raise ValueError(
             f'budget {self.budget} = {int(self.limit):,} {self.budget.metric} is not met within {TOLERANCE:.0%}. '
@@ -272,64 +217,15 @@ class _Spending:
         return total(terms, widths | knob.at(high)) - total(terms, widths | knob.at(low))
 
     def _fits_up(self, knobs: Sequence[Knob], knob: Knob) -> bool:
-        return self.cost(knobs) + self._change(knob, knob.step + 1, knob.step, _widths(knobs)) <= self.limit
+        return self.cost(knobs) + self._change(knob, knob.step + 1, knob.step, widths_at(knobs)) <= self.limit
 
     def _cost_at(self, knobs: Sequence[Knob], share: float) -> int:
-        self.set_share(knobs, share)
+        set_share(knobs, share)
         return self.cost(knobs)
-
-    @staticmethod
-    def set_share(knobs: Sequence[Knob], share: float) -> None:
-        for knob in knobs:
-            knob.step = max(bisect.bisect_right(knob.widths, share * knob.widths[-1] * (1 + 1e-9)) - 1, 0)
-
-
-def _widths(knobs: Sequence[Knob]) -> dict[str, int]:
-    return {name: width for knob in knobs for name, width in knob.at(knob.step).items()}
-
-
-def _knobs(source: ArchSpec, grain: Grain, scores: Mapping[str, Tensor] | None) -> list[Knob]:
-    """One knob a dim, or for regular networks one for the like dims of a stage; tied dims share one."""
-    members: dict[tuple, list[PrunableDim]] = {}
-    tied = grain.tie_qkv or grain.head_policy == 'select'
-    for dim in prunable_dims(source).values():
-        kind = 'attn' if tied and dim.kind in ('qk', 'v') else dim.kind
-        place = (dim.stage, dim.block) if scores is not None else (dim.stage, dim.size, dim.groups)
-        members.setdefault((kind, *place), []).append(dim)
-    knobs = []
-    for dims in members.values():
-        sizes = {(dim.size, dim.groups) for dim in dims}
-        if len(sizes) > 1:
-            raise ValueError(f'{dims[0].name} and {dims[-1].name} have different widths and cannot be tied.')
-        ladder = _ladder(dims[0], grain)
-        lost = []
-        if scores is not None:
-            lost = _losses(dims[0], sum(scores[dim.name] for dim in dims), ladder, grain)
-        knobs.append(Knob(tuple(dim.name for dim in dims), ladder, lost))
-    return knobs
-
-
-def _ladder(dim: PrunableDim, grain: Grain) -> list[int]:
-    """Widths that a dim may have, ascending, the dense one last."""
-    whole_heads = dim.kind in ('qk', 'v') and grain.head_policy == 'select'
-    step = dim.size // dim.groups if whole_heads else min(grain.round_to * dim.groups, dim.size)
-    least = max(step, grain.min_share * dim.size)
-    return [w for w in range(step, dim.size, step) if w >= least] + [dim.size]
-
-
-def _losses(dim: PrunableDim, scores: Tensor, ladder: Sequence[int], grain: Grain) -> list[float]:
-    """Score of the channels that are missing on each step of a ladder."""
-    heads = dim.groups
-    by_head = scores.double().unflatten(0, (heads, -1))
-    if heads > 1 and grain.head_policy == 'select':
-        lost = [0.0, *accumulate(by_head.sum(dim=1).sort().values.tolist())]  # whole heads
-        return [lost[(dim.size - width) * heads // dim.size] for width in ladder]
-    lost = [0.0, *accumulate(by_head.sort(dim=1).values.sum(dim=0).tolist())]  # one channel of each head
-    return [lost[(dim.size - width) // heads] for width in ladder]
 
 
 def _arch_of(source: ArchSpec, knobs: Sequence[Knob], grain: Grain, name: str) -> ArchSpec:
-    widths = _widths(knobs)
+    widths = widths_at(knobs)
 
     def of_blocks(kind: str) -> tuple[tuple[int, ...], ...]:
         return tuple(

@@ -11,6 +11,7 @@ github.com/yuhao318/UP-ViT: text files of one number a line, line c for channel 
 
 A number is KL(p_dense || p_without_c), summed over the proxy images: ``5k`` are 5 of each of the 1,000 classes. The
 authors scored attention by removing channel c of q, k and v at once; with ``tie_qkv``, ``plan_for_target`` prunes so.
+Both dims hold that one measurement; where they shrink together it counts once (``planner.joint_scores``).
 """
 
 from __future__ import annotations

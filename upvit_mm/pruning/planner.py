@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,11 +32,13 @@ def plan_for_target(
             size plays no part: the source's stays.
         scores: by dim name, ``(size,)``, higher = keep; ties go to the higher channel.
         head_policy: what happens to attention heads. ``'within'``: every head shrinks, by the scores inside it (the
-            number of heads stays). ``'select'``: whole heads stay, by their mean score (their width stays).
+            number of heads stays). ``'select'``: whole heads of q/k and v together stay, by the sum of their mean
+            scores (their widths stay).
             ``'regroup'``: the channels are cut into as many runs as there are new heads and the best of each run
             form one, as the authors' code does; a new head then mixes old ones, so the network computes something else
             than what was scored.
-        tie_qkv: one index set for q, k and v, by the sum of both scores, as in the authors' code.
+        tie_qkv: one index set for q, k and v, by the sum of both scores, as in the authors' code. It needs equal widths
+            in source and target.
         kept_blocks: source blocks of the target's blocks when it is shallower; None for equal depths.
 
     Raises:
@@ -54,16 +56,10 @@ def plan_for_target(
         for new, (attn, mlp) in enumerate(pairs):
             hidden = f'{block_name(i, mlp)}.mlp_hidden'
             kept[hidden] = best(scores[hidden], target.mlp_hidden_dims[i][new], hidden)
-            qk, v = (f'{block_name(i, attn)}.{kind}' for kind in ('qk', 'v'))
+            names = [f'{block_name(i, attn)}.{kind}' for kind in ('qk', 'v')]
+            widths = (target.qk_dims[i][new], target.v_dims[i][new])
             heads = (source.num_heads[i][attn], target.num_heads[i][new])
-            widths = {qk: target.qk_dims[i][new], v: target.v_dims[i][new]}
-            if tie_qkv and (dims[qk].size != dims[v].size or widths[qk] != widths[v]):
-                raise ValueError(f'tie_qkv: {qk} and {v} have different widths and cannot share one index set.')
-            total = scores[qk] + scores[v]
-            for dim in (qk, v):
-                # whole heads are chosen for q, k and v together: half a head is none
-                ranking = total if tie_qkv or head_policy == 'select' else scores[dim]
-                kept[dim] = _POLICIES[head_policy](ranking, widths[dim], *heads, dim)
+            kept |= _attention(scores, dict(zip(names, widths)), *heads, head_policy, tie_qkv)
     plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name)
     for field in ('embed_dims', 'qk_dims', 'v_dims', 'mlp_hidden_dims'):
         assert getattr(plan.target_arch, field) == getattr(target, field), f'the plan misses the {field} of its target'
@@ -100,28 +96,67 @@ def best(scores: Tensor, count: int, name: str) -> Tensor:
     return scores.argsort(stable=True)[len(scores) - count :].sort().values
 
 
-def _within(scores: Tensor, width: int, old_heads: int, new_heads: int, name: str) -> Tensor:
-    if new_heads != old_heads:
+def joint_scores(scores: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
+    """Scores of dims that lose channels together, to be added up.
+
+    Equal ones are one measurement of all these dims at once, as the authors' of q, k and v, and are given once.
+    """
+    first, *others = (scores[name] for name in names)
+    return [first, *(other for other in others if not torch.equal(other, first))]
+
+
+def head_scores(scores: Sequence[Tensor], heads: int) -> Tensor:
+    """What whole heads are chosen by, ``(heads,)``: the mean over a head's channels, summed over dims of any widths."""
+    return sum(values.unflatten(0, (heads, -1)).mean(dim=1) for values in scores)
+
+
+def check_tied(qk: str, v: str, sizes: Sequence[int], widths: Sequence[int] = ()) -> None:
+    """Refuse to tie q/k and v of different widths.
+
+    Args:
+        qk, v: names of the dims.
+        sizes: of both in the source.
+        widths: of both in the target, if there is one.
+
+    Raises:
+        ValueError: they differ.
+    """
+    for pair, where in ((sizes, 'source'), (widths, 'target')):
+        if len(set(pair)) > 1:
+            raise ValueError(
+                f'tie_qkv: {qk} and {v} have different widths and cannot share one index set '
+                f'({" and ".join(map(str, pair))} channels in the {where}); leave tie_qkv out.'
+            )
+
+
+def _attention(
+    scores: Mapping[str, Tensor], widths: Mapping[str, int], old_heads: int, new_heads: int, policy: str, tie: bool
+) -> dict[str, Tensor]:
+    """Kept channels of q/k and v of a block; ``widths`` are those of the target by dim name, q/k first."""
+    joint = joint_scores(scores, list(widths))
+    if tie:
+        check_tied(*widths, [len(scores[name]) for name in widths], list(widths.values()))
+    if policy == 'select':  # for q, k and v together: half a head is none
+        ranking = head_scores(joint, old_heads)
+        return {name: _select(ranking, len(scores[name]), widths[name], new_heads, name) for name in widths}
+    rankings = dict.fromkeys(widths, sum(joint)) if tie else scores
+    if policy == 'within' and new_heads != old_heads:
         raise ValueError(
-            f"{name}: head_policy 'within' keeps the {old_heads} heads, the target has {new_heads}; use 'select' or "
-            "'regroup'."
+            f"{next(iter(widths))}: head_policy 'within' keeps the {old_heads} heads, the target has {new_heads}; use "
+            "'select' or 'regroup'."
         )
-    return _best_of_runs(scores, width, new_heads, name)
+    return {name: _best_of_runs(rankings[name], width, new_heads, name) for name, width in widths.items()}
 
 
-def _select(scores: Tensor, width: int, old_heads: int, new_heads: int, name: str) -> Tensor:
-    run = len(scores) // old_heads
+def _select(ranking: Tensor, size: int, width: int, new_heads: int, name: str) -> Tensor:
+    run = size // len(ranking)
     if width != new_heads * run:
         raise ValueError(
             f"{name}: head_policy 'select' keeps heads of {run} channels, the target has {width} in {new_heads} heads; "
             "use 'within' or 'regroup'."
         )
-    heads = best(scores.unflatten(0, (old_heads, run)).mean(dim=1), new_heads, f'heads of {name}')
+    heads = best(ranking, new_heads, f'heads of {name}')
     return (heads[:, None] * run + torch.arange(run)).flatten()
-
-
-def _regroup(scores: Tensor, width: int, old_heads: int, new_heads: int, name: str) -> Tensor:
-    return _best_of_runs(scores, width, new_heads, name)
 
 
 def _best_of_runs(scores: Tensor, width: int, runs: int, name: str) -> Tensor:
@@ -129,9 +164,6 @@ def _best_of_runs(scores: Tensor, width: int, runs: int, name: str) -> Tensor:
         raise ValueError(f'{name}: {len(scores)} channels and {width} kept ones do not divide into {runs} heads.')
     run = len(scores) // runs
     return torch.cat([best(part, width // runs, name) + k * run for k, part in enumerate(scores.split(run))])
-
-
-_POLICIES: dict[str, Callable[..., Tensor]] = {'within': _within, 'select': _select, 'regroup': _regroup}
 
 
 def _blocks(source: ArchSpec, target: ArchSpec, kept_blocks: Blocks | None) -> Blocks:

@@ -1,8 +1,9 @@
 """Scoring as a long job: batch by batch, on any number of processes, stopped and resumed at will.
 
-The proxy set is cut into batches whatever the number of processes; process r of W takes every W-th of them and writes
-what they sum to into a folder that all share. The first process waits for all files and adds them up in the order of
-the batches, so the result depends neither on who did what nor on how often the work was interrupted.
+The proxy set is cut into batches whatever the number of processes; process r of W takes every W-th of them. The first
+process collects what they sum to and adds it up in the order of the batches, so the result depends neither on who did
+what nor on how often the work was interrupted. Files in the work dir serve resuming alone: each process keeps there
+what it has done.
 """
 
 from __future__ import annotations
@@ -12,30 +13,46 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from upvit_mm.files import check_records, save_atomically
 from upvit_mm.pruning.importance import Batch, Scores, Sums
+from upvit_mm.pruning.planner import joint_scores
 
 logger = logging.getLogger('upvit_mm')
 SAVE_EVERY = 10.0  # seconds between two savings of a batch that is being scored
-PATIENCE = 3600.0  # seconds without a new file after which other processes are taken for dead
-POLL = 0.2  # seconds
+Value = TypeVar('Value')
 
 
 @dataclass(frozen=True)
 class Crew:
-    """The processes that share a job; process 0 collects.
+    """The processes that share a job: this one alone (``workflow/processes.py`` has those of a launcher).
+
+    All of them must meet, by ``share`` and ``collect``, in the same order.
 
     Attributes:
-        rank: number of this process.
+        rank: number of this process; 0 collects.
         size: how many there are.
     """
 
     rank: int = 0
     size: int = 1
+
+    def share(self, make: Callable[[], Value]) -> Value:
+        """What the first process makes, for all."""
+        assert self.size == 1, 'one process has nobody to meet'
+        return make()
+
+    def collect(self, value: Value) -> list[Value] | None:
+        """Every process's value by rank for the first one, None for others."""
+        assert self.size == 1, 'one process has nobody to meet'
+        return [value]
+
+    def leave(self) -> None:
+        """Meet no more, for the time being."""
 
 
 def score_in_parts(
@@ -52,8 +69,7 @@ def score_in_parts(
         batches: the proxy set; element k is made when it is asked for.
         sums_of: sums of a batch for the dims that are asked for; the sums of a dim must not depend on which others are.
         names: dims to score.
-        folder: for partial sums; those found in it are used. It must be the same folder for all processes and belong
-            to these very inputs.
+        folder: for partial sums of these very inputs; those found in it are used. Processes may share it or not.
         crew: who works.
         resumed: called with dim and images for sums that were found.
 
@@ -62,28 +78,28 @@ def score_in_parts(
 
     Raises:
         ValueError: no images; whatever ``sums_of`` raises.
-        TimeoutError: other processes gave no sign of life for an hour.
     """
     if len(batches) == 0:
         raise ValueError('the proxy set has no images; nothing can be scored.')
     folder.mkdir(parents=True, exist_ok=True)
-    for k in range(crew.rank, len(batches), crew.size):
-        _score_batch(k, batches, sums_of, names, folder, resumed)
-    if crew.rank:
+    mine = {
+        k: _score_batch(k, batches, sums_of, names, folder, resumed) for k in range(crew.rank, len(batches), crew.size)
+    }
+    everyones = crew.collect(mine)
+    if everyones is None:
         return None
-    wait_for([_finished(folder, k) for k in range(len(batches))])
+    parts = {k: part for theirs in everyones for k, part in theirs.items()}
     totals, count = {}, 0
     for k in range(len(batches)):
-        part = _read(_finished(folder, k))
-        if part is None or set(part['sums']) != set(names):
-            raise ValueError(f'{_finished(folder, k)} was damaged; remove it and start again.')
         for name in names:
-            totals[name] = totals[name] + part['sums'][name] if name in totals else part['sums'][name]
-        count += part['images']
+            sums = parts[k]['sums'][name]
+            totals[name] = totals[name] + sums if name in totals else sums
+        count += parts[k]['images']
     return {name: total / count for name, total in totals.items()}
 
 
-def _score_batch(k: int, batches, sums_of, names: Sequence[str], folder: Path, resumed) -> None:
+def _score_batch(k: int, batches, sums_of, names: Sequence[str], folder: Path, resumed) -> dict:
+    """``sums`` by dim and the number of ``images`` of a batch; what is not on disk yet is made and kept there."""
     done = _read(_finished(folder, k))
     if done is None:
         done = _read(_started(folder, k)) or {'sums': {}, 'images': 0}
@@ -92,7 +108,7 @@ def _score_batch(k: int, batches, sums_of, names: Sequence[str], folder: Path, r
             resumed(name, done['images'])
     wanted = [name for name in names if name not in done['sums']]
     if not wanted:
-        return
+        return done
     batch = batches[k]
     done['images'], saved = len(batch.images), time.monotonic()
     for name, values in sums_of(batch, set(wanted)):
@@ -102,6 +118,7 @@ def _score_batch(k: int, batches, sums_of, names: Sequence[str], folder: Path, r
             saved = time.monotonic()
     _write(_finished(folder, k), done)
     _started(folder, k).unlink(missing_ok=True)
+    return done
 
 
 def _finished(folder: Path, k: int) -> Path:
@@ -129,34 +146,16 @@ def _read(path: Path) -> dict | None:
         return None
 
 
-def wait_for(paths: Sequence[Path], unless: Callable[[], bool] = lambda: False) -> None:
-    """Wait until all files are there.
-
-    Args:
-        paths: the files.
-        unless: asked while one is missing; ends the waiting when it holds.
-
-    Raises:
-        TimeoutError: no new one appeared for an hour.
-    """
-    missing, since = [p for p in paths if not p.is_file()], time.monotonic()
-    while missing and not unless():
-        if time.monotonic() - since > PATIENCE:
-            raise TimeoutError(
-                f'{missing[0]} did not appear for {PATIENCE / 60:.0f} minutes: another process died, or the work dir '
-                'is not on a disk that all processes share. Start again to go on.'
-            )
-        time.sleep(POLL)
-        left = [p for p in missing if not p.is_file()]
-        missing, since = left, (time.monotonic() if len(left) < len(missing) else since)
-
-
 def tied(scores: Scores) -> Scores:
-    """Scores with those of q/k and v of each block summed, as ``tie_qkv`` ranks them."""
+    """Scores with those of q/k and v of each block summed, as ``tie_qkv`` ranks them.
+
+    Blocks in which both differ in width, which no plan ties, keep theirs.
+    """
     total = dict(scores)
-    for name in scores:
-        if name.endswith('.qk') and (v := f'{name.removesuffix("qk")}v') in scores:
-            total[name] = total[v] = scores[name] + scores[v]
+    for name in (name for name in scores if name.endswith('.qk')):
+        v = f'{name.removesuffix("qk")}v'
+        if v in scores and len(scores[v]) == len(scores[name]):
+            total[name] = total[v] = sum(joint_scores(scores, (name, v)))
     return total
 
 

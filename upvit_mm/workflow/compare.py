@@ -16,14 +16,15 @@ from mmengine.registry import init_default_scope
 from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import load_classifier, local_file
 from upvit_mm.cli import check_device
-from upvit_mm.data.checks import check_datasets
+from upvit_mm.data.identity import run_identity
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.costs import count_macs, count_params
-from upvit_mm.workflow.checks import check_goal, check_readout
+from upvit_mm.workflow.checks import check_goal, check_readout, check_training_data
 from upvit_mm.workflow.compare_report import write_comparison
 from upvit_mm.workflow.finetune import Lesson, balanced_subset, check_dense_config, classifier, taught, training
 from upvit_mm.workflow.ledger import Ledger, fingerprint
+from upvit_mm.workflow.paired import paired_difference
 from upvit_mm.workflow.prune import prune
 from upvit_mm.workflow.record import Say
 from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
@@ -135,7 +136,7 @@ class Comparison:
         check_dense_config(cfg)
         if not settings.compensate:
             raise ValueError('compensate = False: the rows need the plain and the compensated slice; leave it out.')
-        check_datasets(cfg, ('train', 'val'))
+        check_training_data(cfg, checkpoint)
         if options.train_images:
             cfg = balanced_subset(cfg, options.train_images, settings.seed)
         self.cfg, self.goal, self.settings, self.options = cfg, goal, settings, options
@@ -198,8 +199,9 @@ class Comparison:
             self.dense = dense.checkpoint
         else:
             self.dense = local_file(self.given).absolute()
-        state = load_classifier(self.dense)
-        inputs = fingerprint('dense', sha256_of(self.dense), self.cfg.model, self.cfg.val_dataloader)
+        state = load_classifier(self.dense, arch=self.source)
+        read = run_identity(self.cfg, ('val',))
+        inputs = fingerprint('dense', sha256_of(self.dense), self.cfg.model, self.cfg.val_dataloader, read)
         ledger, path = Ledger(self.work_dir), self.work_dir / 'dense.json'
         if not ledger.is_current('dense', inputs):
             top1 = evaluate(self.cfg, state, self.work_dir / 'dense-evaluation')
@@ -246,11 +248,15 @@ class Comparison:
 
 
 def summarise(rows: Sequence[Row], records: dict[str, dict[int, dict]]) -> list[dict[str, Any]]:
-    """Mean and spread of each row, and when it reaches the vanilla network's final mean.
+    """Mean and spread of each row, its difference to vanilla, paired by seed, and when it reaches vanilla's final mean.
 
     Args:
         rows: which.
-        records: by key and seed, what ``Training.record`` gives.
+        records: by key and seed, what ``Training.record`` gives; the same seeds in every row.
+
+    Returns:
+        By row, among others, ``mean``, ``std``, and ``mean``, ``interval`` and ``established`` of the
+        ``paired_difference`` to vanilla, the first of them as ``over_vanilla``; without vanilla they are None.
     """
     table, vanilla = [], None
     for row in rows:
@@ -259,8 +265,9 @@ def summarise(rows: Sequence[Row], records: dict[str, dict[int, dict]]) -> list[
         known = [seconds for seconds in timed if seconds]  # lost where a run was cut off before it was judged
         final, curve = curves[:, -1], np.nanmean(curves, axis=0)  # an epoch whose accuracy got lost is NaN
         if row == VANILLA:
-            vanilla = float(final.mean())
-        reached = [] if vanilla is None else np.flatnonzero(curve >= vanilla)
+            vanilla = final
+        reached = [] if vanilla is None else np.flatnonzero(curve >= vanilla.mean())
+        over = {} if vanilla is None else paired_difference(final, vanilla)
         table.append(
             {
                 **asdict(row),
@@ -268,7 +275,9 @@ def summarise(rows: Sequence[Row], records: dict[str, dict[int, dict]]) -> list[
                 'epochs': curves.shape[1],
                 'mean': float(final.mean()),
                 'std': float(final.std(ddof=1)) if len(final) > 1 else None,
-                'over_vanilla': None if vanilla is None else float(final.mean()) - vanilla,
+                'over_vanilla': over.get('mean'),
+                'interval': over.get('interval'),
+                'established': over.get('established'),
                 'epochs_to_vanilla': int(reached[0]) + 1 if len(reached) else None,
                 'seconds_per_step': median(known) if known else None,
                 'curve': curve.tolist(),

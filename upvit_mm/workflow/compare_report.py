@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from upvit_mm.files import write_atomically, write_text_atomically
 from upvit_mm.workflow.curves import plot_runs, style_of
+from upvit_mm.workflow.paired import difference_text, how_differences
 
 matplotlib.use('Agg')
 HEADER = (
@@ -26,6 +27,11 @@ HEADER = (
     'ms/step',
     'MACs',
     'params',
+)
+REFERENCE = 'vanilla'  # key of the row that differences are to
+ONE_DENSE = (
+    'All seeds share one dense network and one pruning of it: how results vary with the dense network is not in the '
+    'spread.'
 )
 ONE_SHOT = {'plain.pth': 'sliced', 'sliced.pth': 'compensated'}  # file of the pruning job -> name of its judgement
 
@@ -42,7 +48,8 @@ def write_comparison(folder: Path, content: dict[str, Any]) -> None:
 def as_csv(content: dict[str, Any]) -> str:
     """One line for each row, with the accuracy of every seed."""
     tops = {seed: f'top1_seed{seed}' for seed in map(str, content['options']['seeds'])}
-    figures = ('mean', 'std', 'over_vanilla', 'epochs_to_vanilla', 'seconds_per_step')
+    over = ('over_vanilla', 'over_vanilla_low', 'over_vanilla_high', 'established')
+    figures = ('mean', 'std', *over, 'epochs_to_vanilla', 'seconds_per_step')
     columns = ('key', 'title', 'epochs', 'lr', *tops.values(), *figures, 'macs', 'params')
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction='ignore', lineterminator='\n')
@@ -52,7 +59,8 @@ def as_csv(content: dict[str, Any]) -> str:
     writer.writerow({**dense, 'key': 'dense', 'title': 'dense', 'epochs': epochs, 'mean': dense['top1']})
     for row in content['rows']:
         each = {column: row['top1'][seed] for seed, column in tops.items()}
-        writer.writerow({**row, **each, **content['target'], 'lr': _lr(row, content)})
+        ends = dict(zip(over[1:3], row['interval'] or ()))
+        writer.writerow({**row, **each, **ends, **content['target'], 'lr': _lr(row, content)})
     return text.getvalue()
 
 
@@ -67,6 +75,8 @@ def as_markdown(content: dict[str, Any]) -> str:
         '',
         f'Trained on {images} images; seeds {", ".join(map(str, options["seeds"]))}. Distillation: {lesson}.',
         '',
+        f'{how_differences(len(options["seeds"]))} {ONE_DENSE}',
+        '',
         f'| {" | ".join(HEADER)} |',
         f'|---|{"---:|" * (len(HEADER) - 1)}',
         _line('dense', epochs, '', f'{content["dense"]["top1"]:.2f}', *[''] * 4, *_costs(content['dense'])),
@@ -80,7 +90,7 @@ def as_markdown(content: dict[str, Any]) -> str:
                 str(row['epochs']),
                 f'{_lr(row, content):g}',
                 f'{row["mean"]:.2f}{spread}',
-                '' if row['over_vanilla'] is None else f'{row["over_vanilla"]:+.2f}',
+                _over_vanilla(row),
                 'not reached' if row['epochs_to_vanilla'] is None else str(row['epochs_to_vanilla']),
                 '' if shot is None else f'{shot:.2f}',
                 '' if row['seconds_per_step'] is None else f'{1000 * row["seconds_per_step"]:.0f}',
@@ -109,12 +119,24 @@ def draw_curves(content: dict[str, Any]) -> Figure:
     axes.axhline(content['dense']['top1'], color='black', linestyle=':', label='dense')
     for k, row in enumerate(content['rows']):
         plot_runs(axes, row['curves'], k, f'{row["title"]}: {row["mean"]:.2f}')
-        if row['key'] == 'vanilla':
+        if row['key'] == REFERENCE:
             axes.axhline(row['mean'], color=style_of(k)['color'], linestyle=':', linewidth=1)
     axes.set(xlabel='epoch', ylabel='top-1 %')
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
+
+
+def over_vanilla(row: dict[str, Any]) -> dict[str, Any] | None:
+    """A row's ``mean``, ``interval`` and ``established`` of ``paired_difference``; None for vanilla, or without it."""
+    if row['key'] == REFERENCE or row['over_vanilla'] is None:
+        return None
+    return {'mean': row['over_vanilla'], 'interval': row['interval'], 'established': row['established']}
+
+
+def _over_vanilla(row: dict[str, Any]) -> str:
+    difference = over_vanilla(row)
+    return '' if difference is None else difference_text(difference, 2)
 
 
 def _lr(row: dict[str, Any], content: dict[str, Any]) -> float:

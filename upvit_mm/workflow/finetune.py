@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import LOOPS
 
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.data.image_set import choose_images
-from upvit_mm.registry import MODELS
+from upvit_mm.registry import HOOKS as OUR_HOOKS
+from upvit_mm.registry import MODELS, is_type
 
 CLASSIFIERS = ('ImageClassifier', 'mmpretrain.ImageClassifier')
 STUDENT = 'upvit_mm.DistillClassifier'
@@ -92,12 +94,14 @@ def check_dense_config(cfg: Config) -> None:
         ValueError: which setting is another.
     """
     model = cfg.get('model') or {}
-    if model.get('type') not in CLASSIFIERS:
-        raise ValueError(f"model.type = {model.get('type')!r}: must be 'ImageClassifier', the dense network's config.")
-    if model.backbone.type not in BACKBONES:
+    kind = model.get('type')
+    known = is_type(kind, *CLASSIFIERS, registry=MODELS, scope='mmpretrain')
+    if not known or is_type(kind, STUDENT, registry=MODELS):
+        raise ValueError(f"model.type = {kind!r}: must be 'ImageClassifier', the dense network's config.")
+    if not is_type(model.backbone.type, *BACKBONES, registry=MODELS):
         raise ValueError(f'model.backbone.type = {model.backbone.type!r}: must be one of {", ".join(BACKBONES)}.')
     train_cfg = cfg.get('train_cfg') or {}
-    if not (train_cfg.get('by_epoch') or train_cfg.get('type') == 'EpochBasedTrainLoop'):
+    if not (train_cfg.get('by_epoch') or is_type(train_cfg.get('type'), 'EpochBasedTrainLoop', registry=LOOPS)):
         raise ValueError('train_cfg: must be there and count epochs (EpochBasedTrainLoop).')
 
 
@@ -109,7 +113,7 @@ def without_teacher(cfg: Config) -> Config:
     Raises:
         ValueError: the teacher has a preprocessing of its own.
     """
-    if cfg.model.type != STUDENT:
+    if not is_type(cfg.model.type, STUDENT, registry=MODELS):
         return cfg
     cfg = copy.deepcopy(cfg)
     teacher = cfg.model.teacher
@@ -227,8 +231,8 @@ def repeatable(run: Config, seed: int) -> Config:
     """
     run.randomness = dict(run.get('randomness') or {}, seed=seed)
     hooks = list(run.get('custom_hooks') or [])
-    missing = set(HOOKS) - {hook['type'] for hook in hooks}
-    run.custom_hooks = hooks + [dict(type=kind) for kind in HOOKS if kind in missing]
+    missing = [kind for kind in HOOKS if not any(is_type(h['type'], kind, registry=OUR_HOOKS) for h in hooks)]
+    run.custom_hooks = hooks + [dict(type=kind) for kind in missing]
     run.train_dataloader.persistent_workers = False  # for SeedEveryEpoch
     # the last but one stays, for the time in which the last is being written
     checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def fingerprint(*inputs: Any) -> str:
 
 
 class Ledger:
-    """The record ``steps.json`` of a work dir: by step its inputs' fingerprint and its files' hashes.
+    """The record ``steps.json`` of a work dir: by step its inputs' fingerprint, its files' hashes and what data it saw.
 
     Args:
         folder: the work dir. A record that cannot be read is as good as none.
@@ -35,11 +36,26 @@ class Ledger:
         paths = {self.folder / name: digest for name, digest in entry['files'].items()}
         return all(path.is_file() and sha256_of(path) == digest for path, digest in paths.items())
 
-    def record(self, step: str, inputs: str, *files: str) -> None:
-        """Note that a step is done; its files are named relative to the work dir."""
+    def record(self, step: str, inputs: str, *files: str, data: Mapping[str, str] | None = None) -> None:
+        """Note that a step is done.
+
+        Args:
+            step: its name.
+            inputs: their fingerprint.
+            *files: that it wrote, relative to the work dir.
+            data: identities of the data sets that it saw, by a name of theirs.
+        """
         entries = self._read()
-        entries[step] = {'inputs': inputs, 'files': {name: sha256_of(self.folder / name) for name in files}}
+        hashes = {name: sha256_of(self.folder / name) for name in files}
+        entries.pop(step, None)  # the last one done stands last
+        entries[step] = {'inputs': inputs, 'files': hashes, 'data': dict(data or {})}
         write_text_atomically(self.folder / 'steps.json', json.dumps(entries, indent=2) + '\n')
+
+    def data_seen(self, name: str) -> str | None:
+        """Identity that a data set had when a step last saw it; None where none did."""
+        entries = [entry for entry in self._read().values() if isinstance(entry, dict)]
+        seen = [entry['data'] for entry in entries if isinstance(entry.get('data'), dict)]
+        return next((data[name] for data in reversed(seen) if name in data), None)
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -14,10 +14,10 @@ from mmengine.registry import init_default_scope
 
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import load_classifier, local_file, save_checkpoint
-from upvit_mm.data.checks import check_datasets
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning.budget import Budget, narrowest, target_for_budget
 from upvit_mm.pruning.costs import count_macs, count_params, total, widths_of
+from upvit_mm.workflow.checks import check_training_data
 from upvit_mm.workflow.finetune import (
     Lesson,
     balanced_subset,
@@ -104,7 +104,7 @@ class Progressive:
         check_dense_config(cfg)
         if not isinstance(goal, Budget):
             raise ValueError('a progressive schedule needs a budget as its goal, which it can approach in steps.')
-        check_datasets(cfg, ('train', 'val'))
+        check_training_data(cfg, checkpoint)
         if schedule.train_images:
             cfg = balanced_subset(cfg, schedule.train_images, settings.seed)
         self.cfg, self.goal, self.settings, self.schedule = cfg, goal, settings, schedule

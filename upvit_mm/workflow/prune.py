@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from mmengine.config import Config
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import load_classifier, local_file, save_checkpoint
-from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, preprocessing_of, proxy_set
+from upvit_mm.data.image_set import ImageSet
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims, slice_state
-from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.budget import Budget, target_for_budget
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.costs import count_macs, count_params
@@ -30,10 +29,11 @@ from upvit_mm.pruning.scores import load_scores, save_scores, scores_digest
 from upvit_mm.pruning.scoring import Crew
 from upvit_mm.pruning.table import block_name
 from upvit_mm.workflow.checks import check_goal, check_images, check_readout
+from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.nets import build_net, judge, peak_memory
 from upvit_mm.workflow.report import write_report
-from upvit_mm.workflow.score import score_images
+from upvit_mm.workflow.score import score_images, score_weights
 from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
 
 logger = logging.getLogger('upvit_mm')
@@ -87,13 +87,13 @@ class PruneJob:
         self.work_dir, self.scores_file, self.crew = Path(work_dir), scores_file, crew
         self.source = source_of(cfg)
         local = local_file(checkpoint)
-        self.state = load_classifier(local)
+        self.state = load_classifier(local, arch=self.source)
         self.num_classes = len(self.state.get('head.fc.bias', ()))
-        scores_images = (
+        self._scores_images = (
             not scores_file and not isinstance(goal, PrunePlan) and settings.method not in ('magnitude', 'random')
         )
-        chooses_blocks = isinstance(goal, ArchSpec) and goal.depths != self.source.depths
-        needs_head = scores_images or chooses_blocks
+        self._chooses_blocks = isinstance(goal, ArchSpec) and goal.depths != self.source.depths
+        needs_head = self._scores_images or self._chooses_blocks
         if not self.num_classes and (needs_head or settings.eval_images):
             raise ValueError(
                 f'checkpoint {checkpoint!r} has no linear head: importance and KL are measured on class posteriors. A '
@@ -108,6 +108,7 @@ class PruneJob:
             self.goal = replace(goal, source_arch=self.source)  # the same network, by the name that it has here
         self.sha256 = sha256_of(local)
         self.ledger = Ledger(self.work_dir)
+        self.images = JobImages(cfg, settings, self.ledger)
         self.method = settings.method  # of the scores; a file of scores knows its own
 
     # ----------------------------------------------------------- what it works on
@@ -116,37 +117,15 @@ class PruneJob:
     def dense(self) -> PosteriorNet:
         return build_net(self.source, self.state, self.settings.device)
 
-    @cached_property
-    def _folder_sets(self) -> tuple[ImageSet, ImageSet]:
-        s = self.settings
-        return folder_sets(self.cfg, s.images, s.num_images, s.eval_images, s.seed, s.batch_size, s.device)
-
-    @cached_property
+    @property
     def proxy(self) -> ImageSet:
-        s = self.settings
-        if s.images:
-            return self._folder_sets[0]
-        return proxy_set(self.cfg, s.per_class, s.seed, s.batch_size, s.device)
-
-    @cached_property
-    def held_out(self) -> ImageSet:
-        s = self.settings
-        if s.images:
-            return self._folder_sets[1]
-        return held_out_set(self.cfg, s.eval_images, s.seed, s.batch_size, s.device)
+        """Images on which it scores and compensates."""
+        return self.images.proxy
 
     @cached_property
     def _blocks(self) -> Blocks:
         """The blocks that stay for a target of other depths."""
         return choose_blocks(self.dense, self.proxy, self.goal.depths)
-
-    @property
-    def _data(self) -> list:
-        """What decides which images there are."""
-        s = self.settings
-        chosen = [self.cfg.train_dataloader.dataset, self.cfg.val_dataloader.dataset] if not s.images else [s.images]
-        pixels = [self.cfg.test_dataloader.dataset.pipeline, preprocessing_of(self.cfg)]
-        return [str(chosen), str(pixels), s.some('per_class', 'num_images', 'eval_images', 'seed', 'batch_size')]
 
     # ------------------------------------------------------------------ the steps
 
@@ -176,47 +155,39 @@ class PruneJob:
     def scores(self) -> Scores | None:
         """Scores by dim name, from the file given, from an earlier run or made now; None in other processes."""
         if self.scores_file:
-            return self._given_scores(self.scores_file)
-        method, path = self.settings.method, self.work_dir / 'scores.pt'
-        inputs = fingerprint('scores', self.sha256, self.source.to_dict(), self._data, self._method_inputs())
-        if self.ledger.is_current('scores', inputs):
-            logger.info('%s: scored before from the same inputs', path)
-            return load_scores(path, self.source)[0] if self.crew.rank == 0 else None
+            return None if self.crew.rank else self._given_scores(self.scores_file)
+        if self.crew.rank and not self._scores_images:
+            return None  # the first process does it alone
+        inputs, done = self.crew.share(self._scored_before) if self._scores_images else self._scored_before()
+        if done:
+            self.crew.leave()
+            logger.info('%s: scored before from the same inputs', self.work_dir / 'scores.pt')
+            return None if self.crew.rank else load_scores(self.work_dir / 'scores.pt', self.source)[0]
         self._check_images()
-        parts, meta = self.work_dir / 'partial', {}
-        if method == 'magnitude':
-            scores = magnitude_scores(self.source, self.state)
-        elif method == 'random':
-            scores = random_scores(self.source, self.settings.seed)
-        else:
-            folder = parts / inputs[:16]
-            done = partial(self.ledger.is_current, 'scores', inputs)
-            scores = score_images(self.dense, self.proxy, self.settings, folder, self.crew, self._cut, done)
-            meta = {'images': len(self.proxy.numbers)}
-        if self.crew.rank:
-            return None
-        files = ['scores.pt']
-        if meta:
+        if not self._scores_images:
+            return self._save_scores(score_weights(self.settings, self.source, self.state), inputs)
+        parts = self.work_dir / 'partial'
+        scores = score_images(self.dense, self.proxy, self.settings, parts / inputs[:16], self.crew, self._cut)
+        if scores is not None:
             write_text_atomically(self.work_dir / 'proxy.txt', '\n'.join(self.proxy.paths) + '\n')
-            files.append('proxy.txt')
             logger.info('scored; peak memory of this process %.0f MiB', peak_memory(self.settings.device) / 2**20)
-        save_scores(path, scores, self.source, method=method, checkpoint_sha256=self.sha256, inputs=inputs, **meta)
-        self.ledger.record('scores', inputs, *files)
+            self._save_scores(scores, inputs, 'proxy.txt', images=len(self.proxy.numbers))
+        self.crew.share(lambda: None)  # the parts go when all is saved
+        self.crew.leave()  # the first process goes on alone
         shutil.rmtree(parts, ignore_errors=True)
         return scores
 
     def plan(self, scores: Scores) -> PrunePlan:
         """What stays. Blocks are chosen on images, and so kept from an earlier run."""
-        inputs = fingerprint(
-            'plan', self.sha256, scores_digest(scores), str(self.goal), self._data, self._plan_inputs()
-        )
+        data = self.images.proxy_data if self._chooses_blocks else None
+        inputs = fingerprint('plan', self.sha256, scores_digest(scores), str(self.goal), data, self._plan_inputs())
         known = self.ledger.is_current('plan', inputs)
         plan = PrunePlan.load(self.work_dir / 'plan.json') if known else self._plan_from(scores)
         meta = {'tool': 'prune', 'goal': goal_text(self.goal), 'method': self.method, 'settings': asdict(self.settings)}
         plan.meta.update(meta, checkpoint=str(self.checkpoint), sha256=self.sha256, costs=self.costs(plan.target_arch))
         if not known:
             plan.save(self.work_dir / 'plan.json')
-            self.ledger.record('plan', inputs, 'plan.json')
+            self._record('plan', inputs, 'plan.json')
         return plan
 
     def slice(self, plan: PrunePlan) -> None:
@@ -225,7 +196,7 @@ class PruneJob:
         plan_text = [plan.source_arch.to_dict(), plan.target_arch.to_dict(), plan.kept_blocks]
         plan_text += [{name: kept.tolist() for name, kept in plan.kept.items()}]
         inputs = [plan_text, self.sha256, s.some('compensate', 'ridge')]
-        inputs = fingerprint('slice', inputs, self._data if s.compensate else None)
+        inputs = fingerprint('slice', inputs, self.images.proxy_data if s.compensate else None)
         if self.ledger.is_current('slice', inputs):
             return
         self._check_images()
@@ -241,32 +212,31 @@ class PruneJob:
             if net.head is not None:
                 state |= {f'head.fc.{k}': v.cpu() for k, v in net.head.state_dict().items()}
         self._save(plan, state, 'sliced.pth')
-        self.ledger.record('slice', inputs, *files)
+        self._record('slice', inputs, *files)
 
     def judge(self, plan: PrunePlan, scores: Scores | None) -> dict[str, dict[str, float]]:
         """Held-out results, and the report of everything."""
         s, report = self.settings, self.work_dir / 'report.json'
         hashes = {name: sha256_of(self.work_dir / name) for name in ('sliced.pth', 'plan.json')}
-        inputs = fingerprint(
-            'judge', hashes, self.sha256, self._data, None if scores is None else scores_digest(scores)
-        )
+        data = self.images.held_out_data if s.eval_images else None
+        inputs = fingerprint('judge', hashes, self.sha256, data, None if scores is None else scores_digest(scores))
         if self.ledger.is_current('judge', inputs):
             return json.loads(report.read_text(encoding='utf-8'))['held_out']
         results = {}
         if s.eval_images:
-            results['dense'] = judge(self.dense, self.dense, self.held_out)
+            results['dense'] = judge(self.dense, self.dense, self.images.held_out)
             files = {'sliced': 'plain.pth', 'compensated': 'sliced.pth'} if s.compensate else {'sliced': 'sliced.pth'}
             for name, file in files.items():
-                state = load_classifier(str(self.work_dir / file))
+                state = load_classifier(str(self.work_dir / file), arch=plan.target_arch)
                 net = build_net(plan.target_arch, state, s.device)
-                results[name] = judge(self.dense, net, self.held_out)
+                results[name] = judge(self.dense, net, self.images.held_out)
             if s.compensate and results['compensated']['kl'] > results['sliced']['kl']:
                 logger.warning('compensation made the network worse; use more images, or a larger ridge')
-        images = len(self.held_out.numbers) if s.eval_images else 0
+        images = len(self.images.held_out.numbers) if s.eval_images else 0
         content = {'held_out': results, 'images': images, **plan.meta}
         write_text_atomically(report, json.dumps(content, indent=2) + '\n')
         write_report(self.work_dir, plan, scores, content)
-        self.ledger.record('judge', inputs, 'report.json', 'report.md', 'widths.png')
+        self._record('judge', inputs, 'report.json', 'report.md', 'widths.png')
         return results
 
     def costs(self, target: ArchSpec) -> dict[str, dict[str, int]]:
@@ -286,7 +256,22 @@ class PruneJob:
     def _check_images(self) -> None:
         """Refuse missing data before hours of work, where there is work to do."""
         if not self.settings.images:
-            check_images(self.cfg, self._parts)
+            check_images(self.cfg, self._parts, self.num_classes)
+
+    def _scored_before(self) -> tuple[str, bool]:
+        """Fingerprint of what decides the scores, and whether scores made from it are there."""
+        data = self.images.proxy_data if self._scores_images else None
+        inputs = fingerprint('scores', self.sha256, self.source.to_dict(), data, self._method_inputs())
+        return inputs, self.ledger.is_current('scores', inputs)
+
+    def _save_scores(self, scores: Scores, inputs: str, *files: str, **meta) -> Scores:
+        meta |= {'method': self.settings.method, 'checkpoint_sha256': self.sha256, 'inputs': inputs}
+        save_scores(self.work_dir / 'scores.pt', scores, self.source, **meta)
+        self._record('scores', inputs, 'scores.pt', *files)
+        return scores
+
+    def _record(self, step: str, inputs: str, *files: str) -> None:
+        self.ledger.record(step, inputs, *files, data=self.images.seen)
 
     def _method_inputs(self) -> dict:
         s = self.settings

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from upvit_mm.arch import ArchSpec
 from upvit_mm.data.image_set import ImageSet
 from upvit_mm.pruning import prunable_dims
+from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.importance import Batch, Scores, Sums, fisher_sums, kl_sums, taylor_sums
 from upvit_mm.pruning.network import PosteriorNet
-from upvit_mm.pruning.scores import load_scores, save_scores
-from upvit_mm.pruning.scoring import Crew, near_cut, rerank, score_in_parts, tied, wait_for
+from upvit_mm.pruning.scoring import Crew, near_cut, rerank, score_in_parts, tied
 from upvit_mm.workflow.progress import ScoringProgress
 from upvit_mm.workflow.settings import Settings
 
 Cut = Callable[[Scores], tuple[dict[str, Tensor], dict[str, int]]]  # to kept channels, and runs of each dim
+
+
+def score_weights(settings: Settings, arch: ArchSpec, state: Mapping[str, Tensor]) -> Scores:
+    """Scores by a method that looks at no image (``settings.method``).
+
+    Args:
+        settings: which method, and its seed.
+        arch: the dense architecture.
+        state: its weights, see ``magnitude_scores``.
+    """
+    if settings.method == 'magnitude':
+        return magnitude_scores(arch, state)
+    assert settings.method == 'random', f'method = {settings.method!r}: not one that looks at weights'
+    return random_scores(arch, settings.seed)
 
 
 def score_images(
@@ -28,7 +43,6 @@ def score_images(
     folder: Path,
     crew: Crew,
     cut: Cut,
-    done: Callable[[], bool],
 ) -> Scores | None:
     """Scores by a method that looks at images (``settings.method``).
 
@@ -36,10 +50,9 @@ def score_images(
         net: the dense classifier.
         proxy: the images.
         settings: which method, and how.
-        folder: for partial sums, of these inputs alone, on a disk that all processes share.
+        folder: for partial sums, of these inputs alone.
         crew: who works.
-        cut: what a plan made from scores keeps; ``hybrid`` asks.
-        done: whether the first process has finished all of it, and removed the folder.
+        cut: what a plan made from scores keeps; ``hybrid`` asks, in the first process.
 
     Returns:
         Scores by dim name for the first process, None for others.
@@ -56,23 +69,17 @@ def score_images(
     if settings.method == 'fisher':
         return estimate
 
-    shared = folder / 'fisher.pt'  # every process must look for the same cut
-    if estimate is not None:
-        save_scores(shared, estimate, net.backbone.arch)
-    wait_for([shared], unless=done)
-    if crew.rank and done():
-        return None
-    estimate, _ = load_scores(shared, net.backbone.arch)
-    seen = [folder / f'seen_by_{rank}' for rank in range(crew.size)]
-    seen[crew.rank].touch()
-    kept, groups = cut(estimate)
     ranked = tied if settings.tie_qkv else dict  # by what the plan chooses channels
-    near = near_cut(ranked(estimate), kept, groups, settings.near_share)
-    scores = _score(net, proxy, _of_channels(exact, near), near, folder / 'kl', crew) if near else None
-    if crew.rank:
-        return None
-    wait_for(seen)  # the folder may go once nobody looks for the shared file any more
-    return rerank(estimate, ranked(scores), near, groups) if near else estimate
+
+    def look() -> tuple[dict[str, Tensor], dict[str, int]]:
+        kept, groups = cut(estimate)
+        return near_cut(ranked(estimate), kept, groups, settings.near_share), groups
+
+    near, groups = crew.share(look)
+    if not near:
+        return estimate
+    scores = _score(net, proxy, _of_channels(exact, near), near, folder / 'kl', crew)
+    return None if scores is None else rerank(estimate, ranked(scores), near, groups)
 
 
 def _of_channels(sums_of: Callable[..., Sums], channels: dict[str, Tensor]) -> Callable[..., Sums]:

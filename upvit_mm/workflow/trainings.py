@@ -28,6 +28,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 from upvit_mm.cli import is_mistake
+from upvit_mm.data.identity import looked_at_once, run_identity
 from upvit_mm.files import empty_folder, sha256_of, write_text_atomically
 from upvit_mm.runner import build_runner
 from upvit_mm.workflow.ledger import Ledger, fingerprint
@@ -45,7 +46,7 @@ class Training:
         folder: of this training alone: gets ``config.py``, ``console.log``, mmengine's logs and checkpoints, and
             ``record.json``, the metric by epoch.
         cfg: whole config; its ``judged_by`` names the metric, see ``Metric``.
-        files: whose content decides the result beside the config: initial weights, teacher, plan.
+        files: whose content decides the result beside the config, its data, and the files that its model names.
     """
 
     name: str
@@ -55,7 +56,8 @@ class Training:
 
     @cached_property
     def inputs(self) -> str:
-        return fingerprint('training', self.cfg.to_dict(), [sha256_of(path) for path in self.files])
+        read = run_identity(self.cfg, ('train', 'val'))
+        return fingerprint('training', self.cfg.to_dict(), [sha256_of(path) for path in self.files], read)
 
     @property
     def epochs(self) -> int:
@@ -129,8 +131,9 @@ def train_all(trainings: Sequence[Training], jobs: int = 1, say: Say = print) ->
     if jobs < 1 or (jobs > 1 and is_distributed()):
         raise ValueError(f'jobs = {jobs}: must be at least 1, and 1 in a distributed job.')
     main = is_main_process()
-    asides = {training.name: training.prepare() for training in trainings} if main else {}
-    done = [main and training.is_done() for training in trainings]
+    with looked_at_once():
+        asides = {training.name: training.prepare() for training in trainings} if main else {}
+        done = [main and training.is_done() for training in trainings]
     broadcast_object_list(done)
     todo = [training for training, finished in zip(trainings, done) if not finished]
     say(f'{len(trainings)} trainings, {len(trainings) - len(todo)} of them finished before with the same inputs')

@@ -1,7 +1,7 @@
 """Student of a dense UP-PVTv2, 1000 classes; the leaf config gives archs, checkpoints and losses.
 
 The head's in_channels follow the student's arch; the leaf config gives those of the teacher's head. CutMix mixes every
-batch, and the teacher sees the same mixed images.
+batch as in the authors' code (every image keeps the larger share of itself), and the teacher sees the same images.
 """
 
 _base_ = './up-pvtv2_classifier.py'
@@ -13,4 +13,4 @@ model = dict(
         backbone=dict(type='upvit_mm.UPPVTv2', out_indices=(3, )),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=1000)),
-    train_cfg=dict(augments=dict(type='CutMix', alpha=0.5)))
+    train_cfg=dict(augments=dict(type='upvit_mm.data.cutmix.UPCutMix', alpha=0.5)))

@@ -1,7 +1,8 @@
 """Fine-tuning by distillation on ImageNet: AdamW, AMP, 2 epochs of warm-up, a cosine to zero, averaged weights.
 
 The cosine ends at zero at the last step whatever `train_cfg.max_epochs` is (3 or more). The average of the weights
-moves in every step; the authors moved it once an epoch:
+moves in every step, over a window of 10,000 steps of the config's own batch size; with another one it is as many images
+long. The authors moved it once an epoch:
 
     --cfg-options custom_hooks.0.type=upvit_mm.EpochEMAHook custom_hooks.0.momentum=0.001
 
@@ -25,7 +26,7 @@ train_cfg = dict(by_epoch=True, max_epochs=200, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 custom_hooks = [
-    dict(type='EMAHook', momentum=1e-4),
+    dict(type='upvit_mm.ImageEMAHook', momentum=1e-4),
     dict(type='upvit_mm.StopOnNonFiniteLoss'),
     dict(type='upvit_mm.SeedEveryEpoch'),
 ]

@@ -1,0 +1,151 @@
+"""Which widths a budget may choose: a knob for each width that it turns, and the score that each step of it loses."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from torch import Tensor
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.pruning.dims import PrunableDim, prunable_dims
+from upvit_mm.pruning.planner import check_tied, head_scores, joint_scores
+from upvit_mm.pruning.table import block_name
+
+
+@dataclass(frozen=True)
+class Grain:
+    """Which widths a budget may choose.
+
+    Attributes:
+        round_to: widths are multiples of it; those of q, k and v in each head. Dense widths are always allowed.
+        min_share: no width falls below this share of its dense width, nor below one multiple.
+        head_policy: ``'within'`` narrows heads, ``'select'`` removes whole ones.
+        tie_qkv: q/k and v keep one width.
+    """
+
+    round_to: int = 8
+    min_share: float = 0.1
+    head_policy: str = 'within'
+    tie_qkv: bool = False
+
+    def __post_init__(self):
+        if self.round_to < 1:
+            raise ValueError(f'round_to = {self.round_to}: must be at least 1.')
+        if not 0 <= self.min_share <= 1:
+            raise ValueError(f'min_share = {self.min_share}: must lie in 0 to 1.')
+        if self.head_policy not in ('within', 'select'):
+            raise ValueError(
+                f"head_policy = {self.head_policy!r}: a budget takes 'within' or 'select'; 'regroup' needs a target "
+                'that names its heads.'
+            )
+
+
+@dataclass
+class Knob:
+    """Dims that shrink together, in as many steps.
+
+    Attributes:
+        sizes: dense width by dim; unequal ones (q/k and v) lose whole heads.
+        widths: the ladder that the first dim may stand on, ascending; the others keep the same share.
+        lost: score that is lost on each step of the ladder, 0 on the last.
+        step: where they stand.
+    """
+
+    sizes: dict[str, int]
+    widths: list[int]
+    lost: list[float] = field(default_factory=list)
+    step: int = -1
+
+    def __post_init__(self):
+        self.step = len(self.widths) - 1
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return tuple(self.sizes)
+
+    def at(self, step: int) -> dict[str, int]:
+        """Width by dim on a step."""
+        return {name: size * self.widths[step] // self.widths[-1] for name, size in self.sizes.items()}
+
+
+def widths_at(knobs: Sequence[Knob]) -> dict[str, int]:
+    """Width by dim where all knobs stand."""
+    return {name: width for knob in knobs for name, width in knob.at(knob.step).items()}
+
+
+def set_share(knobs: Sequence[Knob], share: float) -> None:
+    """Let every knob stand on its highest step of at most a share of the dense width, or on its lowest."""
+    for knob in knobs:
+        knob.step = max(bisect.bisect_right(knob.widths, share * knob.widths[-1] * (1 + 1e-9)) - 1, 0)
+
+
+def knobs_of(source: ArchSpec, grain: Grain, scores: Mapping[str, Tensor] | None) -> list[Knob]:
+    """One knob for each dim, or for regular networks one for the like dims of a stage; tied dims share one.
+
+    Args:
+        source: the dense architecture.
+        grain: which widths there are.
+        scores: by dim name; None = like dims of a stage share a knob, and nothing is lost.
+
+    Raises:
+        ValueError: ``tie_qkv`` where q/k and v of a block have different widths.
+    """
+    members: dict[tuple, list[list[PrunableDim]]] = {}
+    for dims in _shrinking_together(source, grain):
+        first = dims[0]
+        place = (first.stage, first.block) if scores is not None else (first.stage, *((d.size, d.groups) for d in dims))
+        members.setdefault((first.kind, *place), []).append(dims)
+    knobs = []
+    for alike in members.values():
+        ladder = _ladder(alike[0][0], grain)
+        lost = [] if scores is None else _losses(alike[0], scores, ladder, grain)
+        knobs.append(Knob({dim.name: dim.size for dims in alike for dim in dims}, ladder, lost))
+    return knobs
+
+
+def _shrinking_together(source: ArchSpec, grain: Grain) -> list[list[PrunableDim]]:
+    """The dims, in lists of those that keep one share: q/k and v of a block where they are tied or lose whole heads."""
+    dims = prunable_dims(source)
+    if not grain.tie_qkv and grain.head_policy != 'select':
+        return [[dim] for dim in dims.values()]
+    together = []
+    for dim in dims.values():
+        if dim.kind == 'qk':
+            v = dims[f'{block_name(dim.stage, dim.block)}.v']
+            if grain.tie_qkv:
+                check_tied(dim.name, v.name, (dim.size, v.size))
+            together.append([dim, v])
+        elif dim.kind != 'v':
+            together.append([dim])
+    return together
+
+
+def _loses_heads(dim: PrunableDim, grain: Grain) -> bool:
+    """Whether it shrinks by whole heads."""
+    return dim.kind in ('qk', 'v') and grain.head_policy == 'select'
+
+
+def _ladder(dim: PrunableDim, grain: Grain) -> list[int]:
+    """Widths that a dim may have, ascending, the dense one last."""
+    step = dim.size // dim.groups if _loses_heads(dim, grain) else min(grain.round_to * dim.groups, dim.size)
+    least = max(step, grain.min_share * dim.size)
+    return [w for w in range(step, dim.size, step) if w >= least] + [dim.size]
+
+
+def _losses(
+    dims: Sequence[PrunableDim], scores: Mapping[str, Tensor], ladder: Sequence[int], grain: Grain
+) -> list[float]:
+    """Score of the channels that are missing on each step of a ladder; they go as ``plan_for_target`` takes them."""
+    size, heads = dims[0].size, dims[0].groups
+    joint = [values.double() for values in joint_scores(scores, [dim.name for dim in dims])]
+    if _loses_heads(dims[0], grain):
+        order = head_scores(joint, heads).argsort(stable=True)
+        of_heads = sum(values.unflatten(0, (heads, -1)).sum(dim=1) for values in joint)
+        lost = [0.0, *accumulate(of_heads[order].tolist())]
+        return [lost[(size - width) * heads // size] for width in ladder]
+    by_head = sum(joint).unflatten(0, (heads, -1))
+    lost = [0.0, *accumulate(by_head.sort(dim=1).values.sum(dim=0).tolist())]  # one channel of each head
+    return [lost[(size - width) // heads] for width in ladder]
