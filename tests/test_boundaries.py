@@ -17,14 +17,15 @@ ALLOWED = {
     'checkpoints': {'arch', 'pruning'},
     # checkpoints: a backbone's load hook; pruning: the plan that a distilled student comes from
     'models': {'arch', 'pruning', 'checkpoints', 'registry', 'openmmlab'},
-    'hooks': {'arch', 'checkpoints', 'consistency', 'models', 'registry'},
+    'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry'},
+    'optim': {'registry'},
     'consistency': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow'}
     | {'registry', 'openmmlab', 'runner', 'cli'},
     'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'}
     | {'runner', 'launch', 'cli'},
     'data': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
-    'doctor': {'checkpoints', 'models', 'data', 'consistency', 'openmmlab', 'runner', 'cli'},
+    'doctor': {'checkpoints', 'models', 'optim', 'data', 'consistency', 'registry', 'openmmlab', 'runner', 'cli'},
     # benchmark: alternating runs
     'export': {'pruning', 'checkpoints', 'consistency', 'benchmark', 'registry'},
 }

@@ -83,7 +83,8 @@ def test_the_steps_and_what_they_hand_on(start, commands, tmp_path):
         'detectors.py',
     ]
     arch, seed = classifiers / 'pruning/arch.json', 'seed0/epoch_5.pth'
-    up, vanilla = (f'{arch},{classifiers}/{row}/{seed}' for row in ('compensated-distilled', 'vanilla'))
+    up = f'{arch},{classifiers}/compensated-distilled/{seed}'
+    vanilla = f'{classifiers}/vanilla/arch.json,{classifiers}/vanilla/{seed}'  # of its own logit scales
     dense = f'configs/_base_/archs/pvtv2-micro.json,{classifiers}/dense/epoch_10.pth'
     assert commands[1][2] == dense.partition(',')[2]
     assert f'sliced={arch},{classifiers}/pruning/plain.pth' in commands[1]

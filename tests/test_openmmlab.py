@@ -1,5 +1,6 @@
 import contextlib
 import sys
+from importlib import import_module
 
 import pytest
 from mmengine.config import Config
@@ -106,3 +107,107 @@ def test_a_detector_is_refused_without_them_at_once(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
     with pytest.raises(ImportError, match='has no working operators'):
         build_runner(Config(dict(default_scope='mmdet')), ('train',))
+
+
+# ----------------------------------------------------------------- transformers
+
+
+@pytest.fixture
+def transformers(tmp_path, monkeypatch):
+    """``transformers(**modules)``: install one of version 5.17.0 with these modules; others are not there."""
+
+    def install(**modules):
+        folder = tmp_path / 'transformers'
+        distribution(tmp_path, 'transformers', '5.17.0')
+        for name, text in {'__init__': '', **modules}.items():
+            path = folder.joinpath(*name.split('.')).with_suffix('.py')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n__version__ = '5.17.0'\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        return tmp_path
+
+    def forget():
+        openmmlab.transformers_problem.cache_clear()
+        for name in [name for name in sys.modules if name.partition('.')[0] == 'transformers']:
+            monkeypatch.delitem(sys.modules, name)
+
+    forget()
+    yield install
+    forget()
+
+
+def test_without_transformers_nothing_is_hidden(monkeypatch):
+    monkeypatch.setattr(openmmlab, 'find_spec', lambda name: None)
+    openmmlab.transformers_problem.cache_clear()
+    assert openmmlab.transformers_problem() is None
+
+
+@pytest.mark.parametrize(
+    ('module', 'multimodal', 'problem'),
+    [
+        ("raise NameError('nn')", False, r'modeling_utils.PreTrainedModel (NameError: nn)'),
+        ("raise ImportError('wants\\nhub<1.0')", False, 'modeling_utils.PreTrainedModel (ImportError: wants hub<1.0)'),
+        ('PreTrainedModel = object', False, None),  # mmdet needs no more, and mmpretrain nothing
+        ('PreTrainedModel = object', True, "AutoConfig (AttributeError: module 'transformers' has no attribute"),
+    ],
+)
+def test_transformers_that_do_not_fit(transformers, monkeypatch, module, multimodal, problem):
+    transformers(modeling_utils=module)
+    monkeypatch.setattr('mmpretrain.utils.dependency.WITH_MULTIMODAL', multimodal)
+    found = openmmlab.transformers_problem()
+    if problem is None:
+        assert found is None
+    else:
+        assert found.startswith(f'transformers 5.17.0 cannot give transformers.{problem}')
+
+
+def test_transformers_that_fit(transformers, monkeypatch):
+    """One that has whatever mmpretrain's files ask it for."""
+    needed = openmmlab._needed_of_transformers()
+    assert ('transformers.models.bert.configuration_bert', 'BertConfig') in needed
+    assert len(needed) > 20
+    anything = 'def __getattr__(name):\n    return type(name, (), {})\n'
+    modules = {name.partition('.')[2]: anything for name, _ in needed if '.' in name}
+    folders = {f'{name.rpartition(".")[0]}.__init__': '' for name in modules if '.' in name}
+    transformers(**{'__init__': anything, 'models.__init__': '', **folders, **modules})
+    monkeypatch.setattr('mmpretrain.utils.dependency.WITH_MULTIMODAL', True)
+    assert openmmlab.transformers_problem() is None
+
+
+def test_unfit_transformers_are_hidden_while_openmmlab_is_imported(transformers, run_python):
+    """What mmpretrain and mmdet cannot be imported beside, in a process of its own; its owner still has it."""
+    folder = transformers(modeling_utils="raise NameError('nn')", pytorch_utils='prune_linear_layer = None')
+    start = f'import sys\nsys.path.insert(0, {str(folder)!r})\n'
+    alone = run_python(f"""{start}
+try:
+    import mmpretrain.models
+except (ImportError, NameError, TypeError) as error:
+    print('refused')
+""")
+    assert alone == 'refused\n'
+    told, *lines = run_python(f"""{start}
+import logging
+logging.getLogger('upvit_mm').addHandler(logging.StreamHandler(sys.stdout))
+import upvit_mm.models
+import mmdet.datasets, mmdet.models, mmpretrain.datasets
+from mmdet.registry import MODELS
+print(type(MODELS.build(dict(type='mmpretrain.LinearClsHead', num_classes=2, in_channels=4))).__name__)
+try:
+    MODELS.build(dict(type='mmpretrain.BlipCaption'))
+except ImportError as error:
+    print('multi-modal' in str(error))
+import transformers, transformers.pytorch_utils
+print(transformers.__version__)
+""").splitlines()
+    assert told.startswith('transformers 5.17.0 cannot give transformers.')
+    assert 'are left out, nothing here needs them; for multimodal models: pip install "transformers<5"' in told
+    assert lines[-3:] == ['LinearClsHead', 'True', '5.17.0']
+
+
+def test_what_was_hidden_comes_back(transformers):
+    transformers(pytorch_utils='')
+    import transformers.pytorch_utils as before
+
+    with pytest.raises(ImportError, match='No module named'), openmmlab._without('transformers'):
+        import_module('transformers.pytorch_utils')
+    assert sys.modules['transformers.pytorch_utils'] is before

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from upvit_mm.arch import resolve_arch
 from upvit_mm.benchmark import backbone, complexity, latency
+from upvit_mm.benchmark.annotations import measure_annotations
 from upvit_mm.benchmark.pruning import benchmark_pruning, time_large_network
 from upvit_mm.benchmark.rivals import rivals_of
 from upvit_mm.cli import check_device, one_line_errors, table_of
@@ -69,9 +70,14 @@ def parse_args() -> argparse.Namespace:
     large = commands.add_parser('large-pruning', help='fisher against exact scores on a large network, random weights')
     large.add_argument('--arch', default='deit-small', help='stock name or arch.json')
     large.add_argument('--images', type=int, default=4, help='in the batch')
+    annotations = commands.add_parser(
+        'annotations', help='the check of an annotation file, by default of the size of COCO'
+    )
+    annotations.add_argument('--images', type=int, default=118_287, help='pictures that it lists')
+    annotations.add_argument('--objects', type=int, default=860_001, help='objects that it lists')
     for command in (speed, rivals, pruning, large):
         command.add_argument('--threads', type=int, default=torch.get_num_threads(), help='CPU threads')
-    for command in (costs, speed, rivals, pruning, large):
+    for command in (costs, speed, rivals, pruning, large, annotations):
         command.add_argument('--save', help='write the figures to this .json file')
     return parser.parse_args()
 
@@ -81,7 +87,7 @@ def main() -> None:
     check_device(getattr(args, 'device', 'cpu'))  # complexity and both of pruning have none
     console = Console(soft_wrap=True)
     commands = {'complexity': run_complexity, 'latency': run_latency, 'backbone': run_backbone}
-    commands |= {'pruning': run_pruning, 'large-pruning': run_large}
+    commands |= {'pruning': run_pruning, 'large-pruning': run_large, 'annotations': run_annotations}
     results = commands[args.command](args, console)
     if args.save:
         results['command'] = command_line()
@@ -170,6 +176,16 @@ def run_large(args: argparse.Namespace, console: Console) -> dict:
         f'{results["arch"]}, {results["channels"]} channels, {results["images"]} images: kl {results["kl"]:.0f} s '
         f'(from {results["timed candidates"]} timed candidates), fisher {results["fisher"]:.2f} s, '
         f'{results["ratio"]:.0f}x; a candidate costs {results["candidate in forward passes"]:.2f} forward passes'
+    )
+    return results
+
+
+def run_annotations(args: argparse.Namespace, console: Console) -> dict:
+    results = measure_annotations(args.images, args.objects)
+    console.print(
+        f'{results["bytes"] / 1e6:.0f} MB, {results["images"]} images, {results["objects"]} objects: first check '
+        f'{results["first"]:.1f} s, second {results["second"]:.2f} s; to read its JSON alone {results["json"]:.1f} s '
+        f'({results["ratio"]:.1f}x)'
     )
     return results
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import logging
 import re
+import sys
 import warnings
-from importlib import metadata
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +30,7 @@ INSTALL_HINT = (
     '  stock: torch==2.4.1 mmengine==0.10.7 mmcv==2.1.0 mmdet==3.3.0 mmpretrain==1.2.0\n'
     'with `make setup` or `make setup STACK=stock` in a clone; by hand torch first, then mmcv without build isolation.'
 )
+TRANSFORMERS_HINT = 'for multimodal models: pip install "transformers<5" (stock line: "transformers<4.52")'
 DOCTOR_HINT = 'What else is wrong here, and what to do about it: python -m upvit_mm.doctor'
 
 # onedl's mmdet says so whenever it is imported without an optional package, which nothing here needs
@@ -51,12 +57,88 @@ def installed_version(module: str) -> str | None:
 def require_openmmlab() -> None:
     """Raise one ImportError that names every OpenMMLab package that is missing or out of its window.
 
+    Where all are there, ``hide_unfit_transformers`` makes them import beside any transformers.
+
     Raises:
         ImportError: with the found and the supported version of each such package, and the fix.
     """
     problems = [problem for module in SUPPORTED if (problem := version_problem(module))]
     if problems:
         raise ImportError(f'upvit_mm cannot run here: {"; ".join(problems)}.\n{INSTALL_HINT}\n{DOCTOR_HINT}')
+    hide_unfit_transformers()
+
+
+def hide_unfit_transformers() -> None:
+    """Import mmpretrain's models and what they take from mmdet without transformers, if they cannot be with it.
+
+    Multimodal models are then left out, as where transformers is not installed, and a warning says so. Everybody else
+    can import transformers as before. Does nothing once mmpretrain's models are imported.
+    """
+    if 'mmpretrain.models' in sys.modules or not (problem := transformers_problem()):
+        return
+    from mmpretrain.utils import dependency
+
+    logging.getLogger('upvit_mm').warning(
+        '%s: multimodal models of mmpretrain and mmdet are left out, nothing here needs them; %s',
+        problem,
+        TRANSFORMERS_HINT,
+    )
+    dependency.WITH_MULTIMODAL = False  # mmpretrain's own switch, set by what is installed, not by what imports
+    with _without('transformers'):
+        import_module('mmpretrain.models')
+
+
+@cache
+def transformers_problem() -> str | None:
+    """What mmpretrain or mmdet would fail for beside the installed transformers; None where all is well, or it is not
+    installed.
+
+    The fault is in how they try it: mmpretrain sets classes to None when a name that the same file imports has gone
+    (``NoneType takes no arguments``), and mmdet expects no error but ImportError.
+    """
+    if 'transformers' not in sys.modules and find_spec('transformers') is None:
+        return None
+    from mmpretrain.utils.dependency import WITH_MULTIMODAL
+
+    needed = _needed_of_transformers() if WITH_MULTIMODAL else {('transformers.modeling_utils', 'PreTrainedModel')}
+    for module, name in sorted(needed):
+        try:
+            getattr(import_module(module), name)
+        except Exception as error:  # a broken installation raises nearly anything
+            reason = ' '.join(str(error).split())[:200]
+            return f'{_described("transformers")} cannot give {module}.{name} ({type(error).__name__}: {reason})'
+    return None
+
+
+def _described(distribution: str) -> str:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return f'{distribution} {metadata.version(distribution)}'
+    return distribution
+
+
+def _needed_of_transformers() -> set[tuple[str, str]]:
+    """Module and name of everything that the files of ``mmpretrain.models`` import from transformers."""
+    needed = set()
+    (folder,) = find_spec('mmpretrain').submodule_search_locations
+    for path in Path(folder, 'models').rglob('*.py'):
+        if 'transformers' in (text := path.read_text(encoding='utf-8')):
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ImportFrom) and (node.module or '').partition('.')[0] == 'transformers':
+                    needed |= {(node.module, alias.name) for alias in node.names}
+    return needed
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """As if a package were not installed; afterwards it is as before."""
+    own = [name for name in sys.modules if name.partition('.')[0] == package]
+    before = {name: sys.modules.pop(name) for name in own}
+    sys.modules[package] = None  # how Python notes that a module is not to be found
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        sys.modules.update(before)
 
 
 def version_problem(module: str) -> str | None:

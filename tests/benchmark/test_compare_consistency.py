@@ -13,10 +13,11 @@ import torch
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.benchmark.consistency import Field, groups_of, predictors_of, read_ap
+from upvit_mm.benchmark.consistency import Field, differences, groups_of, predictors_of, read_ap
 from upvit_mm.benchmark.contestants import Contestant
 from upvit_mm.models import UPPVTv2
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
+from upvit_mm.workflow.paired import paired_difference
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/demo/up-pvtv2-micro_digits.py'
@@ -62,6 +63,29 @@ def test_rows_and_names(files, contestant):
         Field.of(cfg, str(files / 'dense.pth'), entries, ['zeros'], 'dense')
     with pytest.raises(ValueError, match='networks: up has no checkpoint; say up=ARCH,CHECKPOINT'):
         Field.of(cfg, str(files / 'dense.pth'), [Contestant.parse(f'up={files / "arch.json"}')])
+
+
+def test_differences():
+    """Networks in the order of their rows; token dropping, which has no seed, against each of the first row's."""
+    values = {'up 0': 0.9, 'up 1': 0.8, 'up 2': 0.7, 'a 0': 0.85, 'a 1': 0.75, 'a 2': 0.68, 'b': 0.5}
+    values |= {'c 0': 0.1, 'c 1': float('nan'), 'c 2': 0.1, 'token dropping, zeros': 0.6}
+    results = {name: {'64x64': {'s': {'grid': [2, 2], 'tokens': 4, 'cka': v}}} for name, v in values.items()}
+    results['a 0']['64x64']['s']['kept_error'] = 0.1  # the first row has none
+    groups = {title: [f'{title} {k}' for k in range(3)] for title in ('up', 'a', 'c')}
+    groups |= {title: [title] for title in ('b', 'token dropping, zeros')}
+    over = differences(results, groups)
+    assert over['to'] == 'up'
+    found = {title: sizes['64x64']['s'] for title, sizes in over['rows'].items()}
+    assert list(found) == ['a', 'c', 'b', 'token dropping, zeros']
+    assert found['a'] == {'cka': paired_difference([-0.05, -0.05, -0.02], [0, 0, 0])}
+    assert found['a']['cka']['established'] is False
+    assert found['token dropping, zeros'] == {'cka': paired_difference([-0.3, -0.2, -0.1], [0, 0, 0])}
+    assert found['b']['cka'] == {'mean': -0.4, 'std': None, 'interval': None, 'established': None}
+    assert set(found['c']['cka'].values()) == {None}
+    assert 'Bold: the interval is wholly above or below 0.' in over['how']
+    assert 'All networks are compared with one dense network' in over['how']
+    assert over['how'].endswith('spread. b has 1 of the 3 seeds of up: others have no pair.')
+    assert differences(results, {'b': ['b'], 'a': groups['a']})['how'].startswith('One seed: there is no interval')
 
 
 def test_ap_of_detectors(tmp_path):
@@ -131,4 +155,7 @@ def test_the_tool(files, digits_folder, tmp_path):
     assert {row['networks'] for row in content['foretold']['rows']} == {4}
     text = (tmp_path / 'out/contrast.md').read_text()
     assert '## Does it foretell AP?' in text
+    assert '## Over same, stage3, 96x128' in text
+    assert f'| half | {last["half"] - last["same"]:+.4f} (one seed) |' in text
+    assert 'One seed: there is no interval' in text
     assert 'tools/compare_consistency.py' in text

@@ -10,12 +10,20 @@ import statistics
 import pytest
 import torch
 from mmengine.runner import EpochBasedTrainLoop
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from upvit_mm.benchmark import evaluation
 from upvit_mm.benchmark.contestants import Contestant, check_detector_config, training_of, with_backbone
+from upvit_mm.benchmark.detector_report import as_markdown
 from upvit_mm.benchmark.detectors import DetectorComparison, Options, summarise
 from upvit_mm.benchmark.whole_detector import build_detector
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning.costs import count_macs, count_params
+from upvit_mm.workflow.ledger import Ledger
+from upvit_mm.workflow.paired import difference_text, paired_difference
+
+AP_NAMES = [f'bbox_mAP{end}' for end in ('', '_50', '_75', '_s', '_m', '_l')]
 
 
 @pytest.fixture
@@ -58,9 +66,14 @@ def test_a_whole_comparison_and_its_files(compare, detector_config, archs, save_
             assert row['std'][name] == pytest.approx(statistics.stdev(mine))
             assert row['over_baseline'][name]['mean'] == pytest.approx(statistics.mean(differences))
             assert row['over_baseline'][name]['std'] == pytest.approx(statistics.stdev(differences))
+            assert row['over_baseline'][name] == paired_difference(mine, theirs)
+            ends = row['over_baseline'][name]['interval']
+            assert [float(sheet[row['name']][f'{name}_over_baseline_{end}']) for end in ('low', 'high')] == ends
             assert float(sheet[row['name']][name]) == row['mean'][name]
         spread = f'{100 * row["mean"]["bbox_mAP"]:.1f} ± {100 * row["std"]["bbox_mAP"]:.1f}'
-        assert table[row['name']].split('|')[2].strip() == spread
+        over = row['over_baseline']['bbox_mAP']
+        cells = [cell.strip() for cell in table[row['name']].split('|')]
+        assert cells[2:4] == [spread, '' if row['name'] == 'vanilla' else difference_text(over, 1, 100)]
         for run in row['runs']:
             assert run['curve'] == [run['metrics']['bbox_mAP']]  # judged on the same images after the only epoch
             assert (out / run['predictions']).is_file()
@@ -68,6 +81,8 @@ def test_a_whole_comparison_and_its_files(compare, detector_config, archs, save_
         speed = content['speed']['detectors'][row['name']]
         assert speed['throughput'] > 0
         assert speed['latency']['runs'] == 2
+    assert [line for line in lines if line.startswith('Every seed is a training of the detector. up: all seeds start')]
+    assert 'Bold: the interval is wholly above or below 0.' in '\n'.join(lines)
     arch = Contestant.parse(words[0]).arch
     assert content['rows'][0]['macs'] == count_macs(arch, (64, 64))
     assert content['rows'][0]['backbone_params'] == count_params(arch)
@@ -117,7 +132,7 @@ def test_a_run_that_was_cut_off_ends_like_an_undisturbed_one(
     assert [ap is None for ap in curves[0]] == [True, False, False]  # judged after epochs 2 and 3
 
 
-def test_evaluation_alone_with_masks(compare, detector_config, archs, tmp_path):
+def test_evaluation_alone_with_masks(compare, detector_config, archs, monkeypatch, tmp_path):
     wide, narrow = archs('pvtv2')
     cfg = detector_config('pvtv2', 'mask-rcnn')
     words = []
@@ -135,13 +150,35 @@ def test_evaluation_alone_with_masks(compare, detector_config, archs, tmp_path):
         (run,) = row['runs']
         metrics = json.loads((tmp_path / 'out' / row['name'] / 'metrics.json').read_text())
         assert metrics['sha256'] == row['sha256'] == sha256_of(tmp_path / f'{row["name"]}.pth')
-        assert run['predictions'] == f'{row["name"]}/predictions.pkl'
+        assert run['predictions'] == f'{row["name"]}/predictions.json'
         assert run['seed'] is None
         assert row['mean']['segm_mAP_50'] == metrics['metrics'].get('coco/segm_mAP_50', 0.0)
         assert row['std']['segm_mAP'] is None
     assert '| mask AP |' in (tmp_path / 'out/detectors.md').read_text()
     again, said = compare(cfg, *words, seeds=())
     assert (again, said) == (content, [])
+    coco = COCO(cfg.test_evaluator.ann_file)
+    found = coco.loadRes(str(tmp_path / 'out/dense/predictions.json'))
+    assert len(found.anns) > 0
+    for kind in ('bbox', 'segm'):  # the file is what was judged
+        judge = COCOeval(coco, found, kind)
+        for step in (judge.evaluate, judge.accumulate, judge.summarize):
+            step()
+        ap50 = content['rows'][0]['mean'][f'{kind}_mAP_50']
+        assert judge.stats[1] == pytest.approx(ap50, abs=6e-4)
+
+    # a folder of a version that pickled its predictions
+    folder = tmp_path / 'out/dense'
+    (folder / 'predictions.json').rename(folder / 'predictions.pkl')
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, 'PREDICTIONS', 'predictions.pkl')
+        job = DetectorComparison(cfg, [Contestant.parse(words[0])], Options(()), tmp_path / 'out')
+        (done,) = job._evaluations({}).values()
+        Ledger(folder).record('evaluation', done._inputs(), 'metrics.json', 'predictions.pkl')
+        assert done.is_done()
+    again, said = compare(cfg, *words, seeds=())
+    assert (again, said) == (content, ['evaluating dense'])
+
     with pytest.raises(ValueError, match=r'backbones: up .*: checkpoint does not fit the whole detector'):
         compare(cfg, words[0], f'up={narrow},{tmp_path}/dense.pth', seeds=())
     with pytest.raises(ValueError, match=r'backbones: up .*: evaluation alone needs the file of a whole'):
@@ -191,11 +228,44 @@ def test_summary():
     ours, vanilla = summarise([row('up', 0.30, 0.34), row('vanilla', 0.20, 0.30)], 'vanilla')
     assert ours['mean']['bbox_mAP'] == pytest.approx(0.32)
     assert ours['std']['bbox_mAP'] == pytest.approx(0.02 * math.sqrt(2))
-    assert ours['over_baseline']['bbox_mAP'] == pytest.approx({'mean': 0.07, 'std': 0.03 * math.sqrt(2)})
-    assert vanilla['over_baseline']['bbox_mAP'] == {'mean': 0, 'std': 0}
+    over = ours['over_baseline']['bbox_mAP']  # +0.10 and +0.04; Student's t with 1 degree of freedom is 12.7062
+    half = 12.7062 * 0.03
+    assert (over['mean'], over['std']) == (pytest.approx(0.07), pytest.approx(0.03 * math.sqrt(2)))
+    assert over['interval'] == pytest.approx([0.07 - half, 0.07 + half], abs=1e-6)
+    assert over['established'] is False
+    assert vanilla['over_baseline']['bbox_mAP'] == {'mean': 0, 'std': 0, 'interval': [0, 0], 'established': False}
     assert ours['mean']['bbox_mAP_l'] is None
+    assert set(ours['over_baseline']['bbox_mAP_l'].values()) == {None}
     (alone,) = summarise([row('up', 0.3)], 'up')
     assert (alone['mean']['bbox_mAP'], alone['std']['bbox_mAP']) == (0.3, None)
+    assert alone['over_baseline']['bbox_mAP']['interval'] is None
+
+
+@pytest.mark.parametrize(
+    ('aps', 'cell'),
+    [
+        ([(0.254, 0.2), (0.27, 0.2), (0.238, 0.2)], '**+5.4 [+1.4, +9.4]**'),
+        ([(0.208, 0.2), (0.213, 0.2), (0.203, 0.2)], '+0.8 [-0.4, +2.0]'),
+        ([(0.254, 0.2)], '+5.4 (one seed)'),
+    ],
+)
+def test_a_gain_is_bold_only_with_its_interval(aps, cell):
+    def row(name, values):
+        checkpoint = {'up': 'up{seed}.pth', 'same': 'same.pth'}.get(name)
+        runs = [{'seed': s, 'metrics': dict.fromkeys(AP_NAMES, ap)} for s, ap in enumerate(values)]
+        costs = dict.fromkeys(('macs', 'backbone_params', 'params'), 1)
+        return {'name': name, 'runs': runs, 'checkpoint': checkpoint, 'sha256': None, 'arch': {'name': name}, **costs}
+
+    ours, vanilla = zip(*aps)
+    rows = summarise([row('vanilla', vanilla), row('up', ours), row('same', vanilla)], 'vanilla')
+    content = {'rows': rows, 'seeds': list(range(len(aps))), 'baseline': 'vanilla', 'kinds': ['bbox'], 'trained': True}
+    content |= {'epochs': 1, 'processes': 1, 'machine': 'CPU', 'size': [64, 64], 'speed': None}
+    text = as_markdown(content | {'config_sha256': 'c' * 64, 'upvit_mm_version': '0'})
+    assert f'| {cell} |' in text
+    assert text.count('**') == (2 if '*' in cell else 0)
+    shared = 'up: each seed starts from weights of its own. same: all seeds start from the same weights'
+    assert (shared in text) == (len(aps) > 1)
+    assert ('One seed: there is no interval' in text) == (len(aps) == 1)
 
 
 def test_mistakes_are_found_before_any_training(compare, detector_config, archs, save_backbone, tmp_path):

@@ -79,7 +79,7 @@ def test_a_config_may_name_its_arch(kind, tmp_path, monkeypatch):
         built.append(arch)
         raise EnoughError
 
-    monkeypatch.setattr(pruning, 'load_classifier', lambda path: {})
+    monkeypatch.setattr(pruning, 'load_classifier', lambda path, **settings: {})
     monkeypatch.setattr(pruning, 'build_net', build)
     spec = get_arch('deit-tiny')
     arch = {'name': 'deit-tiny', 'path': str(spec.save_json(tmp_path / 'arch.json')), 'mapping': spec.to_dict()}[kind]

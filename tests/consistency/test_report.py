@@ -63,6 +63,33 @@ def test_comparison_files(pair, images, tmp_path):
     )
 
 
+def test_differences_to_the_first_row(tmp_path):
+    """Bold where they are established; with one seed no interval."""
+    stages = {'a': {'stage0': {'grid': [4, 4], 'tokens': 16, 'cka': 0.9}}, 'b': {}, 'c': {}}
+    stages['b'] = stages['c'] = stages['a']
+    found = {
+        'b': {'cka': {'mean': -0.31, 'interval': [-0.437, -0.183], 'established': True}},
+        'c': {
+            'cka': {'mean': 0.01, 'interval': [-0.1, 0.12], 'established': False},
+            'r2': {'mean': 0.2, 'interval': None, 'established': None},
+            'relation': {'mean': None, 'interval': None, 'established': None},
+        },
+    }
+    over = {'to': 'a', 'how': 'How.', 'rows': {title: {'32x32': {'s0': {}, 's1': own}} for title, own in found.items()}}
+    write_contrast(tmp_path, {'results': {n: {'32x32': s} for n, s in stages.items()}, 'over': over}, {})
+    lines = (tmp_path / 'contrast.md').read_text().splitlines()
+    start = lines.index('## Over a, s1, 32x32')
+    assert lines[start + 2 : start + 8] == [
+        '| network | CKA | relation | R2 |',
+        '|---|---:|---:|---:|',
+        '| b | **-0.3100 [-0.4370, -0.1830]** | - | - |',
+        '| c | +0.0100 [-0.1000, +0.1200] | - | +0.2000 (one seed) |',
+        '',
+        'How.',
+    ]
+    assert json.loads((tmp_path / 'contrast.json').read_text())['over'] == over
+
+
 def test_contrast_files(pair, images, tmp_path):
     sizes = [(64, 64), (64, 96)]
     variants = {'UP': pair.pruned} | {

@@ -15,9 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.benchmark.contestants import FAMILIES
+from upvit_mm.benchmark.contestants import FAMILIES, family_of
 from upvit_mm.benchmark.whole_detector import build_detector
 from upvit_mm.pruning.costs import Size, mac_terms, param_terms, total, widths_of
+from upvit_mm.registry import scope_of
 from upvit_mm.workflow.nets import BACKBONES
 
 PARTS = {  # of a block -> its modules
@@ -199,11 +200,11 @@ def measure_config(cfg: Config, sizes: Sequence[Size]) -> dict[str, Any]:
         ValueError: another backbone, or see ``measure_arch``.
     """
     settings = cfg.model.backbone
-    if settings.type not in FAMILIES:
+    if (family := family_of(settings.type)) is None:
         raise ValueError(f'model.backbone.type = {settings.type!r}: must be one of {", ".join(FAMILIES)}.')
     layout = {name: settings[name] for name in LAYOUT if name in settings}
-    arch = resolve_arch(settings.arch, FAMILIES[settings.type])
-    if cfg.get('default_scope') != 'mmdet':
+    arch = resolve_arch(settings.arch, family)
+    if scope_of(cfg) != 'mmdet':
         return measure_arch(arch, sizes, cfg.model.head.num_classes, **layout)
     record, detector = measure_arch(arch, sizes, **layout), build_detector(cfg)
     for size, costs in zip(sizes, record['sizes'].values()):

@@ -13,13 +13,16 @@ from mmengine.config import Config
 
 from upvit_mm.benchmark.contestants import Contestant
 from upvit_mm.consistency import ImageFiles, Network, contrast, drop_tokens, load_network
-from upvit_mm.consistency.compare import Report
+from upvit_mm.consistency.compare import Report, Results
 from upvit_mm.consistency.images import size_text
+from upvit_mm.consistency.metrics import METRICS
 from upvit_mm.consistency.seeds import Groups
 from upvit_mm.consistency.validity import check_predictors
 from upvit_mm.pruning.costs import Size
+from upvit_mm.workflow.paired import how_differences, paired_difference
 
 DROPPING = 'token dropping, {}'
+ONE_DENSE = 'All networks are compared with one dense network: how results vary with it is not in the spread.'
 
 
 @dataclass(frozen=True)
@@ -81,18 +84,61 @@ class Field:
     def compare(
         self, images: ImageFiles, sizes: Sequence[Size], seed: int = 0, report: Report | None = None
     ) -> dict[str, Any]:
-        """What ``consistency.report.write_contrast`` takes: ``results``, ``groups``, ``macs``, ``dense``, ``networks``.
+        """What ``consistency.report.write_contrast`` takes: ``results``, ``groups``, ``macs``, ``dense``, ``networks``
+        and, with several rows, ``over``.
 
         Raises:
             ValueError: see ``consistency.contrast``.
         """
-        return {
+        results = contrast(self.dense, self.networks, images, sizes, seed=seed, report=report)
+        content = {
             'dense': self.dense.record,
             'networks': {name: network.record for name, network in self.networks.items()},
             'groups': self.groups,
             'macs': {n: {size_text(s): net.macs(s) for s in sizes} for n, net in self.networks.items()},
-            'results': contrast(self.dense, self.networks, images, sizes, seed=seed, report=report),
+            'results': results,
         }
+        return content | ({'over': differences(results, self.groups)} if len(self.groups) > 1 else {})
+
+
+def differences(results: Mapping[str, Results], groups: Groups) -> dict[str, Any]:
+    """How each row differs from the first one, by seed: networks are paired in the order of their rows.
+
+    Token dropping has no seed: its one network stands against each of the first row's.
+
+    Args:
+        results: of ``consistency.contrast``, by network.
+        groups: names of networks by title of their row.
+
+    Returns:
+        ``to``, title of the first row; ``how``, a caption; ``rows``, by title, size, stage and measure what
+        ``paired_difference`` gives.
+    """
+    first, *others = groups
+    rows, how = {}, [how_differences(len(groups[first])), ONE_DENSE]
+    for title in others:
+        names = list(groups[title])
+        if title.startswith(DROPPING.format('')):
+            names *= len(groups[first])
+        if len(names) != len(groups[first]) > 1:
+            how.append(f'{title} has {len(names)} of the {len(groups[first])} seeds of {first}: others have no pair.')
+        rows[title] = _over([(results[name], results[other]) for name, other in zip(names, groups[first])])
+    return {'to': first, 'how': ' '.join(how), 'rows': rows}
+
+
+def _over(pairs: Sequence[tuple[Results, Results]]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """By size, stage and measure that both sides have, the difference of the pairs."""
+    return {
+        size: {
+            stage: {
+                name: paired_difference(*zip(*([side[size][stage][name] for side in pair] for pair in pairs)))
+                for name in METRICS
+                if all(name in side[size][stage] for side in pairs[0])
+            }
+            for stage in stages
+        }
+        for size, stages in pairs[0][0].items()
+    }
 
 
 def groups_of(contestants: Sequence[Contestant]) -> dict[str, list[str]]:

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import LOOPS, METRICS
 
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.benchmark.whole_detector import build_detector, detector_state
 from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.files import sha256_of
+from upvit_mm.registry import MODELS, Kind, is_type
 from upvit_mm.workflow.finetune import repeatable, set_epochs
 from upvit_mm.workflow.record import BOX_AP
 
 FAMILIES = {'upvit_mm.UPDeiT': 'deit', 'upvit_mm.UPPVTv2': 'pvtv2'}  # by type of backbone
-COCO_METRICS = ('CocoMetric', 'mmdet.CocoMetric')
 SEED = '{seed}'  # in the path of a checkpoint
 KINDS = ('bbox', 'segm')  # families of AP, as CocoMetric names them
 
@@ -83,6 +84,11 @@ class Contestant:
         return {'name': self.name, 'checkpoint': self.checkpoint, 'sha256': sha256, 'arch': self.arch.to_dict()}
 
 
+def family_of(kind: Kind) -> str | None:
+    """The family of a backbone of ours that a config's ``type`` names; None for another backbone."""
+    return next((family for name, family in FAMILIES.items() if is_type(kind, name, registry=MODELS)), None)
+
+
 def check_detector_config(cfg: Config, trained: bool) -> None:
     """Refuse a config that is none of a detector on one of our backbones, judged by box AP.
 
@@ -95,7 +101,7 @@ def check_detector_config(cfg: Config, trained: bool) -> None:
     """
     model = cfg.get('model') or {}
     kind = (model.get('backbone') or {}).get('type')
-    if kind not in FAMILIES:
+    if family_of(kind) is None:
         raise ValueError(f'model.backbone.type = {kind!r}: must be one of {", ".join(FAMILIES)}.')
     if not model.get('neck'):
         raise ValueError('model.neck: must be there; its in_channels follow the backbone.')
@@ -106,7 +112,8 @@ def check_detector_config(cfg: Config, trained: bool) -> None:
         if 'bbox' not in ap_kinds(cfg, part):
             raise ValueError(f"{part}_evaluator: must hold a CocoMetric with metric='bbox', which gives {BOX_AP.key}.")
     train_cfg = cfg.get('train_cfg') or {}
-    if trained and not (train_cfg.get('by_epoch') or train_cfg.get('type') == 'EpochBasedTrainLoop'):
+    by_epoch = train_cfg.get('by_epoch') or is_type(train_cfg.get('type'), 'EpochBasedTrainLoop', registry=LOOPS)
+    if trained and not by_epoch:
         raise ValueError('train_cfg: must be there and count epochs (EpochBasedTrainLoop).')
 
 
@@ -115,7 +122,9 @@ def ap_kinds(cfg: Config, part: str) -> tuple[str, ...]:
     evaluators = cfg.get(f'{part}_evaluator') or {}
     found: set[str] = set()
     for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
-        if evaluator.get('type') in COCO_METRICS and not evaluator.get('format_only'):
+        kind, known = evaluator.get('type'), dict(registry=METRICS, scope='mmdet')
+        is_coco = is_type(kind, 'CocoMetric', **known) and not is_type(kind, 'LVISMetric', **known)  # other names
+        if is_coco and not evaluator.get('format_only'):
             metric = evaluator.get('metric', 'bbox')
             found |= {metric} if isinstance(metric, str) else set(metric)
     return tuple(kind for kind in KINDS if kind in found)
@@ -175,15 +184,17 @@ def check_contestant(cfg: Config, contestant: Contestant, whole: bool):
     """
     name = f'{contestant.name} ({contestant.checkpoint})'
     try:
-        resolve_arch(contestant.arch, FAMILIES[cfg.model.backbone.type])
+        resolve_arch(contestant.arch, family_of(cfg.model.backbone.type))
         detector = build_detector(cfg)
         if whole:
             if not contestant.files:
                 raise ValueError('evaluation alone needs the file of a whole detector: NAME=ARCH,CHECKPOINT.')
-            check_state(detector_state(contestant.checkpoint), detector.state_dict(), 'the whole detector')
+            state = detector_state(contestant.checkpoint, contestant.arch)
+            check_state(state, detector.state_dict(), 'the whole detector')
         elif contestant.checkpoint:
             arch = contestant.arch.name or 'custom'
-            check_state(load_backbone(contestant.checkpoint), detector.backbone.state_dict(), f'arch {arch}')
+            state = load_backbone(contestant.checkpoint, arch=contestant.arch)
+            check_state(state, detector.backbone.state_dict(), f'arch {arch}')
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f'backbones: {name}: {error}') from error
     return detector

@@ -11,8 +11,10 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from upvit_mm.benchmark.contestants import SEED
 from upvit_mm.files import write_atomically, write_text_atomically
 from upvit_mm.workflow.curves import plot_runs
+from upvit_mm.workflow.paired import difference_text, how_differences
 
 matplotlib.use('Agg')
 KINDS = {'bbox': 'box', 'segm': 'mask'}
@@ -35,14 +37,17 @@ def as_csv(content: dict[str, Any]) -> str:
     metrics = list(content['rows'][0]['mean'])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    figures = [f'{name}{end}' for name in metrics for end in ('', '_std', '_over_baseline', '_over_baseline_std')]
+    over_ends = ('', '_std', '_low', '_high', '_established')
+    ends = ('', '_std', *(f'_over_baseline{end}' for end in over_ends))
+    figures = [f'{name}{end}' for name in metrics for end in ends]
     speeds = ['latency_seconds', 'images_per_second', 'peak_bytes'] if content['speed'] else []
     writer.writerow(['name', 'arch', *figures, *COSTS, *speeds, 'checkpoint', 'sha256'])
     for row in content['rows']:
         cells = [row['name'], row['arch']['name']]
         for name in metrics:
             over = row['over_baseline'][name]
-            cells += [row['mean'][name], row['std'][name], over['mean'], over['std']]
+            interval = over['interval'] or (None, None)
+            cells += [row['mean'][name], row['std'][name], over['mean'], over['std'], *interval, over['established']]
         cells += [row[name] for name in COSTS]
         if content['speed']:
             speed = content['speed']['detectors'][row['name']]
@@ -53,15 +58,14 @@ def as_csv(content: dict[str, Any]) -> str:
 
 def as_markdown(content: dict[str, Any]) -> str:
     """A table of AP for boxes, one for masks, one of costs; and how they came about."""
-    lines = ['# Detectors', '', _how(content), '']
+    lines = ['# Detectors', '', _how(content), '', what_varies(content), '']
     for kind in content['kinds']:
         lines += [*_table(*_ap_rows(kind, content)), '']
     lines += [*_table(*_cost_rows(content)), '', _costs_how(content), '']
     if content['trained']:
         lines += ['![box AP by epoch, mean and range over seeds](curves.png)', '']
     for row in content['rows']:
-        digest = f' (sha256 {row["sha256"][:12]}...)' if row['sha256'] else ''
-        lines.append(f'- {row["name"]}: {row["arch"]["name"] or "custom arch"}, {_start(row)}{digest}')
+        lines.append(f'- {row["name"]}: {row["arch"]["name"] or "custom arch"}, {_start(row)}')
     lines += ['', f'Config {content["config_sha256"][:12]}..., upvit_mm {content["upvit_mm_version"]}.']
     if 'command' in content:
         lines += ['', '```', content['command'], '```']
@@ -81,14 +85,35 @@ def draw_curves(content: dict[str, Any]) -> Figure:
     return figure
 
 
+def what_varies(content: dict[str, Any]) -> str:
+    """What the spread over seeds holds, and what it does not, for a caption."""
+    if len(content['seeds']) < 2:
+        return 'One training of each: what another one would change is not known.'
+    started = [row for row in content['rows'] if row['checkpoint']]
+    own = ', '.join(row['name'] for row in started if SEED in row['checkpoint'])
+    same = ', '.join(row['name'] for row in started if SEED not in row['checkpoint'])
+    parts = ['Every seed is a training of the detector.']
+    if own:
+        parts.append(f'{own}: each seed starts from weights of its own.')
+    if same:
+        parts.append(f'{same}: all seeds start from the same weights, so the spread does not hold how these vary.')
+    if started:
+        parts.append(
+            'Backbones that come from one dense network share it: how results vary with it is not in the spread.'
+        )
+    return ' '.join(parts)
+
+
 def _how(content: dict[str, Any]) -> str:
     if not content['trained']:
-        return f'Given checkpoints, evaluated only, in %. Differences are to {content["baseline"]}.'
+        how = f'Given checkpoints, evaluated only, in %. Differences are to {content["baseline"]}.'
+        return f'{how} {how_differences(1)}'
     seeds = ', '.join(map(str, content['seeds']))
     return (
         f'Epochs: {content["epochs"]}; seeds: {seeds}; processes: {content["processes"]}; machine: '
         f'{content["machine"]}. AP in % (rounded to 0.1 by mmdet) of the last weights on the test data, mean ± '
-        f'standard deviation over seeds; differences are to {content["baseline"]}, paired by seed.'
+        f'standard deviation over seeds; differences are to {content["baseline"]}. '
+        f'{how_differences(len(content["seeds"]))}'
     )
 
 
@@ -117,7 +142,7 @@ def _ap_rows(kind: str, content: dict[str, Any]) -> tuple[list[str], list[list[s
     rows = []
     for row in content['rows']:
         over = row['over_baseline'][first]
-        difference = '' if row['name'] == content['baseline'] else _spread(over['mean'], over['std'], '+')
+        difference = '' if row['name'] == content['baseline'] else difference_text(over, 1, 100)
         names = [first, *(f'{kind}_{area}' for area in AREAS)]
         ap, *others = (_spread(row['mean'][name], row['std'][name]) for name in names)
         rows.append([row['name'], ap, difference, *others])
@@ -144,12 +169,15 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [cells[0], f'|---|{"---:|" * (len(header) - 1)}', *cells[1:]]
 
 
-def _spread(mean: float | None, std: float | None, sign: str = '') -> str:
+def _spread(mean: float | None, std: float | None) -> str:
     """AP in %."""
     if mean is None:
         return '-'
-    return f'{100 * mean:{sign}.1f}' + ('' if std is None else f' ± {100 * std:.1f}')
+    return f'{100 * mean:.1f}' + ('' if std is None else f' ± {100 * std:.1f}')
 
 
 def _start(row: dict[str, Any]) -> str:
-    return f'from `{row["checkpoint"]}`' if row['checkpoint'] else 'from random weights'
+    if not row['checkpoint']:
+        return 'from random weights'
+    digest = f' (sha256 {row["sha256"][:12]}...)' if row['sha256'] else ''
+    return f'from `{row["checkpoint"]}`{digest}'

@@ -30,12 +30,13 @@ from upvit_mm.benchmark.page import write_page
 from upvit_mm.benchmark.speed import device_name
 from upvit_mm.benchmark.whole_detector import default_size, padded
 from upvit_mm.consistency.networks import macs_of
-from upvit_mm.data.checks import check_datasets
 from upvit_mm.files import write_text_atomically
 from upvit_mm.pruning.costs import Size
-from upvit_mm.runner import start_processes
+from upvit_mm.registry import type_name
+from upvit_mm.runner import check_data, start_processes
 from upvit_mm.version import __version__
 from upvit_mm.workflow.ledger import Ledger, fingerprint
+from upvit_mm.workflow.paired import paired_difference
 from upvit_mm.workflow.record import BOX_AP, Say
 from upvit_mm.workflow.trainings import Training, train_all
 
@@ -105,8 +106,8 @@ class DetectorComparison:
             raise ValueError(f'baseline = {self.baseline!r}: must be one of the backbones {", ".join(names)}.')
         self.trained = bool(options.seeds)
         check_detector_config(cfg, self.trained)
-        check_datasets(cfg, ('train', 'val', 'test') if self.trained else ('test',))
         start_processes(copy.deepcopy(cfg))
+        check_data(cfg, ('train', 'val', 'test') if self.trained else ('test',))
         cfg = copy.deepcopy(cfg)
         cfg.launcher = 'none'  # where and by whom is no part of what is compared
         cfg.pop('work_dir', None)
@@ -145,7 +146,7 @@ class DetectorComparison:
             'rows': summarise(self._rows(trainings, evaluations), self.baseline),
         }
         write_detectors(self.work_dir, content)
-        title = f'{self.cfg.model.type} on {", ".join(c.name for c in self.contestants)}'
+        title = f'{type_name(self.cfg.model.type)} on {", ".join(c.name for c in self.contestants)}'
         write_page(self.work_dir / 'report.html', title, detectors=[self.work_dir])
         return json.loads((self.work_dir / 'detectors.json').read_text(encoding='utf-8'))
 
@@ -216,7 +217,7 @@ def _costs(detector: nn.Module, size: Size) -> dict[str, int]:
 
 
 def summarise(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
-    """The rows with ``mean``, ``std`` and, paired by seed, ``over_baseline`` of every metric over their runs.
+    """The rows with ``mean``, ``std`` and ``over_baseline``, a ``paired_difference``, of every metric over their runs.
 
     Args:
         rows: each with ``name`` and ``runs``, whose seeds are the same in every row.
@@ -229,10 +230,9 @@ def summarise(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]
         assert all(run['seed'] == other['seed'] for run, other in pairs)
         summary: dict[str, Any] = {'mean': {}, 'std': {}, 'over_baseline': {}}
         for name in row['runs'][0]['metrics']:
-            values, others = (np.array([run['metrics'][name] for run in side], dtype=float) for side in zip(*pairs))
-            summary['mean'][name], summary['std'][name] = _mean_and_std(values)
-            mean, std = _mean_and_std(values - others)
-            summary['over_baseline'][name] = {'mean': mean, 'std': std}
+            values, others = ([run['metrics'][name] for run in side] for side in zip(*pairs))
+            summary['mean'][name], summary['std'][name] = _mean_and_std(np.array(values, dtype=float))
+            summary['over_baseline'][name] = paired_difference(values, others)
         table.append({**row, **summary})
     return table
 

@@ -12,13 +12,15 @@ from mmengine.config import Config
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
 
 from upvit_mm.benchmark.contestants import ap_kinds
+from upvit_mm.benchmark.predictions import PredictionsFile
+from upvit_mm.data.identity import looked_at_once, run_identity
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.runner import build_runner
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.record import Say
 from upvit_mm.workflow.trainings import console_of, placed
 
-METRICS, PREDICTIONS = 'metrics.json', 'predictions.pkl'
+METRICS, PREDICTIONS = 'metrics.json', 'predictions.json'
 AREAS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 
@@ -28,7 +30,7 @@ class Evaluation:
 
     Attributes:
         name: for people.
-        folder: gets ``metrics.json``, ``predictions.pkl`` and mmengine's logs.
+        folder: gets ``metrics.json``, ``predictions.json`` (a COCO result file) and mmengine's logs.
         cfg: whole config of the detector.
         checkpoint: of the whole detector.
     """
@@ -55,13 +57,15 @@ class Evaluation:
 
     def run(self) -> None:
         """Judge it, in all processes of the job together."""
-        from mmdet.evaluation import DumpDetResults  # stores masks as RLE
-
         cfg = placed(Config(self.cfg.to_dict()), self.folder / 'test')
         cfg.update(load_from=str(self.checkpoint), resume=False)
         with console_of(self.folder):
             runner = build_runner(cfg, parts=('test',))
-            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=str(self.folder / PREDICTIONS)))
+            dataset = runner.test_loop.dataloader.dataset
+            while not hasattr(dataset, 'cat_ids') and hasattr(dataset, 'dataset'):
+                dataset = dataset.dataset  # of a wrapper
+            predictions = PredictionsFile(self.folder / PREDICTIONS, dataset.cat_ids)
+            runner.test_evaluator.metrics.append(predictions)
             metrics = runner.test()
         if is_main_process():
             content = {'metrics': metrics, 'checkpoint': str(self.checkpoint), 'sha256': sha256_of(self.checkpoint)}
@@ -71,12 +75,14 @@ class Evaluation:
         gc.collect()  # a runner holds itself in circles, and its loaders' processes with it
 
     def _inputs(self) -> str:
-        return fingerprint('evaluation', self.cfg.to_dict(), sha256_of(self.checkpoint))
+        read = run_identity(self.cfg, ('test',))
+        return fingerprint('evaluation', PREDICTIONS, self.cfg.to_dict(), sha256_of(self.checkpoint), read)
 
 
 def evaluate_all(evaluations: list[Evaluation], say: Say) -> None:
     """Do the evaluations that are not done yet, one after another."""
-    done = [is_main_process() and evaluation.is_done() for evaluation in evaluations]
+    with looked_at_once():
+        done = [is_main_process() and evaluation.is_done() for evaluation in evaluations]
     broadcast_object_list(done)
     for evaluation, finished in zip(evaluations, done):
         if not finished:

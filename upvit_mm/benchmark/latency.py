@@ -21,6 +21,7 @@ from upvit_mm.benchmark.whole_detector import WholeDetector, build_detector, det
 from upvit_mm.checkpoints import check_state
 from upvit_mm.cli import check_device
 from upvit_mm.pruning.costs import Size
+from upvit_mm.registry import scope_of
 from upvit_mm.workflow.nets import BACKBONES
 
 Networks = dict[str, dict[str, nn.Module]]  # by what is run of them, by name
@@ -100,7 +101,7 @@ def detectors(configs: Sequence[Sequence[str]]) -> Networks:
     networks: Networks = {'extract_feat': {}, 'predict': {}}
     for name, (config, *checkpoint) in zip(_each_once([' '.join(words) for words in configs]), configs):
         cfg = Config.fromfile(config)
-        if cfg.get('default_scope') != 'mmdet':
+        if scope_of(cfg) != 'mmdet':
             raise ValueError(
                 f'config {config!r}: is not a detector config (default_scope mmdet); for a backbone use --arch.'
             )

@@ -12,9 +12,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from upvit_mm.benchmark.predictions import Result, mask_of
 from upvit_mm.files import write_atomically
 
 COLOURS = ('tab:orange', 'tab:cyan', 'tab:pink', 'tab:olive', 'tab:purple', 'tab:red', 'tab:green', 'tab:blue')
@@ -45,7 +45,7 @@ def ground_truth(coco: COCO, image_ids: Sequence[int]) -> Predictions:
     for image_id in image_ids:
         found[image_id] = [
             Detection(
-                (a['bbox'][0], a['bbox'][1], a['bbox'][0] + a['bbox'][2], a['bbox'][1] + a['bbox'][3]),
+                _corners(a['bbox']),
                 coco.cats[a['category_id']]['name'],
                 coco.annToMask(a).astype(bool),
             )
@@ -54,26 +54,23 @@ def ground_truth(coco: COCO, image_ids: Sequence[int]) -> Predictions:
     return found
 
 
-def read_predictions(dumped: Sequence[Mapping], classes: Sequence[str], min_score: float) -> Predictions:
-    """What ``tools/test.py --out`` dumped, above a score.
+def predictions_of(results: Mapping[int, Sequence[Result]], coco: COCO, min_score: float) -> Predictions:
+    """What ``read_results`` gives, above a score, as objects to draw.
 
     Args:
-        dumped: one mapping per image with ``img_id`` and ``pred_instances`` (boxes in pixels of the original image).
-        classes: names by label.
+        results: by image id.
+        coco: the annotations, for names of categories.
         min_score: in [0, 1].
+
+    Raises:
+        ValueError: a damaged mask.
     """
     found = {}
-    for sample in dumped:
-        instances = sample['pred_instances']
-        masks = instances.get('masks')
-        found[sample['img_id']] = [
-            Detection(
-                tuple(map(float, box)),
-                f'{classes[int(label)]} {float(score):.2f}',
-                None if masks is None else coco_mask.decode(masks[i]).astype(bool),
-            )
-            for i, (box, label, score) in enumerate(zip(instances['bboxes'], instances['labels'], instances['scores']))
-            if score >= min_score
+    for image_id, entries in results.items():
+        found[image_id] = [
+            Detection(_corners(r['bbox']), f'{coco.cats[r["category_id"]]["name"]} {r["score"]:.2f}', mask_of(r))
+            for r in entries
+            if r['score'] >= min_score
         ]
     return found
 
@@ -95,6 +92,12 @@ def draw_picture(picture: np.ndarray, detections: Sequence[Detection]) -> Figure
     figure = Figure(figsize=(INCHES, INCHES * height / width))
     _draw(figure.add_axes((0, 0, 1, 1), frame_on=False), picture, detections)
     return figure
+
+
+def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """``(x1, y1, x2, y2)`` of COCO's ``(x, y, w, h)``."""
+    x, y, width, height = box
+    return x, y, x + width, y + height
 
 
 def _draw(axis: Axes, picture: np.ndarray, detections: Sequence[Detection]) -> None:

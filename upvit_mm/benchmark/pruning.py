@@ -65,7 +65,7 @@ def benchmark_pruning(
         torch.set_num_threads(threads)
     init_default_scope('mmpretrain')
     arch = resolve_arch(cfg.model.backbone.arch)
-    state = load_classifier(checkpoint)
+    state = load_classifier(checkpoint, arch=arch)
     net = build_net(arch, state)
     held_out = held_out_set(cfg, eval_images, seed=0)
     sets = {seed: proxy_set(cfg, per_class, seed) for seed in seeds}

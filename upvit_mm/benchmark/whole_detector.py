@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
+from mmengine.registry import TRANSFORMS, init_default_scope
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upvit_mm.checkpoints import read_checkpoint, to_ours_in_place
+from upvit_mm.arch import ArchSpec
+from upvit_mm.checkpoints import check_arch_of, read_checkpoint, to_ours_in_place
+from upvit_mm.data.datasets import datasets_in, evaluation_part
 from upvit_mm.pruning.costs import Size
+from upvit_mm.registry import is_type
 
 
 class WholeDetector(nn.Module):
@@ -46,14 +49,16 @@ def build_detector(cfg: Config) -> nn.Module:
         return MODELS.build(cfg.model).eval()
 
 
-def detector_state(path: str) -> dict[str, Tensor]:
+def detector_state(path: str, arch: ArchSpec | None = None) -> dict[str, Tensor]:
     """A whole detector's tensors, its backbone in any layout that ``upvit_mm.checkpoints`` knows.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unreadable, or not what mmengine writes.
+        ValueError: unreadable, not what mmengine writes, or of another backbone than ``arch``.
     """
     content: Mapping[str, Any] = read_checkpoint(path)
+    if arch is not None:
+        check_arch_of(content, arch, path)
     state = dict(content.get('state_dict', content))
     to_ours_in_place(state, 'backbone.')
     return state
@@ -65,15 +70,13 @@ def default_size(cfg: Config) -> Size:
     Raises:
         ValueError: it has no ``Resize`` with a scale.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset.dataset
-    for step in dataset.get('pipeline', ()):
+    part = evaluation_part(cfg)
+    for step in datasets_in(cfg, part)[0].settings.get('pipeline', ()):
         scale = step.get('scale')
-        if step.type.rpartition('.')[2] == 'Resize' and isinstance(scale, (tuple, list)):
+        if is_type(step.type, 'Resize', registry=TRANSFORMS, scope='mmdet') and isinstance(scale, (tuple, list)):
             width, height = scale
             return height, width
-    raise ValueError('test_dataloader: its pipeline has no Resize with a scale; give the size.')
+    raise ValueError(f'{part}_dataloader: its pipeline has no Resize with a scale; give the size.')
 
 
 def padded(size: Size, detector: nn.Module) -> Size:
@@ -97,7 +100,7 @@ def first_images(cfg: Config, detector: nn.Module, size: Size, count: int) -> Te
     from mmdet.registry import DATASETS
 
     init_default_scope('mmdet')
-    dataset, images = DATASETS.build(cfg.test_dataloader.dataset), []
+    dataset, images = DATASETS.build(cfg[f'{evaluation_part(cfg)}_dataloader'].dataset), []
     for k in range(count):
         batch = detector.data_preprocessor(pseudo_collate([dataset[k % len(dataset)]]), False)
         images.append(F.interpolate(batch['inputs'], size, mode='bilinear', align_corners=False))

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from upvit_mm.data.image_set import MAX_UNREADABLE
+from upvit_mm.data.picture_files import PICTURE_ENDINGS
 from upvit_mm.pruning.costs import Size
 
 logger = logging.getLogger('upvit_mm')
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 PIXELS_AT_ONCE = 1 << 20  # of a batch: 20 images of 224x224, one of 800x1333
 
 
@@ -91,9 +91,9 @@ def find_images(source: str | Path, root: str | Path | None = None, count: int =
 
 
 def _of_folder(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in PICTURE_ENDINGS and path.is_file())
     if not found:
-        raise ValueError(f'folder {str(folder)!r} holds no image ({", ".join(SUFFIXES)}).')
+        raise ValueError(f'folder {str(folder)!r} holds no image ({", ".join(PICTURE_ENDINGS)}).')
     return found
 
 

@@ -20,7 +20,7 @@ from upvit_mm.files import sha256_of
 from upvit_mm.models import UPDeiT, UPPVTv2
 from upvit_mm.models.layers import WindowedAttention
 from upvit_mm.pruning.costs import Size, count_macs
-from upvit_mm.registry import type_name
+from upvit_mm.registry import MODELS, class_of, is_type, type_name
 
 BACKBONES = {'UPDeiT': UPDeiT, 'UPPVTv2': UPPVTv2}
 SWAPS = {  # upstream's builds of the same networks, and ours, which loads their checkpoints
@@ -126,7 +126,7 @@ def load_network(
         settings['arch'] = resolve_arch(arch)
     with torch.random.fork_rng(devices=[]):
         backbone = cls(**settings)
-    state = load_backbone(checkpoint)
+    state = load_backbone(checkpoint, arch=backbone.arch)
     check_state(state, backbone.state_dict(), f'{cls.__name__} of {name} (checkpoint={checkpoint})')
     backbone.load_state_dict(state)
     record = {'config': name, 'checkpoint': str(checkpoint), 'arch': backbone.arch.to_dict()}
@@ -149,7 +149,8 @@ def _class_of(kind: str | type | None, config: str | None) -> type:
     if kind is None:
         raise ValueError(f'config {config!r} has no model.backbone: give the config of a classifier or detector.')
     name = type_name(kind)
-    if name not in BACKBONES:
+    ours = next((cls for known, cls in BACKBONES.items() if is_type(kind, known, registry=MODELS)), None)
+    if ours is None:
         swap = SWAPS.get(name)
         raise ValueError(
             f'model.backbone.type = {name!r} in {config!r}: must be a backbone of this package. '
@@ -159,4 +160,4 @@ def _class_of(kind: str | type | None, config: str | None) -> type:
                 else f'Known are {", ".join(BACKBONES)}, and what they replace: {", ".join(SWAPS)}.'
             )
         )
-    return BACKBONES[name]
+    return class_of(kind, MODELS) or ours

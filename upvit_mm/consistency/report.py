@@ -70,7 +70,8 @@ def write_contrast(folder: Path, content: dict[str, Any], figures: Mapping[str, 
     Args:
         folder: where.
         content: ``results`` of ``contrast``; if wanted ``groups`` (networks that share a row, see ``seeds``), ``macs``
-            (by name and size), ``dense``, ``settings``, ``command``, ``foretold`` (``rows`` of
+            (by name and size), ``dense``, ``settings``, ``command``, ``over`` (differences to the row ``to``, with
+            ``rows`` of them by title, size, stage and measure, and ``how``), ``foretold`` (``rows`` of
             ``validity.correlations`` with ``ap``, ``size`` and ``file``).
         figures: by the name of their ``.png`` file.
     """
@@ -93,6 +94,8 @@ def write_contrast(folder: Path, content: dict[str, Any], figures: Mapping[str, 
             if rows:
                 labels = next(iter(means.values()))[size]
                 lines += [f'## {METRICS[metric]}, {size}', '', *_markdown(('network', 'MACs', *labels), rows), '']
+    if 'over' in content:
+        lines += _over_lines(content['over'])
     if 'foretold' in content:
         lines += [*_foretold_lines(content['foretold']), '']
     lines += [*_explained_lines(), *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
@@ -145,6 +148,30 @@ def _explained_lines() -> list[str]:
     measures = [f'- **{METRICS[name]}**: {text}.' for name, text in EXPLAINED.items()]
     scale = f'All but {METRICS["kept_error"]} are 1 for equal representations and about 0 for unrelated ones.'
     return [*measures, '', scale, '']
+
+
+def _over_lines(over: Mapping[str, Any]) -> list[str]:
+    """Differences at the last stage: a table for each size, a row for each network, a column for each measure."""
+    lines = []
+    for size, stages in next(iter(over['rows'].values())).items():
+        stage = list(stages)[-1]
+        found = {title: sizes[size][stage] for title, sizes in over['rows'].items()}
+        names = [name for name in METRICS if any(name in differences for differences in found.values())]
+        rows = [(title, *(_difference(own.get(name)) for name in names)) for title, own in found.items()]
+        header = ('network', *(METRICS[name] for name in names))
+        lines += [f'## Over {over["to"]}, {stage}, {size}', '', *_markdown(header, rows), '']
+    return [*lines, over['how'], '']
+
+
+def _difference(difference: Mapping[str, Any] | None) -> str:
+    """Bold where it is established; without an interval where there is one seed."""
+    if difference is None or difference['mean'] is None:
+        return '-'
+    if difference['interval'] is None:
+        return f'{difference["mean"]:+.4f} (one seed)'
+    low, high = difference['interval']
+    text = f'{difference["mean"]:+.4f} [{low:+.4f}, {high:+.4f}]'
+    return f'**{text}**' if difference['established'] else text
 
 
 def _foretold_lines(foretold: Mapping[str, Any]) -> list[str]:

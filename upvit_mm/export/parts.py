@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from upvit_mm.checkpoints import check_state, load_classifier, read_checkpoint
 from upvit_mm.consistency import Network, load_network, maps_of
-from upvit_mm.registry import MODELS
+from upvit_mm.registry import MODELS, scope_of
 from upvit_mm.version import __version__
 
 PARTS = ('backbone', 'neck', 'classifier')
@@ -107,10 +107,10 @@ def load_part(kind: str, config: str, checkpoint: str, options: Mapping[str, Any
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(dict(options or {}))
     framework, field = NEEDED[kind]
-    if cfg.get('default_scope') != framework or not cfg.model.get(field):
+    if scope_of(cfg) != framework or not cfg.model.get(field):
         raise ValueError(
             f'{config!r} has no {kind} to export: that needs a config of {framework} with model.{field}; of this one '
-            f'(default_scope = {cfg.get("default_scope")!r}) export another part.'
+            f'(default_scope = {scope_of(cfg)!r}) export another part.'
         )
     init_default_scope(framework)
     with torch.random.fork_rng(devices=[]):
@@ -143,7 +143,7 @@ def _classifier(cfg: Config, checkpoint: str) -> nn.Module:
     if 'teacher' in settings:
         settings['teacher'] = None
     model = MODELS.build(settings)
-    state = load_classifier(checkpoint)
+    state = load_classifier(checkpoint, arch=model.backbone.arch)
     check_state(state, model.state_dict(), f'the classifier of {cfg.filename} (checkpoint={checkpoint})')
     model.load_state_dict(state)
     return model.eval()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import pickle
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from pycocotools.coco import COCO
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.benchmark.consistency import differences
 from upvit_mm.benchmark.page import write_page
 from upvit_mm.consistency.report import write_contrast
 from upvit_mm.data.digits import CLASSES
 from upvit_mm.pruning import make_plan
+from upvit_mm.workflow.paired import paired_difference
 
 VOID = {'meta', 'img', 'br', 'link', 'hr', 'input'}
 AP = {'dense': 0.4, 'up': 0.35, 'vanilla': 0.3}
@@ -90,16 +90,13 @@ def detectors(tmp_path, digits_folder):
     coco = COCO(digits_folder / 'annotations/instances_val.json')
 
     def predictions(name):
-        samples = []
-        for image_id, image in coco.imgs.items():
-            anns = coco.loadAnns(coco.getAnnIds(image_id))
-            boxes = np.array([a['bbox'] for a in anns])
-            boxes[:, 2:] += boxes[:, :2]
-            found = {'bboxes': boxes, 'labels': np.zeros(len(anns)), 'masks': [coco.annToRLE(a) for a in anns]}
-            found['scores'] = np.full(len(anns), 2 * AP.get(name, 0.1))
-            path = str(digits_folder / 'val' / image['file_name'])
-            samples.append({'img_id': image_id, 'img_path': path, 'pred_instances': found})
-        return samples
+        found = {'category_id': coco.getCatIds()[0], 'score': 2 * AP.get(name, 0.1)}
+        return [found | {key: a[key] for key in ('image_id', 'bbox', 'segmentation')} for a in coco.anns.values()]
+
+    def over(name, ap):
+        """What two seeds are over 0.3; those of the dense network differ too much to say."""
+        apart = 0.01 if name == 'dense' else 0.003
+        return paired_difference([ap and ap - apart, ap and ap + apart], [0.3, 0.3])
 
     def make(name='detectors', kinds=('bbox', 'segm'), names=('dense', 'up', 'vanilla')):
         folder, rows = tmp_path / name, []
@@ -116,17 +113,15 @@ def detectors(tmp_path, digits_folder):
             row['std'] = {key: value and 0.01 for key, value in mean.items()}
             params = PARAMS.get(backbone, 1)
             row |= {'macs': MACS.get(backbone, 1), 'backbone_params': params, 'params': params + HEADS}
-            row['over_baseline'] = {
-                key: {'mean': value and value - 0.3, 'std': value and 0.005} for key, value in mean.items()
-            }
+            row['over_baseline'] = {key: over(backbone, value) for key, value in mean.items()}
             for seed in (0, 1):
                 place = f'{backbone}/seed{seed}'
                 (folder / place).mkdir(parents=True)
-                (folder / place / 'predictions.pkl').write_bytes(pickle.dumps(predictions(backbone)))
+                (folder / place / 'predictions.json').write_text(json.dumps(predictions(backbone)))
                 kind = 'MaskRCNN' if 'segm' in kinds else 'RetinaNet'
                 config = CONFIG.format(kind=kind, root=str(digits_folder), classes=CLASSES)
                 (folder / place / 'config.py').write_text(config)
-                run = {'seed': seed, 'curve': [None, ap - 0.1, ap], 'predictions': f'{place}/predictions.pkl'}
+                run = {'seed': seed, 'curve': [None, ap - 0.1, ap], 'predictions': f'{place}/predictions.json'}
                 run |= {'checkpoint': f'{place}/epoch_3.pth', 'checkpoint_sha256': f'{backbone}{seed}'}
                 row['runs'].append(run)
             rows.append(row)
@@ -149,6 +144,7 @@ def classifiers(tmp_path):
     rows = []
     for key, mean, reached in (('vanilla', 80.25, 3), ('compensated', 85.5, None)):
         row = {'key': key, 'title': f'the {key}', 'epochs': 3, 'mean': mean, 'std': 0.5, 'over_vanilla': mean - 80.25}
+        row |= {'interval': [mean - 81, mean - 79.5], 'established': mean > 81}
         row |= {'epochs_to_vanilla': reached, 'curve': [50.0, mean], 'curves': [[50.0, mean]]}
         rows.append(row)
     content = {'goal': 'budget macs=25%', 'options': {'epochs': 3, 'seeds': [0], 'train_images': None}, 'rows': rows}
@@ -180,8 +176,8 @@ def pruning(tmp_path, plan):
 
 @pytest.fixture
 def consistency(tmp_path):
-    """A folder of ``tools/compare_consistency.py``: a network with two seeds, and one whose CKA is not defined."""
-    figures = {'up 0': 0.8, 'up 1': 0.9, 'vanilla': float('nan')}
+    """A folder of ``tools/compare_consistency.py``: two networks with two seeds, one whose CKA is not defined."""
+    figures = {'up 0': 0.8, 'up 1': 0.9, 'less 0': 0.5, 'less 1': 0.58, 'vanilla': float('nan')}
     stages = {n: {'stage 0': {'cka': 1.0}, 'stage 1': {'cka': value}} for n, value in figures.items()}
     for found in stages.values():
         for stage in found.values():
@@ -190,7 +186,8 @@ def consistency(tmp_path):
     picture = Figure(figsize=(2, 1))
     picture.subplots().plot([0, 1])
     content = {'results': {n: {'64x96': s} for n, s in stages.items()}, 'macs': {n: {'64x96': 4e6} for n in figures}}
-    content |= {'groups': {'up': ['up 0', 'up 1'], 'vanilla': ['vanilla']}, 'settings': {'images': 5}}
+    groups = {'up': ['up 0', 'up 1'], 'less': ['less 0', 'less 1'], 'vanilla': ['vanilla']}
+    content |= {'groups': groups, 'over': differences(content['results'], groups), 'settings': {'images': 5}}
     content['command'] = 'look'
     write_contrast(tmp_path / 'consistency', content, {'contrast.png': picture})
     return tmp_path / 'consistency'

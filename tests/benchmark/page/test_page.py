@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -21,27 +22,60 @@ NOTHING, MINUS, TIMES = '\N{EN DASH}', '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN
 def test_figures_are_those_of_the_files(write, everything):
     page = write(**everything)
     costs = {'dense': ['8.00 M 100.0 %', '500.00 k 100.0 %'], 'up': ['2.00 M 25.0 %', '125.00 k 25.0 %']}
-    box = {'dense': ['40.0 ± 1.0', '+10.0 ± 0.5', '40.0 ± 1.0'], 'up': ['35.0 ± 1.0', '+5.0 ± 0.5', '35.0 ± 1.0']}
-    mask = {'dense': ['20.0 ± 1.0', f'{MINUS}10.0 ± 0.5', '20.0 ± 1.0']}
-    mask['up'] = ['17.5 ± 1.0', f'{MINUS}12.5 ± 0.5', '17.5 ± 1.0']
+    box = {'dense': ['40.0 ± 1.0', f'+10.0 [{MINUS}2.7, +22.7]', '40.0 ± 1.0']}
+    box['up'] = ['35.0 ± 1.0', '+5.0 [+1.2, +8.8]', '35.0 ± 1.0']
+    mask = {'dense': ['20.0 ± 1.0', f'{MINUS}10.0 [{MINUS}22.7, +2.7]', '20.0 ± 1.0']}
+    mask['up'] = ['17.5 ± 1.0', f'{MINUS}12.5 [{MINUS}16.3, {MINUS}8.7]', '17.5 ± 1.0']
     for name, top1 in (('dense', '90.0'), ('up', '85.5 ± 0.5')):
         assert page.row('result-caption', name) == [top1, *box[name], *box[name], *mask[name], *costs[name]]
     assert page.row('result-caption', 'vanilla')[:4] == [NOTHING, '30.0 ± 1.0', NOTHING, '30.0 ± 1.0']
     columns = [(f'{kind} AP', 'over vanilla', f'{kind} AP50') for kind in ('box', 'box', 'mask')]
     assert page.tables['result-caption'][1] == [name for group in columns for name in group]
-    assert page.row('classification-caption', 'the compensated')[:4] == ['3', '85.50 ± 0.50', '+5.25', 'not reached']
+    compensated = ['3', '85.50 ± 0.50', '+5.25 [+4.50, +6.00]', 'not reached']
+    assert page.row('classification-caption', 'the compensated')[:4] == compensated
+    assert page.row('classification-caption', 'the vanilla')[2] == NOTHING
     assert page.row('classification-caption', 'the compensated')[4:] == ['2.00 M 25.0 %', '100.00 k 20.0 %']
     assert page.row('classification-caption', 'the vanilla')[3] == '3'
     assert page.row('widths-caption', '0') == ['24 of 24', '12 of 12', '5 of 50']
     assert page.row('widths-caption', 'stage 0') == ['embedding 9 of 45', 'blocks 4 of 5']
     assert page.row('costs-caption', 'params') == ['4.00 k', '1.00 k', '25.0 %']
     assert page.row('one-shot-caption', 'sliced') == ['0.1250', '60.00']
-    assert page.row('consistency-caption-1', 'up') == ['4.00 M', '0.850 ± 0.071', NOTHING]
-    assert page.row('consistency-caption-1', 'vanilla') == ['4.00 M', NOTHING, '0.250']
+    assert page.tables['consistency-caption-1'][:2] == [
+        ['network', 'MACs', 'with the dense network', 'over up'],
+        ['CKA', 'R2', 'CKA', 'R2'],
+    ]
+    assert page.row('consistency-caption-1', 'up') == ['4.00 M', '0.850 ± 0.071', NOTHING, NOTHING, NOTHING]
+    over = f'{MINUS}0.310 [{MINUS}0.437, {MINUS}0.183]'
+    assert page.row('consistency-caption-1', 'less') == ['4.00 M', '0.540 ± 0.057', NOTHING, over, NOTHING]
+    assert page.row('consistency-caption-1', 'vanilla') == ['4.00 M', NOTHING, '0.250', NOTHING, NOTHING]
     assert page.row('hashes-caption', 'backbone up')[1] == 'u' * 64
     for line in ('first', 'compare retinanet', 'compare mask-rcnn', 'look'):
         assert f'<code>{line}</code>' in page.text
     assert f'seeds 0, 1, 1 {TIMES} CPU' in ' '.join(page.text.split())
+
+
+def test_only_what_is_established_is_bold(write, everything):
+    page = write(**everything)
+    bold = re.findall('<strong>(.*?)</strong>', page.text)
+    up = ['+5.0', '+5.0', f'{MINUS}12.5']  # of two detectors, the second with masks; the dense one is uncertain
+    assert bold == [*up, '+5.25', f'{MINUS}0.310']
+    text = ' '.join(page.text.split())
+    assert text.count('Bold: the interval is wholly above or below 0.') == 2  # detectors and consistency
+    assert text.count('one dense network and one pruning of it') == 1
+    assert text.count('dense, up: all seeds start from the same weights') == 2
+
+
+def test_one_seed_is_no_gain(write, detectors, classifiers):
+    folder = detectors(names=['up', 'vanilla'])
+    content = json.loads((folder / 'detectors.json').read_text())
+    for row in content['rows']:
+        del row['runs'][1]
+        row['over_baseline'] = {key: {**over, 'interval': None} for key, over in row['over_baseline'].items()}
+    (folder / 'detectors.json').write_text(json.dumps(content | {'seeds': [0]}))
+    page = write(detectors=[folder])
+    assert page.row('result-caption', 'up')[1] == '+5.0 one seed'
+    assert 'One seed: there is no interval, so no gain and no loss is established.' in page.text
+    assert 'One training of each' in page.text
 
 
 def test_ap_by_area_costs_and_speed(write, everything):
@@ -160,7 +194,7 @@ def test_top1_of_a_backbone(classifiers, detectors):
     compared = {**json.loads((classifiers / 'compare.json').read_text()), 'folder': classifiers}
     dense, up, vanilla = DetectorRuns(detectors()).rows
     assert top1_of(dense, compared)['mean'] == 90.0
-    assert top1_of(up, compared) == {'mean': 85.5, 'std': 0.5, 'signed': False}
+    assert top1_of(up, compared) == {'mean': 85.5, 'std': 0.5}
     assert top1_of(vanilla, compared) is None
     for name, top1 in (('pruning/sliced.pth', 70.0), ('pruning/plain.pth', None), ('../other.pth', None)):
         found = top1_of({**up, 'checkpoint': str(classifiers / name)}, compared)
@@ -182,15 +216,16 @@ def test_a_block_that_went_keeps_nothing(plan):
 
 def test_networks_without_groups_are_rows_of_their_own(consistency):
     contrast = json.loads((consistency / 'contrast.json').read_text())
-    del contrast['groups'], contrast['macs']
+    del contrast['groups'], contrast['macs'], contrast['over']
     (table,) = last_stages(contrast)
-    assert [(row['name'], row['macs']) for row in table['rows']] == [('up 0', None), ('up 1', None), ('vanilla', None)]
-    assert table['rows'][1]['cells'] == [{'mean': 0.9, 'std': None, 'signed': False}, None]
+    names = ['up 0', 'up 1', 'less 0', 'less 1', 'vanilla']
+    assert [(row['name'], row['macs']) for row in table['rows']] == [(name, None) for name in names]
+    assert table['rows'][1]['cells'] == [{'mean': 0.9, 'std': None}, None]
 
 
 MISTAKES = {
     'detectors/detectors.json': ('{"rows": [', r"detectors.json' is damaged .*; tools/compare_detectors.py writes it"),
-    'detectors/dense/seed0/predictions.pkl': ('no pickle', r"predictions.pkl' is damaged .*compare_detectors"),
+    'detectors/dense/seed0/predictions.json': ('[3]', r"predictions.json' is damaged \(entry 0: .*compare_detectors"),
     'classifiers/compare.json': ('[1]', r"compare.json' (is damaged|lacks) .*tools/compare_classifiers.py"),
     'pruning/report.json': ('{"goal": 1}', r"report.json' lacks method; tools/prune.py of this version writes it"),
     'pruning/plan.json': ('{}', r"plan '.*plan.json' is damaged"),
@@ -210,6 +245,53 @@ def test_damaged_and_missing_files(request, write, tmp_path, file):
     with pytest.raises(FileNotFoundError, match=rf"{Path(file).name}' does not exist; tools/\w+\.py writes it"):
         write(**arguments)
     assert not (tmp_path / 'report.html').exists()
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return self.mark.touch, ()
+
+
+@pytest.mark.parametrize('name', ['predictions.pkl', 'predictions.json'])
+def test_nothing_is_unpickled(write, detectors, tmp_path, name):
+    """Neither what an older version wrote nor a pickle in the place of the JSON."""
+    folder, mark = detectors(), tmp_path / 'mark'
+    content = json.loads((folder / 'detectors.json').read_text())
+    content['rows'][0]['runs'][0]['predictions'] = f'dense/seed0/{name}'
+    (folder / 'detectors.json').write_text(json.dumps(content))
+    (folder / 'dense/seed0' / name).write_bytes(pickle.dumps(Payload(mark)))
+    told = {
+        'predictions.pkl': r"predictions = 'dense/seed0/predictions.pkl': must be a predictions.json .* run tools/comp",
+        'predictions.json': r"predictions.json' is damaged .*; tools/compare_detectors.py writes it",
+    }
+    with pytest.raises(ValueError, match=told[name]):
+        write(detectors=[folder])
+    assert not mark.exists()
+    pickle.loads((folder / 'dense/seed0' / name).read_bytes())
+    assert mark.exists(), 'the pickle of this test does nothing'
+
+
+def test_predictions_lie_in_their_folder(write, detectors, tmp_path):
+    folder = detectors()
+    content = json.loads((folder / 'detectors.json').read_text())
+    file = folder / 'dense/seed0/predictions.json'
+    elsewhere = file.rename(tmp_path / 'predictions.json')
+    (folder / 'link.d').symlink_to(tmp_path)
+    for name in ('../predictions.json', str(elsewhere), 'link.d/predictions.json', 5):
+        content['rows'][0]['runs'][0]['predictions'] = name
+        (folder / 'detectors.json').write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r'runs\.predictions = .* must be a predictions\.json in that folder'):
+            write(detectors=[folder])
+    elsewhere.rename(file)
+    content['rows'][0]['runs'][0]['predictions'] = 'dense/seed0/predictions.json'
+    (folder / 'detectors.json').write_text(json.dumps(content))
+    (tmp_path / 'work_dirs').symlink_to(tmp_path)  # a work dir that is reached through a link is fine
+    assert write(detectors=[tmp_path / 'work_dirs/detectors']).row('result-caption', 'up')
 
 
 @pytest.mark.parametrize('key', ['speed', 'params'])

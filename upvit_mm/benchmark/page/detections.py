@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from pycocotools.coco import COCO
 
 from upvit_mm.benchmark.page.charts import data_uri
 from upvit_mm.benchmark.page.sources import DETECTORS, DetectorRuns
-from upvit_mm.benchmark.pictures import Detection, draw_picture, ground_truth, read_predictions
+from upvit_mm.benchmark.pictures import Detection, Predictions, draw_picture, ground_truth, predictions_of
+from upvit_mm.benchmark.predictions import read_results
 
 PICTURES = 4
 MIN_SCORE = 0.3  # mmdet's for pictures
@@ -36,21 +37,31 @@ def detections(runs: DetectorRuns) -> dict[str, Any]:
     settings = runs.cfg.test_dataloader.dataset
     while 'ann_file' not in settings and 'dataset' in settings:
         settings = settings.dataset
-    dataset = DATASETS.build({**settings, 'lazy_init': True})  # knows paths and classes
+    dataset = DATASETS.build(settings)
     with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as ann_file:
         coco = COCO(ann_file)
-    dumped = {row['name']: _unpickled(runs.predictions(row)) for row in runs.rows}
-    samples = [sample for sample in next(iter(dumped.values())) if coco.getAnnIds(sample['img_id'])][:PICTURES]
-    columns = {'ground truth': ground_truth(coco, [sample['img_id'] for sample in samples])}
-    for name, everything in dumped.items():
-        columns[name] = read_predictions(everything, dataset.metainfo['classes'], MIN_SCORE)
+    images = map(dataset.get_data_info, range(len(dataset)))
+    annotated = (image for image in images if coco.getAnnIds(image['img_id']))
+    paths = {image['img_id']: image['img_path'] for image in islice(annotated, PICTURES)}
+    columns = {'ground truth': ground_truth(coco, list(paths))}
+    for row in runs.rows:
+        columns[row['name']] = _found(runs.predictions(row), coco, paths)
     rows = []
-    for sample in samples:
-        picture = mmcv.imread(sample['img_path'], channel_order='rgb', backend_args=dataset.backend_args)
-        file = Path(sample['img_path']).name
-        cells = [_cell(picture, found[sample['img_id']], f'{name}, {file}') for name, found in columns.items()]
+    for image_id, path in paths.items():
+        picture = mmcv.imread(path, channel_order='rgb', backend_args=dataset.backend_args)
+        file = Path(path).name
+        cells = [_cell(picture, found.get(image_id, ()), f'{name}, {file}') for name, found in columns.items()]
         rows.append({'name': file, 'cells': cells})
     return {'title': runs.title, 'columns': list(columns), 'rows': rows, 'min_score': MIN_SCORE}
+
+
+def _found(path: Path, coco: COCO, shown: Container[int]) -> Predictions:
+    """What a file of predictions holds for the pictures that are shown."""
+    try:
+        results = read_results(path, coco)
+        return predictions_of({key: found for key, found in results.items() if key in shown}, coco, MIN_SCORE)
+    except ValueError as error:
+        raise ValueError(f'{str(path)!r} is damaged ({error}); {DETECTORS.tool} writes it.') from error
 
 
 def _cell(picture: np.ndarray, found: Sequence[Detection], where: str) -> dict[str, str]:
@@ -58,10 +69,3 @@ def _cell(picture: np.ndarray, found: Sequence[Detection], where: str) -> dict[s
     draw_picture(picture, found).savefig(buffer, format='webp', dpi=DPI, pil_kwargs={'quality': 80})
     labels = ', '.join(detection.label for detection in found) or f'nothing above {MIN_SCORE}'
     return {'src': data_uri(buffer), 'text': f'{where}: {labels}'}
-
-
-def _unpickled(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        return pickle.loads(path.read_bytes())  # written by our own test run
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f'{str(path)!r} is damaged ({error}); {DETECTORS.tool} writes it.') from error

@@ -11,6 +11,9 @@ from typing import Any
 
 from mmengine.config import Config
 
+from upvit_mm.benchmark.evaluation import PREDICTIONS
+from upvit_mm.registry import type_name
+
 
 @dataclass(frozen=True)
 class Source:
@@ -58,7 +61,8 @@ CLASSIFIERS = Source(
     'compare.json',
     'tools/compare_classifiers.py',
     ('rows', 'goal', 'options', 'checkpoint', 'sha256', 'dense', 'one_shot', 'target'),
-    ('key', 'title', 'epochs', 'mean', 'std', 'over_vanilla', 'epochs_to_vanilla', 'curve', 'curves'),
+    ('key', 'title', 'epochs', 'mean', 'std', 'over_vanilla', 'interval', 'established', 'epochs_to_vanilla', 'curve')
+    + ('curves',),
 )
 PRUNING = Source(
     'report.json', 'tools/prune.py', ('goal', 'method', 'settings', 'checkpoint', 'sha256', 'costs', 'held_out')
@@ -94,15 +98,27 @@ class DetectorRuns:
         self.content = DETECTORS.read(folder)
         config = self.predictions(self.rows[0]).with_name('config.py')
         self.cfg = Config.fromfile(existing(config, DETECTORS.tool))
-        self.title: str = self.cfg.model.type.rpartition('.')[2]
+        self.title: str = type_name(self.cfg.model.type)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         return self.content['rows']
 
     def predictions(self, row: dict[str, Any]) -> Path:
-        """File of a row's first run."""
-        return existing(self.content['folder'] / row['runs'][0]['predictions'], DETECTORS.tool)
+        """File of a row's first run.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: ``detectors.json`` names another file, or one outside of its folder.
+        """
+        folder, name = self.content['folder'], str(row['runs'][0]['predictions'])
+        path = folder / name
+        if path.name != PREDICTIONS or not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f'{str(folder / DETECTORS.name)!r}: runs.predictions = {name!r}: must be a {PREDICTIONS} in that '
+                f'folder; run {DETECTORS.tool} again, which judges anew what an older version has judged.'
+            )
+        return existing(path, DETECTORS.tool)
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[DetectorRuns]:

@@ -1,7 +1,7 @@
 """The tables of the page as plain values.
 
-A figure is ``{'mean', 'std', 'signed'}`` in the unit that is shown, ``std`` None where there is no spread; an unknown
-figure is None.
+A figure is ``{'mean', 'std'}`` in the unit that is shown, ``std`` None where there is no spread; a difference is
+``{'mean', 'interval', 'established'}``, ``interval`` None where there is one seed. What is unknown is None.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from upvit_mm.consistency.report import EXPLAINED
 from upvit_mm.consistency.seeds import mean_over_seeds, std_over_seeds
 from upvit_mm.pruning import PrunePlan, prunable_dims
 from upvit_mm.pruning.table import block_name, stage_name
-from upvit_mm.workflow.compare_report import ONE_SHOT
+from upvit_mm.workflow.compare_report import ONE_SHOT, over_vanilla
+from upvit_mm.workflow.paired import how_differences
 
 Record = Mapping[str, Any]
-Figure = dict[str, float | bool | None]
+Figure = dict[str, Any]
 
 
 def headline(detectors: Sequence[DetectorRuns], compared: Record | None = None) -> dict[str, Any]:
@@ -47,7 +48,9 @@ def headline(detectors: Sequence[DetectorRuns], compared: Record | None = None) 
         for name, row in backbones.items()
     ]
     groups = [{'title': runs.title, 'columns': _ap_columns(runs)} for runs in detectors]
-    return {'groups': groups, 'rows': _with_shares(rows), 'size': detectors[0].content['size']}
+    contrasted = any(len(runs.rows) > 1 for runs in detectors)
+    how = how_differences(len(detectors[0].content['seeds'])) if contrasted else ''
+    return {'groups': groups, 'rows': _with_shares(rows), 'size': detectors[0].content['size'], 'how': how}
 
 
 def ap_by_area(runs: DetectorRuns) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def classifier_rows(compared: Record) -> list[dict[str, Any]]:
                 'title': row['title'],
                 'epochs': row['epochs'],
                 'top1': _figure(row['mean'], row['std']),
-                'over_vanilla': _figure(row['over_vanilla'], signed=True),
+                'over_vanilla': _difference(over_vanilla(row)),
                 'reached': row['epochs_to_vanilla'] or 'not reached',
                 **compared['target'],
             }
@@ -149,8 +152,8 @@ def kept_widths(plan: PrunePlan) -> list[dict[str, Any]]:
 
 
 def last_stages(contrast: Record) -> list[dict[str, Any]]:
-    """By input size, every measure of every network at the last stage, mean and spread over seeds."""
-    results = _with_nan(contrast['results'])
+    """By input size, every measure of every network at the last stage, mean and spread over seeds, and differences."""
+    results, over = _with_nan(contrast['results']), contrast.get('over')
     groups = contrast.get('groups') or {name: [name] for name in results}
     means, spreads = mean_over_seeds(results, groups), std_over_seeds(results, groups)
     tables = []
@@ -162,8 +165,15 @@ def last_stages(contrast: Record) -> list[dict[str, Any]]:
             figures = [(found[size][stage].get(name), spreads[title][size][stage].get(name)) for name in present]
             macs = [contrast.get('macs', {}).get(name, {}).get(size) for name in groups[title]]
             cost = None if None in macs else fmean(macs)
-            rows.append({'name': title, 'macs': cost, 'cells': [_figure(*pair) for pair in figures]})
-        tables.append({'size': size, 'stage': stage, 'columns': [METRICS[name] for name in present], 'rows': rows})
+            cells = [_figure(*pair) for pair in figures]
+            if over:
+                own = over['rows'].get(title, {}).get(size, {}).get(stage, {})  # the first row has none
+                cells += [_difference(own.get(name)) for name in present]
+            rows.append({'name': title, 'macs': cost, 'cells': cells})
+        columns = [METRICS[name] for name in present]
+        groups = ['with the dense network', *([f'over {over["to"]}'] if over else [])]
+        groups = [{'title': name, 'columns': columns} for name in groups]
+        tables.append({'size': size, 'stage': stage, 'columns': columns, 'groups': groups, 'rows': rows})
     return tables
 
 
@@ -187,16 +197,24 @@ def _ap_cells(runs: DetectorRuns, name: str) -> list[Figure | None]:
     for kind in runs.content['kinds']:
         over = row['over_baseline'][f'{kind}_mAP']
         is_baseline = name == runs.content['baseline']
-        difference = None if is_baseline else _figure(over['mean'], over['std'], 100, signed=True)
+        difference = None if is_baseline else _difference(over, 100)
         ap, ap50 = (_figure(row['mean'][key], row['std'][key], 100) for key in (f'{kind}_mAP', f'{kind}_mAP_50'))
         cells += [ap, difference, ap50] if len(runs.rows) > 1 else [ap, ap50]
     return cells
 
 
-def _figure(mean: float | None, std: float | None = None, scale: float = 1, signed: bool = False) -> Figure | None:
+def _figure(mean: float | None, std: float | None = None, scale: float = 1) -> Figure | None:
     if mean is None or math.isnan(mean):
         return None
-    return {'mean': scale * mean, 'std': None if std is None or math.isnan(std) else scale * std, 'signed': signed}
+    return {'mean': scale * mean, 'std': None if std is None or math.isnan(std) else scale * std}
+
+
+def _difference(difference: Record | None, scale: float = 1) -> Figure | None:
+    """What ``workflow.paired.paired_difference`` gives, in another unit."""
+    if difference is None or difference['mean'] is None:
+        return None
+    interval = difference['interval'] and [scale * end for end in difference['interval']]
+    return {'mean': scale * difference['mean'], 'interval': interval, 'established': difference['established']}
 
 
 def _with_shares(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

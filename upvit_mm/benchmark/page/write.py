@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.ticker import EngFormatter
 
+from upvit_mm.benchmark.detector_report import what_varies
 from upvit_mm.benchmark.page.charts import classifier_charts, detector_charts, picture_uri
 from upvit_mm.benchmark.page.detections import detections
 from upvit_mm.benchmark.page.sources import CLASSIFIERS, CONSISTENCY, PRUNING, DetectorRuns, read_runs
@@ -29,6 +30,8 @@ from upvit_mm.files import write_text_atomically
 from upvit_mm.openmmlab import SUPPORTED, installed_version
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.version import __version__
+from upvit_mm.workflow.compare_report import ONE_DENSE
+from upvit_mm.workflow.paired import how_differences
 
 Folder = str | Path
 
@@ -94,6 +97,7 @@ def _sections(
             {
                 'content': r.content,
                 'title': r.title,
+                'varies': what_varies(r.content),
                 'charts': detector_charts(r, f'detector{k}'),
                 'ap': ap_by_area(r),
                 'costs': detector_costs(r),
@@ -104,6 +108,7 @@ def _sections(
     }
     if compared:
         values |= {'classifier_rows': classifier_rows(compared), 'classifier_charts': classifier_charts(compared)}
+        values['classifier_differences'] = f'{how_differences(len(compared["options"]["seeds"]))} {ONE_DENSE}'
     if report:
         plan = PrunePlan.load(report['folder'] / 'plan.json')
         values |= {'widths': kept_widths(plan), 'costs': pruned_costs(report)}
