@@ -183,9 +183,9 @@ def run_large(args: argparse.Namespace, console: Console) -> dict:
 def run_annotations(args: argparse.Namespace, console: Console) -> dict:
     results = measure_annotations(args.images, args.objects)
     console.print(
-        f'{results["bytes"] / 1e6:.0f} MB, {results["images"]} images, {results["objects"]} objects: first check '
-        f'{results["first"]:.1f} s, second {results["second"]:.2f} s; to read its JSON alone {results["json"]:.1f} s '
-        f'({results["ratio"]:.1f}x)'
+        f'{results["bytes"] / 1e6:.0f} MB, {results["images"]} images, {results["objects"]} objects; processor time of '
+        f'the first check {results["first"]:.1f} s, of the second {results["second"]:.2f} s, to read the JSON alone '
+        f'{results["json"]:.1f} s ({results["ratio"]:.1f}x)'
     )
     return results
 
