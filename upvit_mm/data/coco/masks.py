@@ -20,8 +20,12 @@ def _no_masks(objects: Objects) -> Fault | None:
     if not lacking.any():
         return None
     k = np.flatnonzero(lacking)[0]
-    found = f"{how_many(lacking)} lack 'segmentation' (id {objects.rows[k]['id']!r}), and this model learns masks."
-    return Fault(found, 'Add masks, or take a detector of boxes (RetinaNet, Faster R-CNN).', 'masks', 'fatal')
+    found = (
+        f"{how_many(lacking)} lack 'segmentation' (id {objects.rows[k]['id']!r}), which the pipeline loads or the metric "
+        'judges.'
+    )
+    remedy = 'Add masks; or take a detector of boxes, without with_mask=True in LoadAnnotations and segm in CocoMetric.'
+    return Fault(found, remedy, 'masks', 'fatal')
 
 
 def _wrong_masks(objects: Objects) -> Fault | None:
