@@ -21,8 +21,8 @@ def _no_masks(objects: Objects) -> Fault | None:
         return None
     k = np.flatnonzero(lacking)[0]
     found = (
-        f"{how_many(lacking)} lack 'segmentation' (id {objects.rows[k]['id']!r}), which the pipeline loads or the metric "
-        'judges.'
+        f"{how_many(lacking)} lack 'segmentation' (id {objects.rows[k]['id']!r}), which the pipeline loads or the "
+        'metric judges.'
     )
     remedy = 'Add masks; or take a detector of boxes, without with_mask=True in LoadAnnotations and segm in CocoMetric.'
     return Fault(found, remedy, 'masks', 'fatal')
