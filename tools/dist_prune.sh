@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prune, scoring on several GPUs of one or more machines that share the work dir (without GPUs: on CPU processes).
+# Prune, scoring on several GPUs of one or more machines (without GPUs: on CPU processes).
 # usage: tools/dist_prune.sh CONFIG CHECKPOINT GPUS --work-dir DIR [prune.py options]
 # environment: NNODES, NODE_RANK, MASTER_ADDR, PORT
 set -euo pipefail

@@ -1,6 +1,6 @@
 """Hooks for the runs of mmengine, registered under the scope ``upvit_mm``."""
 
-from upvit_mm.hooks.epoch_ema import EpochEMAHook
+from upvit_mm.hooks.epoch_ema import EpochEMAHook, ImageEMAHook
 from upvit_mm.hooks.finite_loss import StopOnNonFiniteLoss
 from upvit_mm.hooks.load_check import CheckLoaded
 from upvit_mm.hooks.record_arch import RecordArch
@@ -13,6 +13,7 @@ __all__ = [
     'CheckLoaded',
     'CheckResumed',
     'EpochEMAHook',
+    'ImageEMAHook',
     'RecordArch',
     'SeedEveryEpoch',
     'StopOnNonFiniteLoss',
