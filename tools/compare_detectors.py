@@ -14,7 +14,7 @@ from upvit_mm.benchmark.detectors import DetectorComparison, Options
 from upvit_mm.cli import one_line_errors
 from upvit_mm.consistency import parse_size
 from upvit_mm.launch import command_line
-from upvit_mm.runner import LAUNCHERS, OptionsAction, leave_processes, load_config, set_training_options
+from upvit_mm.runner import LAUNCHERS, OptionsAction, end_together, load_config, set_training_options
 
 OPTIONS = Options()
 
@@ -68,7 +68,7 @@ def main() -> None:
     comparison = DetectorComparison(cfg, contestants, options, Path(args.work_dir), console.print)
     if comparison.run(command=command_line(args.launcher)):
         console.print((Path(args.work_dir) / 'detectors.md').read_text(encoding='utf-8'))
-    leave_processes()
+    end_together()
 
 
 if __name__ == '__main__':

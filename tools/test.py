@@ -10,7 +10,7 @@ from upvit_mm.checkpoints import WEIGHTS
 from upvit_mm.cli import one_line_errors
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.registry import scope_of
-from upvit_mm.runner import add_run_arguments, build_runner, leave_processes, load_config
+from upvit_mm.runner import add_run_arguments, build_runner, end_together, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,7 +62,7 @@ def main() -> None:
             content['sha256'] = sha256_of(args.checkpoint)
         text = json.dumps(content, indent=2, default=float) + '\n'
         write_text_atomically(args.metrics, text)
-    leave_processes()
+    end_together()
 
 
 def _is_detector(cfg) -> bool:

@@ -3,7 +3,7 @@
 import argparse
 
 from upvit_mm.cli import one_line_errors
-from upvit_mm.runner import add_run_arguments, build_runner, leave_processes, load_config, set_training_options
+from upvit_mm.runner import add_run_arguments, build_runner, end_together, load_config, set_training_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +26,7 @@ def main() -> None:
     cfg = load_config(args)
     set_training_options(cfg, args.amp, args.auto_scale_lr, args.resume)
     build_runner(cfg, parts=('train', 'val')).train()
-    leave_processes()
+    end_together()
 
 
 if __name__ == '__main__':
