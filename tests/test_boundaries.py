@@ -22,7 +22,7 @@ ALLOWED = {
     'consistency': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow'}
     | {'registry', 'openmmlab', 'runner', 'cli'},
-    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'registry', 'openmmlab'}
+    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry', 'openmmlab'}
     | {'runner', 'launch', 'cli'},
     'data': {'arch', 'pruning', 'checkpoints', 'models', 'registry', 'openmmlab'},
     'doctor': {'checkpoints', 'models', 'optim', 'data', 'consistency', 'registry', 'openmmlab', 'runner', 'cli'},

@@ -126,8 +126,8 @@ def build_runner(
     if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in forms of their own
         part = 'train' if 'train' in parts else parts[0]
         loading = dict(type='upvit_mm.CheckLoaded', part=part, weights=weights, allow_missing=allow_missing)
-        keeping = [dict(type=f'upvit_mm.{kind}') for kind in ('RecordArch', 'WholeCheckpoints')]
-        for hook in (dict(type='upvit_mm.CheckResumed'), loading, *keeping):
+        others = [dict(type=f'upvit_mm.{kind}') for kind in ('CheckResumed', 'RecordArch', 'WholeCheckpoints')]
+        for hook in (loading, *others, *([dict(type='upvit_mm.JudgeResumed')] if 'val' in parts else [])):
             runner.register_hook(hook)
     elif cfg.get('load_from'):
         runner.logger.warning('runner_type = %r: tensors that do not load are only logged.', cfg.runner_type)

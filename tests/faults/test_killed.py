@@ -107,10 +107,8 @@ def test_training(storm, kind, identical):
     for name in names[0]:
         assert identical(weights(calm / name), weights(stormy / name))
     assert Path((stormy / 'last_checkpoint').read_text()) == stormy / 'epoch_6.pth'
-    ours, theirs = judgements(calm), judgements(stormy)
-    assert set(ours) == {2, 4, 6}
-    assert theirs[6] == ours[6]
-    assert theirs.items() <= ours.items()  # mmengine leaves one out where the kill fell between saving and judging
+    assert judgements(stormy) == judgements(calm)
+    assert set(judgements(calm)) == {2, 4, 6}
 
 
 def judgements(folder: Path) -> dict[int, dict[str, float]]:

@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from upvit_mm.files import write_text_atomically
+from upvit_mm.hooks.judge_resumed import is_judged
 
 Say = Callable[[str], object]  # told how it goes, a line at a time
 
@@ -80,10 +81,6 @@ class RecordHook(Hook):
         self.seconds: list[float] = []
         known = read_record(Path(runner.work_dir), runner.epoch, self.metric)
         self.values, self.earlier = known[self.metric.name], known['seconds_per_step']
-        if (
-            self.values and self.values[-1] is None and _is_judged(runner, runner.epoch)
-        ):  # cut off between saving and judging
-            runner.val_loop.run()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self.started = time.perf_counter()
@@ -94,9 +91,8 @@ class RecordHook(Hook):
         self.seconds.append(time.perf_counter() - self.started)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        epoch = runner.epoch + 1
-        if self.say and not _is_judged(runner, epoch):
-            self.say(f'  epoch {epoch}/{runner.max_epochs}')
+        if self.say and not is_judged(runner, extra=1):
+            self.say(f'  epoch {runner.epoch + 1}/{runner.max_epochs}')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         earlier = self.values[: runner.epoch - 1]
@@ -108,12 +104,6 @@ class RecordHook(Hook):
             write_text_atomically(Path(runner.work_dir, 'record.json'), text + '\n')
         if self.say:
             self.say(f'  epoch {runner.epoch}/{runner.max_epochs}: {self.metric.text.format(self.values[-1])}')
-
-
-def _is_judged(runner: Runner, epoch: int) -> bool:
-    """Whether mmengine's loop validates after that many epochs."""
-    loop = runner.train_loop
-    return epoch >= loop.val_begin and (epoch % loop.val_interval == 0 or epoch == loop.max_epochs)
 
 
 def read_record(folder: Path, epochs: int, metric: Metric) -> dict[str, Any]:
