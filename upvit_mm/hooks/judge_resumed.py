@@ -33,4 +33,4 @@ def is_judged(runner: Runner, extra: int = 0) -> bool:
     else:  # a loop of the user's own
         return False
     loop._decide_current_val_interval()  # it may change in the course of a training
-    return 0 < done and loop.val_begin <= done and (done % loop.val_interval == 0 or done == last)
+    return done > 0 and loop.val_begin <= done and (done % loop.val_interval == 0 or done == last)
