@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.benchmark.complexity import LAYOUT, Part, count, traced_detector
-from upvit_mm.benchmark.whole_detector import build_detector
+from upvit_mm.workflow.whole_detector import build_detector
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [path for kind in ('classification', 'detection') for path in sorted(ROOT.glob(f'configs/{kind}/*.py'))]

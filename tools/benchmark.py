@@ -10,12 +10,12 @@ from mmengine.config import Config
 from rich.console import Console
 
 from upvit_mm.arch import resolve_arch
+from upvit_mm.arch.size import parse_size
 from upvit_mm.benchmark import backbone, complexity, latency
 from upvit_mm.benchmark.annotations import measure_annotations
 from upvit_mm.benchmark.pruning import benchmark_pruning, time_large_network
 from upvit_mm.benchmark.rivals import rivals_of
 from upvit_mm.cli import check_device, one_line_errors, table_of
-from upvit_mm.consistency import parse_size
 from upvit_mm.files import write_text_atomically
 from upvit_mm.launch import command_line
 

@@ -8,11 +8,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from upvit_mm.arch.size import parse_size
 from upvit_mm.cli import check_device, one_line_errors, table_of
-from upvit_mm.consistency import compare, find_images, load_network, parse_size
-from upvit_mm.consistency.figures import draw_queries, draw_stages
-from upvit_mm.consistency.report import check_thresholds, stage_rows, write_comparison
+from upvit_mm.compare.token_figures import draw_queries, draw_stages
+from upvit_mm.compare.token_report import check_thresholds, stage_rows, write_comparison
+from upvit_mm.consistency import compare
+from upvit_mm.data.image_files import find_images
 from upvit_mm.launch import command_line
+from upvit_mm.models.network import load_network
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.runner import OptionsAction
 

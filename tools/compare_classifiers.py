@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 from upvit_mm.cli import one_line_errors
+from upvit_mm.compare.classifiers import ROWS, Comparison, Options
 from upvit_mm.launch import command_line
 from upvit_mm.runner import OptionsAction, load_config
-from upvit_mm.workflow.compare import ROWS, Comparison, Options
 from upvit_mm.workflow.finetune import Lesson
 from upvit_mm.workflow.settings import goal_and_settings
 

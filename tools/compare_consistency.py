@@ -8,16 +8,16 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from upvit_mm.benchmark.consistency import Field, groups_of, predictors_of, read_ap
-from upvit_mm.benchmark.contestants import Contestant
+from upvit_mm.arch.size import parse_size, size_text
 from upvit_mm.cli import check_device, one_line_errors
-from upvit_mm.consistency import find_images, parse_size
-from upvit_mm.consistency.figures import draw_contrast, draw_queries
-from upvit_mm.consistency.images import size_text
-from upvit_mm.consistency.kept_tokens import FILLS
-from upvit_mm.consistency.report import write_contrast
-from upvit_mm.consistency.seeds import mean_over_seeds
-from upvit_mm.consistency.validity import correlations, draw_validity
+from upvit_mm.compare.contestants import Contestant
+from upvit_mm.compare.kept_tokens import FILLS
+from upvit_mm.compare.seeds import mean_over_seeds
+from upvit_mm.compare.token_figures import draw_contrast, draw_queries
+from upvit_mm.compare.token_report import write_contrast
+from upvit_mm.compare.tokens import Field, groups_of, predictors_of, read_ap
+from upvit_mm.compare.validity import correlations, draw_validity
+from upvit_mm.data.image_files import find_images
 from upvit_mm.launch import command_line
 from upvit_mm.runner import OptionsAction, load_config
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from upvit_mm.benchmark.contestants import Contestant
-from upvit_mm.benchmark.detectors import DetectorComparison, Options
+from upvit_mm.arch.size import parse_size
 from upvit_mm.cli import one_line_errors
-from upvit_mm.consistency import parse_size
+from upvit_mm.compare.contestants import Contestant
+from upvit_mm.compare.detectors import DetectorComparison, Options
 from upvit_mm.launch import command_line
 from upvit_mm.runner import LAUNCHERS, OptionsAction, end_together, load_config, set_training_options
 

@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from upvit_mm.benchmark.page import write_page
 from upvit_mm.cli import one_line_errors
+from upvit_mm.compare.page import write_page
 from upvit_mm.data.prepare import prepare_digits
 from upvit_mm.files import empty_folder, sha256_of, write_text_atomically
 from upvit_mm.openmmlab import SUPPORTED, installed_version

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from upvit_mm.arch.size import parse_size
 from upvit_mm.cli import one_line_errors, table_of
-from upvit_mm.consistency import parse_size
 from upvit_mm.export import PARTS, export, load_part, result_rows
 from upvit_mm.runner import OptionsAction
 

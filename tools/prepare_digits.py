@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.progress import track
 
-from upvit_mm.benchmark.pictures import save_ground_truth_sheet
 from upvit_mm.cli import one_line_errors
+from upvit_mm.compare.pictures import save_ground_truth_sheet
 from upvit_mm.data.prepare import LAYOUTS, prepare_digits
 
 

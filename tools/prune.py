@@ -17,7 +17,7 @@ from upvit_mm.pruning import HEAD_POLICIES
 from upvit_mm.runner import OptionsAction, leave_processes
 from upvit_mm.workflow.processes import LAUNCHERS, join_crew
 from upvit_mm.workflow.prune import PruneJob
-from upvit_mm.workflow.report import cost_rows, width_rows
+from upvit_mm.workflow.prune_report import cost_rows, width_rows
 from upvit_mm.workflow.settings import METHODS, Settings, goal_and_settings
 
 DEFAULTS = Settings()

@@ -14,8 +14,8 @@ from torch import nn
 from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.benchmark.complexity import by_kind, count, measure_arch, measure_config, tables_of, traced_detector
 from upvit_mm.benchmark.complexity import traced_macs as traced
-from upvit_mm.benchmark.whole_detector import build_detector
 from upvit_mm.pruning.costs import count_macs, count_params, mac_terms, widths_of
+from upvit_mm.workflow.whole_detector import build_detector
 
 ROOT = Path(__file__).parents[2]
 SIZES = [(64, 64), (96, 160), (101, 75), (800, 1333)]

@@ -12,7 +12,7 @@ from torch import nn
 from upvit_mm.arch import ArchSpec
 from upvit_mm.benchmark import latency
 from upvit_mm.benchmark.latency import Settings, backbones, detectors, measure_latency, tables_of
-from upvit_mm.benchmark.speed import Timing
+from upvit_mm.stopwatch import Timing
 
 ROOT = Path(__file__).parents[2]
 RETINANET = str(ROOT / 'configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py')

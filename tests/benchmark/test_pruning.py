@@ -21,7 +21,7 @@ from upvit_mm.benchmark.pruning import (
 )
 from upvit_mm.pruning import prunable_dims
 from upvit_mm.pruning.importance import Batch, kl_scores
-from upvit_mm.pruning.network import PosteriorNet
+from upvit_mm.pruning.posterior import PosteriorNet
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from upvit_mm.checkpoints import load_backbone, read_checkpoint, save_checkpoint
 from upvit_mm.cli import is_mistake
 from upvit_mm.pruning import PrunePlan, make_plan, plan_for_target
 from upvit_mm.pruning.baselines import random_scores
-from upvit_mm.pruning.scores import load_scores, save_scores
+from upvit_mm.pruning.score_file import load_scores, save_scores
 
 COUNT = 50  # of each kind of file
 FIRST = {'checkpoint': 0, 'scores': COUNT, 'plan': 2 * COUNT, 'arch': 3 * COUNT}  # seed

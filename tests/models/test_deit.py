@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from upvit_mm.arch.layout import four_global_blocks
+from upvit_mm.arch.size import four_global_blocks
 from upvit_mm.checkpoints import to_ours
 from upvit_mm.models.backbones import deit
 from upvit_mm.models.layers import WindowedAttention

@@ -9,7 +9,7 @@ from torch import nn
 from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.importance import Batch
-from upvit_mm.pruning.network import Entry, PosteriorNet
+from upvit_mm.pruning.posterior import Entry, PosteriorNet
 
 CLASSES = 4
 

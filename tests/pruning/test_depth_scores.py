@@ -10,7 +10,7 @@ from upvit_mm.pruning import importance, make_plan, slice_state
 from upvit_mm.pruning.depth import all_blocks, removal_candidates, remove
 from upvit_mm.pruning.depth_scores import choose_blocks
 from upvit_mm.pruning.importance import Batch
-from upvit_mm.pruning.network import PosteriorNet
+from upvit_mm.pruning.posterior import PosteriorNet
 
 
 def test_each_removal_is_the_one_that_costs_least(build, image, randomise):

@@ -11,7 +11,7 @@ from torch import nn
 from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.importance import Batch, fisher_scores, kl_scores, kl_sums, taylor_sums
-from upvit_mm.pruning.network import Entry, PosteriorNet
+from upvit_mm.pruning.posterior import Entry, PosteriorNet
 
 CLASSES = 4
 

@@ -18,7 +18,7 @@ from upvit_mm.files import sha256_of
 from upvit_mm.pruning import plan_for_target, prunable_dims
 from upvit_mm.pruning.knobs import Grain, knobs_of
 from upvit_mm.pruning.official_scores import read_official_scores
-from upvit_mm.pruning.scores import load_scores
+from upvit_mm.pruning.score_file import load_scores
 from upvit_mm.pruning.scoring import tied
 
 TOOL = Path(__file__).parents[2] / 'tools/import_official_scores.py'

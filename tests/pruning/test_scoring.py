@@ -11,7 +11,7 @@ from torch import nn
 
 from upvit_mm.pruning import scoring
 from upvit_mm.pruning.importance import Batch, fisher_sums, kl_scores, kl_sums, taylor_sums
-from upvit_mm.pruning.network import PosteriorNet
+from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.scoring import Crew, near_cut, rerank, score_in_parts, tied
 
 NAMES = ['stages.0.embed', 'stages.0.blocks.0.v', 'stages.0.blocks.0.mlp_hidden']

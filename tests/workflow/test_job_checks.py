@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmpretrain.models import GlobalAveragePooling
 
-from upvit_mm.workflow.checks import check_images, check_readout, check_training_data
+from upvit_mm.workflow.prune_checks import check_images, check_readout, check_training_data
 
 
 def test_the_checkpoint_has_the_classes_of_the_data(cfg):

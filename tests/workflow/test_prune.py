@@ -15,8 +15,8 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.budget import Budget
-from upvit_mm.pruning.scores import load_scores
-from upvit_mm.workflow.nets import build_net
+from upvit_mm.pruning.score_file import load_scores
+from upvit_mm.workflow.posteriors import build_net
 from upvit_mm.workflow.prune import PruneJob, prune
 from upvit_mm.workflow.settings import Settings
 

@@ -19,7 +19,7 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning import PrunePlan, prunable_dims
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.costs import count_macs, count_params
-from upvit_mm.pruning.scores import save_scores
+from upvit_mm.pruning.score_file import save_scores
 from upvit_mm.pruning.scoring import Crew
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.prune import PruneJob, prune
@@ -425,7 +425,7 @@ def test_ledger(tmp_path):
 def test_every_dim_is_drawn(cfg, checkpoint, tmp_path, family):
     """The picture of a network that loses blocks, and of a plan without scores."""
     from upvit_mm.pruning import make_plan
-    from upvit_mm.workflow.report import draw_widths
+    from upvit_mm.workflow.prune_report import draw_widths
 
     arch = ArchSpec.from_dict(cfg.arch)
     blocks = [[(j, j) for j in range(depth)] for depth in arch.depths]

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.benchmark.evaluation import Evaluation
+from upvit_mm.compare.evaluation import Evaluation
 from upvit_mm.workflow.prune import PruneJob, prune
 from upvit_mm.workflow.settings import Settings
 from upvit_mm.workflow.trainings import Training

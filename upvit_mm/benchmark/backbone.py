@@ -12,7 +12,8 @@ from torch import nn
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.benchmark.rivals import build_backbones
-from upvit_mm.benchmark.speed import (
+from upvit_mm.cli import check_device
+from upvit_mm.stopwatch import (
     SEED,
     Timing,
     device_name,
@@ -22,7 +23,6 @@ from upvit_mm.benchmark.speed import (
     time_alternating,
     training_step,
 )
-from upvit_mm.cli import check_device
 
 TOLERANCE = 5e-2  # of a map's largest value; mmdet's LayerNorm eps differs, and weights are random
 STEPS: dict[str, Callable] = {'forward': forward_step, 'training': training_step}

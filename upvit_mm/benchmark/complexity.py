@@ -15,11 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.benchmark.contestants import FAMILIES, family_of
-from upvit_mm.benchmark.whole_detector import build_detector
-from upvit_mm.pruning.costs import Size, mac_terms, param_terms, total, widths_of
+from upvit_mm.arch.size import Size
+from upvit_mm.compare.contestants import FAMILIES, family_of
+from upvit_mm.pruning.costs import mac_terms, param_terms, total, widths_of
 from upvit_mm.registry import scope_of
-from upvit_mm.workflow.nets import BACKBONES
+from upvit_mm.workflow.posteriors import BACKBONES
+from upvit_mm.workflow.whole_detector import build_detector
 
 PARTS = {  # of a block -> its modules
     'attention projections': ('attn.q', 'attn.k', 'attn.v', 'attn.proj'),

@@ -16,13 +16,13 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from upvit_mm.arch import resolve_arch
-from upvit_mm.benchmark.speed import SEED, Timing, device_name, forward_step, noise, time_alternating
-from upvit_mm.benchmark.whole_detector import WholeDetector, build_detector, detector_state
+from upvit_mm.arch.size import Size
 from upvit_mm.checkpoints import check_state
 from upvit_mm.cli import check_device
-from upvit_mm.pruning.costs import Size
 from upvit_mm.registry import scope_of
-from upvit_mm.workflow.nets import BACKBONES
+from upvit_mm.stopwatch import SEED, Timing, device_name, forward_step, noise, time_alternating
+from upvit_mm.workflow.posteriors import BACKBONES
+from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, detector_state
 
 Networks = dict[str, dict[str, nn.Module]]  # by what is run of them, by name
 

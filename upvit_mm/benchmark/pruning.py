@@ -28,8 +28,8 @@ from upvit_mm.pruning.importance import (
     log_posteriors,
     taylor_scores,
 )
-from upvit_mm.pruning.network import PosteriorNet
-from upvit_mm.workflow.nets import BACKBONES, build_net, judge, peak_memory
+from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.workflow.posteriors import BACKBONES, build_net, judge, peak_memory
 
 logger = logging.getLogger('upvit_mm')
 METHODS = ('kl', 'fisher', 'taylor', 'magnitude', 'random')

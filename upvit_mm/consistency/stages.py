@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.models.layers.grid import Grid, map_to_tokens
+from upvit_mm.models.layers.grid import grid_of, map_to_tokens
 
 QUARTERS = 4
 
@@ -43,18 +42,6 @@ def common_stages(archs: Sequence[ArchSpec]) -> tuple[list[str], list[tuple[int,
     return [f'block{j}' for j in indices[0]], indices
 
 
-def maps_of(backbone: nn.Module, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
-    """The maps ``(B, C_i, H_i, W_i)`` at some of a backbone's ``out_indices``, whatever its own setting is.
-
-    Args:
-        backbone: one of ours, or ``TokenDropping``.
-        images: ``(B, 3, h, w)``, preprocessed.
-        indices: sorted, see ``common_stages``.
-    """
-    with _set(backbone, out_indices=tuple(indices), out_type='featmap'):
-        return backbone(images)
-
-
 def paired_tokens(
     dense: Sequence[Tensor], pruned: Sequence[Tensor], labels: Sequence[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -68,24 +55,6 @@ def paired_tokens(
             sides = ' and '.join('x'.join(map(str, grid_of(m))) for m in (a, b))
             raise ValueError(f'token grids of {label} differ: {sides} (dense and pruned); they cannot be compared.')
         yield map_to_tokens(a), map_to_tokens(b)
-
-
-def grid_of(feature_map: Tensor) -> Grid:
-    """``(H, W)`` of ``(B, C, H, W)``."""
-    return feature_map.shape[-2], feature_map.shape[-1]
-
-
-@contextlib.contextmanager
-def _set(module: nn.Module, **settings) -> Iterator[None]:
-    """Attributes that a module has, changed for the time being."""
-    before = {name: getattr(module, name) for name in settings if hasattr(module, name)}
-    try:
-        for name in before:
-            setattr(module, name, settings[name])
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
 
 
 def _describe(arch: ArchSpec) -> str:

@@ -15,16 +15,12 @@ from torch import Tensor
 
 from upvit_mm.data.datasets import datasets_in, evaluation_part
 from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, look_through
+from upvit_mm.models.network import preprocessing_of
 from upvit_mm.pruning.importance import Batch
 from upvit_mm.registry import is_type, type_name
 
 logger = logging.getLogger('upvit_mm')
 MAX_UNREADABLE = 0.01  # share
-
-
-def preprocessing_of(cfg: Config) -> dict[str, Any]:
-    """What a config does to pixels, as its runner would: the setting of its model goes before that of the config."""
-    return dict(cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
 
 
 def test_pipeline(cfg: Config) -> list[dict[str, Any]]:

@@ -108,8 +108,8 @@ def channels(subject: Subject) -> Iterator[Finding]:
 )
 def colours(subject: Subject) -> Finding | tuple:
     """Pretrained DeiT and PVTv2 know RGB of about unit size; mmdet's configs of Caffe backbones give BGR up to 255."""
-    from upvit_mm.consistency.networks import Colours
     from upvit_mm.models.backbones.base import UPBackbone
+    from upvit_mm.models.network import Colours
 
     if not isinstance(subject.model.backbone, UPBackbone):
         return ()

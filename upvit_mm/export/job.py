@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upvit_mm.benchmark.speed import Timing, check_repeats, time_alternating
+from upvit_mm.arch.size import Size
 from upvit_mm.export.onnx_file import open_session, run_session, write_onnx
 from upvit_mm.export.parts import Part
-from upvit_mm.pruning.costs import Size
+from upvit_mm.stopwatch import Timing, check_repeats, time_alternating
 
 
 @dataclass(frozen=True)

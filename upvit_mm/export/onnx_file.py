@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from upvit_mm.arch.size import Size
 from upvit_mm.export.parts import Part
 from upvit_mm.files import write_atomically
-from upvit_mm.pruning.costs import Size
 
 if TYPE_CHECKING:
     import numpy as np

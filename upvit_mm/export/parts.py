@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from upvit_mm.checkpoints import check_state, load_classifier, read_checkpoint
-from upvit_mm.consistency import Network, load_network, maps_of
+from upvit_mm.models.network import Network, load_network, maps_of
 from upvit_mm.registry import MODELS, scope_of
 from upvit_mm.version import __version__
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from upvit_mm.arch import resolve_arch
 from upvit_mm.checkpoints import load_backbone
-from upvit_mm.consistency import StageMetrics, common_stages, maps_of, paired_tokens
+from upvit_mm.consistency import StageMetrics, common_stages, paired_tokens
 from upvit_mm.models import UPDeiT, UPPVTv2
 from upvit_mm.models.backbones.base import UPBackbone
 from upvit_mm.models.layers.grid import map_to_tokens
+from upvit_mm.models.network import maps_of
 from upvit_mm.registry import HOOKS
 
 BACKBONES = {'deit': UPDeiT, 'pvtv2': UPPVTv2}

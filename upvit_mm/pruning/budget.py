@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.pruning.costs import Size, Term, mac_terms, param_terms, total
+from upvit_mm.arch.size import Size
+from upvit_mm.pruning.costs import Term, mac_terms, param_terms, total
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.knobs import Grain, Knob, knobs_of, set_share, widths_at
 from upvit_mm.pruning.table import block_name

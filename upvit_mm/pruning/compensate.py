@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from upvit_mm.pruning.depth import branches
 from upvit_mm.pruning.importance import Batch
-from upvit_mm.pruning.network import Entry, PosteriorNet
 from upvit_mm.pruning.plan import PrunePlan
+from upvit_mm.pruning.posterior import Entry, PosteriorNet
 from upvit_mm.pruning.table import stage_name
 
 logger = logging.getLogger('upvit_mm')

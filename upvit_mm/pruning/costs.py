@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import prod
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.arch.layout import four_global_blocks
+from upvit_mm.arch.size import four_global_blocks
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.table import block_name, stage_name
 

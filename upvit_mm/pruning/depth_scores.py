@@ -10,7 +10,7 @@ import torch
 from upvit_mm.pruning.depth import Branch, Pair, all_blocks, branches, removal_candidates, remove
 from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.importance import Batch, log_posteriors
-from upvit_mm.pruning.network import PosteriorNet
+from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.table import block_name
 
 logger = logging.getLogger('upvit_mm')

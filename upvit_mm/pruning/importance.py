@@ -18,7 +18,7 @@ from torch import Tensor
 
 from upvit_mm.pruning.dims import PrunableDim, prunable_dims
 from upvit_mm.pruning.gates import gates
-from upvit_mm.pruning.network import Entry, PosteriorNet
+from upvit_mm.pruning.posterior import Entry, PosteriorNet
 
 Scores = dict[str, Tensor]  # dim name -> (size,)
 Channels = Mapping[str, Tensor]  # dim name -> channels to score, int64

@@ -29,7 +29,7 @@ from torch import Tensor
 from upvit_mm.arch import ArchSpec
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning.dims import prunable_dims
-from upvit_mm.pruning.scores import save_scores
+from upvit_mm.pruning.score_file import save_scores
 from upvit_mm.pruning.table import block_name, stage_name
 
 logger = logging.getLogger('upvit_mm')

@@ -8,15 +8,8 @@ from typing import Any
 from mmengine.config import Config
 
 from upvit_mm.data.identity import identity_of
-from upvit_mm.data.image_set import (
-    ImageSet,
-    folder_sets,
-    held_out_set,
-    part_data,
-    preprocessing_of,
-    proxy_set,
-    test_pipeline,
-)
+from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, part_data, proxy_set, test_pipeline
+from upvit_mm.models.network import preprocessing_of
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.settings import Settings
 

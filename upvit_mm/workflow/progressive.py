@@ -17,7 +17,6 @@ from upvit_mm.checkpoints import load_classifier, local_file, save_checkpoint
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning.budget import Budget, narrowest, target_for_budget
 from upvit_mm.pruning.costs import count_macs, count_params, total, widths_of
-from upvit_mm.workflow.checks import check_training_data
 from upvit_mm.workflow.finetune import (
     Lesson,
     balanced_subset,
@@ -28,6 +27,7 @@ from upvit_mm.workflow.finetune import (
     without_teacher,
 )
 from upvit_mm.workflow.prune import Outcome, prune
+from upvit_mm.workflow.prune_checks import check_training_data
 from upvit_mm.workflow.record import Say
 from upvit_mm.workflow.settings import Goal, Settings
 from upvit_mm.workflow.trainings import Training, train_all

@@ -23,17 +23,17 @@ from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.depth_scores import choose_blocks
 from upvit_mm.pruning.importance import Scores
-from upvit_mm.pruning.network import PosteriorNet
 from upvit_mm.pruning.plan import Blocks
-from upvit_mm.pruning.scores import load_scores, save_scores, scores_digest
+from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.score_file import load_scores, save_scores, scores_digest
 from upvit_mm.pruning.scoring import Crew
 from upvit_mm.pruning.table import block_name
-from upvit_mm.workflow.checks import check_goal, check_images, check_readout
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.nets import build_net, judge, peak_memory
-from upvit_mm.workflow.report import write_report
-from upvit_mm.workflow.score import score_images, score_weights
+from upvit_mm.workflow.posteriors import build_net, judge, peak_memory
+from upvit_mm.workflow.prune_checks import check_goal, check_images, check_readout
+from upvit_mm.workflow.prune_report import write_report
+from upvit_mm.workflow.scoring import score_images, score_weights
 from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
 
 logger = logging.getLogger('upvit_mm')

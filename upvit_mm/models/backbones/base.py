@@ -12,9 +12,9 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.arch.size import Grid
 from upvit_mm.checkpoints import check_state, load_backbone, to_ours_in_place
 from upvit_mm.models.layers import Stage
-from upvit_mm.models.layers.grid import Grid
 from upvit_mm.registry import is_type
 
 logger = logging.getLogger('upvit_mm')

@@ -9,10 +9,10 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from upvit_mm.arch.layout import four_global_blocks
+from upvit_mm.arch.size import Grid, four_global_blocks
 from upvit_mm.models.backbones.base import UPBackbone, stage_modules
 from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, Stage, WindowedAttention, resize_pos_embed
-from upvit_mm.models.layers.grid import Grid, outgoing, tokens_to_map
+from upvit_mm.models.layers.grid import outgoing, tokens_to_map
 from upvit_mm.registry import MODELS
 
 OUT_TYPES = ('featmap', 'cls_token')

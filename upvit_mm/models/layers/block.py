@@ -8,8 +8,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from upvit_mm.arch.size import Grid
 from upvit_mm.models.layers.attention import Attention
-from upvit_mm.models.layers.grid import Grid
 from upvit_mm.models.layers.mlp import Mlp
 from upvit_mm.models.layers.patch_embed import PatchEmbed
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-Grid = tuple[int, int]  # (H, W)
+from upvit_mm.arch.size import Grid
 
 
 def units(length: int, unit: int) -> int:
@@ -32,3 +32,8 @@ def outgoing(x: Tensor) -> Tensor:
     leaves us.
     """
     return x.contiguous()
+
+
+def grid_of(feature_map: Tensor) -> Grid:
+    """``(H, W)`` of ``(B, C, H, W)``."""
+    return feature_map.shape[-2], feature_map.shape[-1]

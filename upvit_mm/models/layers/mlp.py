@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upvit_mm.models.layers.grid import Grid, map_to_tokens, tokens_to_map
+from upvit_mm.arch.size import Grid
+from upvit_mm.models.layers.grid import map_to_tokens, tokens_to_map
 from upvit_mm.models.layers.linear import Linear, in_plain_inference
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from upvit_mm.models.layers.grid import Grid, map_to_tokens, units
+from upvit_mm.arch.size import Grid
+from upvit_mm.models.layers.grid import map_to_tokens, units
 
 NORM_EPS = 1e-5  # PVTv2's patch embedding keeps torch's default, unlike its blocks (authors' code, timm)
 

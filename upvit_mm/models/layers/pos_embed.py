@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upvit_mm.models.layers.grid import Grid
+from upvit_mm.arch.size import Grid
 
 
 def resize_pos_embed(pos_embed: Tensor, source_grid: Grid, grid: Grid, num_prefix_tokens: int) -> Tensor:

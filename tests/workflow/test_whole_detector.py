@@ -1,0 +1,45 @@
+"""A detector as a network from images to detections."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from upvit_mm.compare.contestants import Contestant, with_backbone
+from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, default_size, first_images, padded
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'mask-rcnn'])
+def test_it_detects_what_mmdet_detects(kind, detector_config, archs):
+    from mmdet.registry import DATASETS
+
+    cfg = with_backbone(detector_config('pvtv2', kind), Contestant.parse(f'a={archs("pvtv2")[0]}'))
+    torch.manual_seed(0)
+    detector = build_detector(cfg)
+    detector.init_weights()
+    images = first_images(cfg, detector, (64, 64), 3)
+    assert images.shape == (3, 3, 64, 64)
+    assert torch.equal(images[0], images[2])  # two images in the set
+    with torch.no_grad():
+        ours = WholeDetector(detector)(images[:1])[0].pred_instances
+        sample = DATASETS.build(cfg.test_dataloader.dataset)[0]
+        data = {'inputs': [sample['inputs']], 'data_samples': [sample['data_samples']]}
+        theirs = detector.test_step(data)[0].pred_instances
+    assert len(ours) > 10
+    assert torch.equal(ours.labels, theirs.labels)
+    torch.testing.assert_close(ours.scores, theirs.scores)
+    torch.testing.assert_close(2 * ours.bboxes, theirs.bboxes)  # mmdet's are for the file's 128 px
+
+
+def test_sizes(detector_config, archs):
+    cfg = detector_config('pvtv2')
+    assert default_size(cfg) == (64, 64)
+    cfg.test_dataloader.dataset.pipeline[1].scale = (1333, 800)
+    assert default_size(cfg) == (800, 1333)
+    detector = build_detector(with_backbone(cfg, Contestant.parse(f'a={archs("pvtv2")[0]}')))
+    assert padded((800, 1333), detector) == (800, 1344)
+    cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=cfg.test_dataloader.dataset)
+    assert default_size(cfg) == (800, 1333)
+    cfg.test_dataloader.dataset.dataset.pipeline.pop(1)
+    with pytest.raises(ValueError, match='no Resize with a scale; give the size'):
+        default_size(cfg)

@@ -1,0 +1,1 @@
+"""Networks beside one another: classifiers, detectors, tokens; their records, and one page of results."""

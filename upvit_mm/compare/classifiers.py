@@ -1,0 +1,287 @@
+"""Does a pruned network beat the vanilla network of its architecture? The same training for each, by seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.checkpoints import load_classifier, local_file
+from upvit_mm.cli import check_device
+from upvit_mm.compare.classifier_report import write_comparison
+from upvit_mm.compare.paired import paired_difference
+from upvit_mm.compare.step_times import step_times
+from upvit_mm.data.identity import run_identity
+from upvit_mm.files import sha256_of, write_text_atomically
+from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.costs import count_macs, count_params
+from upvit_mm.workflow.finetune import Lesson, balanced_subset, check_dense_config, classifier, taught, training
+from upvit_mm.workflow.ledger import Ledger, fingerprint
+from upvit_mm.workflow.prune import prune
+from upvit_mm.workflow.prune_checks import check_goal, check_readout, check_training_data
+from upvit_mm.workflow.record import Say
+from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
+from upvit_mm.workflow.trainings import Training, evaluate, train_all
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train the target architecture.
+
+    Attributes:
+        key: name of its folder.
+        title: for people.
+        start: file of the pruning job to start from; None = from scratch.
+        distilled: whether the dense network teaches.
+        both_trainings: whether it is trained as long as the dense network and a pruned one together.
+    """
+
+    key: str
+    title: str
+    start: str | None
+    distilled: bool
+    both_trainings: bool = False
+
+
+VANILLA = Row('vanilla', 'vanilla, from scratch', None, False)
+ROWS = (
+    VANILLA,
+    Row('vanilla-distilled', 'vanilla, from scratch, distilled', None, True),
+    Row('sliced-distilled', 'UP, plain slice, distilled', 'plain.pth', True),
+    Row('compensated-distilled', 'UP, compensated, distilled', 'sliced.pth', True),
+    Row('compensated', 'UP, compensated, no teacher', 'sliced.pth', False),
+    Row('vanilla-long', 'vanilla, from scratch, the dense epochs too', None, False, both_trainings=True),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compare.
+
+    Attributes:
+        epochs: of every training.
+        seeds: each row is trained once with each.
+        train_images: size of the class-balanced subset of the training images that is used; None = all.
+        dense_epochs: of the dense network; None = ``epochs`` where it is trained here, else unknown.
+        lr: of networks from scratch; None = the config's.
+        finetune_lr: of pruned networks; None = as ``lr``.
+        lesson: what students learn from the dense network.
+        rows: keys of ``ROWS``; None = all that the known epochs allow.
+        jobs: trainings at a time.
+
+    Raises:
+        ValueError: a setting that makes no sense.
+    """
+
+    epochs: int
+    seeds: Sequence[int] = (0, 1, 2)
+    train_images: int | None = None
+    dense_epochs: int | None = None
+    lr: float | None = None
+    finetune_lr: float | None = None
+    lesson: Lesson = field(default_factory=Lesson)
+    rows: Sequence[str] | None = None
+    jobs: int = 1
+
+    def __post_init__(self):
+        for name in ('epochs', 'train_images', 'dense_epochs', 'lr', 'finetune_lr', 'jobs'):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f'{name} = {value}: must be above 0.')
+        known = [row.key for row in ROWS]
+        for name, values in (('seeds', self.seeds), ('rows', known if self.rows is None else self.rows)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f'{name} = {list(values)}: one or more, each once.')
+        if unknown := sorted(set(self.rows or ()) - set(known)):
+            raise ValueError(f'rows: {unknown[0]!r} is unknown; known: {", ".join(known)}.')
+
+
+class Comparison:
+    """Prunes, trains all rows for all seeds, and writes what came out; whatever is done already is not done again.
+
+    Args:
+        cfg: mmpretrain config of the dense classifier.
+        checkpoint: its weights; None = train it first, on the same images with the first seed.
+        goal: what to prune it to.
+        settings: how to prune; with ``compensate``, which leaves both slices.
+        options: how to compare.
+        work_dir: gets ``compare.md``, ``compare.csv``, ``compare.json``, ``curves.png`` and a folder for each step. A
+            row's folder holds the ``arch.json`` that belongs to its checkpoints: rows share widths, not logit scales.
+        say: told how it goes, a line at a time.
+
+    Raises:
+        FileNotFoundError: the checkpoint or data are missing.
+        ValueError: config, checkpoint, goal or data do not fit; the message says which and why.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: str | None,
+        goal: Goal,
+        settings: Settings,
+        options: Options,
+        work_dir: Path,
+        say: Say = print,
+    ):
+        init_default_scope('mmpretrain')
+        check_dense_config(cfg)
+        if not settings.compensate:
+            raise ValueError('compensate = False: the rows need the plain and the compensated slice; leave it out.')
+        check_training_data(cfg, checkpoint)
+        if options.train_images:
+            cfg = balanced_subset(cfg, options.train_images, settings.seed)
+        self.cfg, self.goal, self.settings, self.options = cfg, goal, settings, options
+        self.work_dir, self.say = Path(work_dir).absolute(), say
+        self.given, self.source = checkpoint, source_of(cfg)
+        check_readout(cfg, self.source.family)
+        check_device(settings.device)
+        check_goal(goal, self.source, settings, cfg.model.head.num_classes)
+        self.lr = options.lr or cfg.optim_wrapper.optimizer.lr
+        self.finetune_lr = options.finetune_lr or self.lr
+        self.dense_epochs = options.dense_epochs or (None if checkpoint else options.epochs)
+        self.rows = self._rows()
+        self.dense = self.work_dir / 'dense.pth'  # set to the file that is used
+
+    def run(self, **notes: Any) -> dict[str, Any]:
+        """All of it; returns what ``compare.json`` holds, ``notes`` included."""
+        dense = self._dense_row()
+        pruning = self.work_dir / 'pruning'
+        outcome = prune(self.cfg, str(self.dense), self.goal, pruning, self.settings)
+        rows = self.rows
+        for row in rows:
+            self._arch(row, outcome.plan).save_json(self.work_dir / row.key / 'arch.json')
+        runs = {(row.key, seed): self._training(row, seed, outcome.plan) for seed in self.options.seeds for row in rows}
+        train_all(list(runs.values()), self.options.jobs, self.say)
+        records = {row.key: {seed: runs[row.key, seed].record() for seed in self.options.seeds} for row in rows}
+        used = {'dense_epochs': self.dense_epochs, 'lr': self.lr, 'finetune_lr': self.finetune_lr}
+        used['rows'] = [row.key for row in rows]
+        content = {
+            **notes,
+            'goal': goal_text(self.goal),
+            'options': asdict(self.options) | used,
+            'pruning': asdict(self.settings),
+            'checkpoint': str(self.dense),
+            'sha256': sha256_of(self.dense),
+            'dense': dense,
+            'one_shot': outcome.held_out,
+            'target': self._costs(outcome.plan.target_arch),
+            'step_times': self._step_times(outcome.plan),
+            'rows': summarise(rows, records),
+        }
+        write_comparison(self.work_dir, content)
+        return json.loads((self.work_dir / 'compare.json').read_text(encoding='utf-8'))
+
+    # ---------------------------------------------------------------------- parts
+
+    def _rows(self) -> list[Row]:
+        if self.options.rows is None:
+            return [row for row in ROWS if self.dense_epochs or not row.both_trainings]
+        rows = [row for row in ROWS if row.key in self.options.rows]
+        if not self.dense_epochs and (longer := [row.key for row in rows if row.both_trainings]):
+            raise ValueError(f'rows: {longer[0]} needs dense_epochs, for how long the given checkpoint was trained.')
+        return rows
+
+    def _dense_row(self) -> dict[str, Any]:
+        o = self.options
+        if self.given is None:
+            cfg = training(self.cfg, self.cfg.model, self.dense_epochs, o.seeds[0], self.lr)
+            dense = Training('dense', self.work_dir / 'dense', cfg)
+            train_all([dense], say=self.say)
+            self.dense = dense.checkpoint
+        else:
+            self.dense = local_file(self.given).absolute()
+        state = load_classifier(self.dense, arch=self.source)
+        read = run_identity(self.cfg, ('val',))
+        inputs = fingerprint('dense', sha256_of(self.dense), self.cfg.model, self.cfg.val_dataloader, read)
+        ledger, path = Ledger(self.work_dir), self.work_dir / 'dense.json'
+        if not ledger.is_current('dense', inputs):
+            top1 = evaluate(self.cfg, state, self.work_dir / 'dense-evaluation')
+            write_text_atomically(path, json.dumps({'top1': top1, **self._costs(self.source)}) + '\n')
+            ledger.record('dense', inputs, path.name)
+        return json.loads(path.read_text(encoding='utf-8'))
+
+    def _arch(self, row: Row, plan: PrunePlan) -> ArchSpec:
+        """What a row trains; one from scratch has the usual scale of logits, a pruned one that of its source."""
+        if row.start is not None:
+            return plan.target_arch
+        return ArchSpec.from_dict({k: v for k, v in plan.target_arch.to_dict().items() if k != 'qk_scales'})
+
+    def _model(self, row: Row, plan: PrunePlan):
+        """A row's model and the files that decide what becomes of it."""
+        pruning = self.work_dir / 'pruning'
+        files = [] if row.start is None else [pruning / row.start]
+        plans = [] if row.start is None else [pruning / 'plan.json']
+        model = classifier(self.cfg, self._arch(row, plan), *files)
+        if row.distilled:
+            model = taught(model, self.cfg, self.dense, self.options.lesson, plans)
+            files += [self.dense]
+        return model, tuple(files)
+
+    def _training(self, row: Row, seed: int, plan: PrunePlan) -> Training:
+        model, files = self._model(row, plan)
+        epochs = self.options.epochs + (self.dense_epochs if row.both_trainings else 0)
+        cfg = training(self.cfg, model, epochs, seed, self.finetune_lr if row.start else self.lr)
+        return Training(f'{row.title}, seed {seed}', self.work_dir / row.key / f'seed{seed}', cfg, files)
+
+    def _costs(self, arch: ArchSpec) -> dict[str, int]:
+        classes = self.cfg.model.head.num_classes
+        return {'macs': count_macs(arch, (arch.img_size,) * 2, classes), 'params': count_params(arch, classes)}
+
+    def _step_times(self, plan: PrunePlan) -> dict[str, float]:
+        """Measured once for the same networks: another measurement would change a finished report."""
+        ledger, path = Ledger(self.work_dir), self.work_dir / 'step_times.json'
+        models = [self._model(row, plan)[0] for row in ROWS[:2]]
+        inputs = fingerprint('step_times', [model.to_dict() for model in models], self.cfg.train_dataloader.batch_size)
+        if not ledger.is_current('step_times', inputs):
+            write_text_atomically(path, json.dumps(step_times(self.cfg, *models)) + '\n')
+            ledger.record('step_times', inputs, path.name)
+        return json.loads(path.read_text(encoding='utf-8'))
+
+
+def summarise(rows: Sequence[Row], records: dict[str, dict[int, dict]]) -> list[dict[str, Any]]:
+    """Mean and spread of each row, its difference to vanilla, paired by seed, and when it reaches vanilla's final mean.
+
+    Args:
+        rows: which.
+        records: by key and seed, what ``Training.record`` gives; the same seeds in every row.
+
+    Returns:
+        By row, among others, ``mean``, ``std``, and ``mean``, ``interval`` and ``established`` of the
+        ``paired_difference`` to vanilla, the first of them as ``over_vanilla``; without vanilla they are None.
+    """
+    table, vanilla = [], None
+    for row in rows:
+        curves = np.array([record['top1'] for record in records[row.key].values()], dtype=float)
+        timed = [record['seconds_per_step'] for record in records[row.key].values()]
+        known = [seconds for seconds in timed if seconds]  # lost where a run was cut off before it was judged
+        final, curve = curves[:, -1], np.nanmean(curves, axis=0)  # an epoch whose accuracy got lost is NaN
+        if row == VANILLA:
+            vanilla = final
+        reached = [] if vanilla is None else np.flatnonzero(curve >= vanilla.mean())
+        over = {} if vanilla is None else paired_difference(final, vanilla)
+        table.append(
+            {
+                **asdict(row),
+                'top1': dict(zip(map(str, records[row.key]), final.tolist())),
+                'epochs': curves.shape[1],
+                'mean': float(final.mean()),
+                'std': float(final.std(ddof=1)) if len(final) > 1 else None,
+                'over_vanilla': over.get('mean'),
+                'interval': over.get('interval'),
+                'established': over.get('established'),
+                'epochs_to_vanilla': int(reached[0]) + 1 if len(reached) else None,
+                'seconds_per_step': median(known) if known else None,
+                'curve': curve.tolist(),
+                'curves': curves.tolist(),
+            }
+        )
+    return table

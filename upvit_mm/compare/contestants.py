@@ -1,0 +1,200 @@
+"""Backbones that compete in one detector: named by the user, put into its config, checked before hours of work."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import LOOPS, METRICS
+
+from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.checkpoints import check_state, load_backbone
+from upvit_mm.files import sha256_of
+from upvit_mm.registry import MODELS, Kind, is_type
+from upvit_mm.workflow.finetune import repeatable, set_epochs
+from upvit_mm.workflow.record import BOX_AP
+from upvit_mm.workflow.whole_detector import build_detector, detector_state
+
+FAMILIES = {'upvit_mm.UPDeiT': 'deit', 'upvit_mm.UPPVTv2': 'pvtv2'}  # by type of backbone
+SEED = '{seed}'  # in the path of a checkpoint
+KINDS = ('bbox', 'segm')  # families of AP, as CocoMetric names them
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A backbone to put into the detector.
+
+    Attributes:
+        name: for people, and of its folder.
+        arch: what is built.
+        checkpoint: absolute path or address of its weights (of the whole detector where that is only evaluated), where
+            ``{seed}`` stands for the seed of the detector's training; None = random weights.
+    """
+
+    name: str
+    arch: ArchSpec
+    checkpoint: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Contestant:
+        """``NAME=ARCH,CHECKPOINT`` or ``NAME=ARCH``, where ARCH is a stock name or an ``arch.json``.
+
+        Raises:
+            FileNotFoundError: no such ``arch.json`` or checkpoint.
+            ValueError: another form, a name that is no plain folder name, or an unknown arch.
+        """
+        name, _, rest = text.partition('=')
+        arch, _, checkpoint = rest.partition(',')
+        if not arch or (',' in rest and not checkpoint):
+            raise ValueError(f'backbones: {text!r} must be NAME=ARCH,CHECKPOINT, or NAME=ARCH for random weights.')
+        if not re.fullmatch(r'\w([\w.+-]*[\w+-])?', name) or re.search(r'\.(md|csv|json|png|html)$', name):
+            raise ValueError(f'backbones: {name!r} cannot name a folder; use letters, digits and any of _ . + -')
+        if checkpoint and '://' not in checkpoint:
+            checkpoint = str(Path(checkpoint).expanduser().absolute())
+        contestant = cls(name, resolve_arch(arch), checkpoint or None)
+        return contestant if SEED in checkpoint else contestant.at(0)
+
+    def at(self, seed: int) -> Contestant:
+        """With the weights that belong to a seed.
+
+        Raises:
+            FileNotFoundError: no such checkpoint.
+        """
+        if self.checkpoint is None:
+            return self
+        found = replace(self, checkpoint=self.checkpoint.replace(SEED, str(seed)))
+        for path in found.files:
+            if not path.is_file():
+                raise FileNotFoundError(f'backbones: {self.name}: checkpoint {str(path)!r} does not exist.')
+        return found
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its checkpoint, where that is a file of this machine."""
+        return (Path(self.checkpoint),) if self.checkpoint and '://' not in self.checkpoint else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Where it comes from, as plain data."""
+        sha256 = next((sha256_of(path) for path in self.files if path.is_file()), None)  # none of several seeds
+        return {'name': self.name, 'checkpoint': self.checkpoint, 'sha256': sha256, 'arch': self.arch.to_dict()}
+
+
+def family_of(kind: Kind) -> str | None:
+    """The family of a backbone of ours that a config's ``type`` names; None for another backbone."""
+    return next((family for name, family in FAMILIES.items() if is_type(kind, name, registry=MODELS)), None)
+
+
+def check_detector_config(cfg: Config, trained: bool) -> None:
+    """Refuse a config that is none of a detector on one of our backbones, judged by box AP.
+
+    Args:
+        cfg: of mmdet.
+        trained: whether it will be trained, by epochs.
+
+    Raises:
+        ValueError: which setting is another.
+    """
+    model = cfg.get('model') or {}
+    kind = (model.get('backbone') or {}).get('type')
+    if family_of(kind) is None:
+        raise ValueError(f'model.backbone.type = {kind!r}: must be one of {", ".join(FAMILIES)}.')
+    if not model.get('neck'):
+        raise ValueError('model.neck: must be there; its in_channels follow the backbone.')
+    for name, value in (('model.init_cfg', model.get('init_cfg')), ('load_from', cfg.get('load_from'))):
+        if value:
+            raise ValueError(f'{name} = {value!r}: would overwrite the weights of the backbones; set it to None.')
+    for part in ('val', 'test') if trained else ('test',):
+        if 'bbox' not in ap_kinds(cfg, part):
+            raise ValueError(f"{part}_evaluator: must hold a CocoMetric with metric='bbox', which gives {BOX_AP.key}.")
+    train_cfg = cfg.get('train_cfg') or {}
+    by_epoch = train_cfg.get('by_epoch') or is_type(train_cfg.get('type'), 'EpochBasedTrainLoop', registry=LOOPS)
+    if trained and not by_epoch:
+        raise ValueError('train_cfg: must be there and count epochs (EpochBasedTrainLoop).')
+
+
+def ap_kinds(cfg: Config, part: str) -> tuple[str, ...]:
+    """Of ``KINDS`` those that a config's evaluator of ``'val'`` or ``'test'`` gives."""
+    evaluators = cfg.get(f'{part}_evaluator') or {}
+    found: set[str] = set()
+    for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+        kind, known = evaluator.get('type'), dict(registry=METRICS, scope='mmdet')
+        is_coco = is_type(kind, 'CocoMetric', **known) and not is_type(kind, 'LVISMetric', **known)  # other names
+        if is_coco and not evaluator.get('format_only'):
+            metric = evaluator.get('metric', 'bbox')
+            found |= {metric} if isinstance(metric, str) else set(metric)
+    return tuple(kind for kind in KINDS if kind in found)
+
+
+def with_backbone(cfg: Config, contestant: Contestant, pretrained: bool = True) -> Config:
+    """The detector's config with another backbone in it, and nothing else changed.
+
+    Args:
+        cfg: the detector's.
+        contestant: the backbone.
+        pretrained: whether it starts from the contestant's checkpoint.
+    """
+    cfg = copy.deepcopy(cfg)
+    backbone, neck = cfg.model.backbone, cfg.model.neck
+    backbone.arch = contestant.arch.to_dict()
+    backbone.pop('init_cfg', None)
+    if pretrained and contestant.checkpoint:
+        backbone.init_cfg = dict(type='Pretrained', checkpoint=contestant.checkpoint)
+    if 'arch' in cfg:
+        cfg.arch = copy.deepcopy(backbone.arch)
+    widths = list(contestant.arch.embed_dims)
+    if len(widths) > 1 and backbone.get('out_indices') is not None:
+        widths = [widths[i] for i in sorted(backbone.out_indices)]
+    (neck[0] if isinstance(neck, Sequence) else neck).in_channels = widths
+    return cfg
+
+
+def training_of(cfg: Config, seed: int, epochs: int | None, processes: int) -> Config:
+    """A detector's config made fit for ``Training``.
+
+    Args:
+        cfg: one of ``with_backbone``.
+        seed: of everything random.
+        epochs: how long; None = as the config says. Milestones and ends of schedules by epochs move with it.
+        processes: how many share the batch; recorded, since they decide the result.
+    """
+    run = repeatable(copy.deepcopy(cfg), seed)
+    run.judged_by = BOX_AP.key
+    if processes > 1:
+        run.processes = processes
+    if epochs is not None:
+        set_epochs(run, epochs)
+    return run
+
+
+def check_contestant(cfg: Config, contestant: Contestant, whole: bool):
+    """The detector of a config of ``with_backbone``, its checkpoint checked.
+
+    Args:
+        cfg: with the contestant in it.
+        contestant: the backbone.
+        whole: whether its checkpoint is one of the whole detector.
+
+    Raises:
+        ValueError: another family than the config's backbone, or a checkpoint that does not fit.
+    """
+    name = f'{contestant.name} ({contestant.checkpoint})'
+    try:
+        resolve_arch(contestant.arch, family_of(cfg.model.backbone.type))
+        detector = build_detector(cfg)
+        if whole:
+            if not contestant.files:
+                raise ValueError('evaluation alone needs the file of a whole detector: NAME=ARCH,CHECKPOINT.')
+            state = detector_state(contestant.checkpoint, contestant.arch)
+            check_state(state, detector.state_dict(), 'the whole detector')
+        elif contestant.checkpoint:
+            arch = contestant.arch.name or 'custom'
+            state = load_backbone(contestant.checkpoint, arch=contestant.arch)
+            check_state(state, detector.backbone.state_dict(), f'arch {arch}')
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f'backbones: {name}: {error}') from error
+    return detector

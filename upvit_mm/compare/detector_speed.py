@@ -1,0 +1,67 @@
+"""What detectors cost on this machine: latency, throughput and peak memory, side by side."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from upvit_mm.arch.size import Size
+from upvit_mm.stopwatch import device_name, forward_step, peak_memory, time_alternating
+from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, detector_state, first_images
+
+
+def detector_speeds(detectors: Mapping[str, tuple[Path, str]], size: Size, batch: int, repeats: int) -> dict[str, Any]:
+    """Time ``predict`` of detectors in turn, on images of their test data, and measure each alone in a fresh process.
+
+    Args:
+        detectors: by name, a config file and a checkpoint of the whole detector: what is found decides the time of
+            the heads.
+        size: ``(height, width)`` of the images.
+        batch: images at once for the throughput.
+        repeats: timed runs of each detector and batch size.
+
+    Returns:
+        ``settings``: what it was measured with; ``detectors``: by name ``latency`` (seconds of one image: median,
+        quartiles), ``throughput`` (images a second, from the median) and ``peak_bytes`` (one image).
+    """
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    nets = {name: _load(*files, device) for name, files in detectors.items()}
+    cfg = Config.fromfile(next(iter(detectors.values()))[0])
+    images = first_images(cfg, next(iter(nets.values())).detector, size, batch)
+    latency = time_alternating(nets, forward_step, images[:1], repeats)
+    batches = time_alternating(nets, forward_step, images, repeats)
+    measured = {
+        name: {
+            'latency': latency[name].to_dict(),
+            'throughput': batch / batches[name].median,
+            'peak_bytes': _peak_in_fresh_process(files, images[:1].cpu(), device),
+        }
+        for name, files in detectors.items()
+    }
+    settings = {'device': device_name(device), 'threads': torch.get_num_threads(), 'torch': torch.__version__}
+    settings |= {'size': list(size), 'batch': batch, 'repeats': repeats}
+    return {'settings': settings, 'detectors': measured}
+
+
+def _load(config: Path, checkpoint: str, device: str) -> WholeDetector:
+    detector = build_detector(Config.fromfile(config))
+    detector.load_state_dict(detector_state(checkpoint))
+    return WholeDetector(detector).to(device)
+
+
+def _peak_in_fresh_process(files: tuple[Path, str], image: Tensor, device: str) -> int:
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.apply(_peak, (files, image.numpy(), device, torch.get_num_threads()))
+
+
+def _peak(files: tuple[Path, str], image, device: str, threads: int) -> int:
+    torch.set_num_threads(threads)
+    net, x = _load(*files, device), torch.from_numpy(image).to(device)
+    forward_step(net, x[..., :64, :64])  # libraries load and allocate on first use
+    return peak_memory(net, forward_step, x)

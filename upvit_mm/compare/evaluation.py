@@ -1,0 +1,91 @@
+"""A detector's checkpoint judged on its test data: metrics and predictions, kept in the folder of its run."""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import barrier, broadcast_object_list, is_main_process
+
+from upvit_mm.compare.contestants import ap_kinds
+from upvit_mm.compare.predictions import PredictionsFile
+from upvit_mm.data.identity import looked_at_once, run_identity
+from upvit_mm.files import sha256_of, write_text_atomically
+from upvit_mm.runner import build_runner
+from upvit_mm.workflow.ledger import Ledger, fingerprint
+from upvit_mm.workflow.record import Say
+from upvit_mm.workflow.trainings import console_of, placed
+
+METRICS, PREDICTIONS = 'metrics.json', 'predictions.json'
+AREAS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint that is to be judged.
+
+    Attributes:
+        name: for people.
+        folder: gets ``metrics.json``, ``predictions.json`` (a COCO result file) and mmengine's logs.
+        cfg: whole config of the detector.
+        checkpoint: of the whole detector.
+    """
+
+    name: str
+    folder: Path
+    cfg: Config
+    checkpoint: Path
+
+    def record(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds: all metrics, the checkpoint and its ``sha256``."""
+        return json.loads((self.folder / METRICS).read_text(encoding='utf-8'))
+
+    def metrics(self) -> dict[str, float | None]:
+        """AP by name as ``bbox_mAP_50``, in 0 to 1; None where the test data have no object of that size."""
+        metrics = self.record()['metrics']
+        names = [f'{kind}_{area}' for kind in ap_kinds(self.cfg, 'test') for area in AREAS]
+        values = {name: metrics.get(f'coco/{name}', 0.0) for name in names}  # no detection at all: mmdet says nothing
+        return {name: None if value < 0 else value for name, value in values.items()}
+
+    def is_done(self) -> bool:
+        """Whether the same checkpoint was judged with the same config, and its files are as they were left."""
+        return self.checkpoint.is_file() and Ledger(self.folder).is_current('evaluation', self._inputs())
+
+    def run(self) -> None:
+        """Judge it, in all processes of the job together."""
+        cfg = placed(Config(self.cfg.to_dict()), self.folder / 'test')
+        cfg.update(load_from=str(self.checkpoint), resume=False)
+        with console_of(self.folder):
+            runner = build_runner(cfg, parts=('test',))
+            dataset = runner.test_loop.dataloader.dataset
+            while not hasattr(dataset, 'cat_ids') and hasattr(dataset, 'dataset'):
+                dataset = dataset.dataset  # of a wrapper
+            predictions = PredictionsFile(self.folder / PREDICTIONS, dataset.cat_ids)
+            runner.test_evaluator.metrics.append(predictions)
+            metrics = runner.test()
+        if is_main_process():
+            content = {'metrics': metrics, 'checkpoint': str(self.checkpoint), 'sha256': sha256_of(self.checkpoint)}
+            write_text_atomically(self.folder / METRICS, json.dumps(content, indent=2, default=float) + '\n')
+            Ledger(self.folder).record('evaluation', self._inputs(), METRICS, PREDICTIONS)
+        del runner
+        gc.collect()  # a runner holds itself in circles, and its loaders' processes with it
+
+    def _inputs(self) -> str:
+        read = run_identity(self.cfg, ('test',))
+        return fingerprint('evaluation', PREDICTIONS, self.cfg.to_dict(), sha256_of(self.checkpoint), read)
+
+
+def evaluate_all(evaluations: list[Evaluation], say: Say) -> None:
+    """Do the evaluations that are not done yet, one after another."""
+    with looked_at_once():
+        done = [is_main_process() and evaluation.is_done() for evaluation in evaluations]
+    broadcast_object_list(done)
+    for evaluation, finished in zip(evaluations, done):
+        if not finished:
+            say(f'evaluating {evaluation.name}')
+            evaluation.run()
+    barrier()

@@ -1,0 +1,115 @@
+"""Charts as SVG that takes the page's font and, for all that is black, the colour of its text."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from PIL import Image
+
+from upvit_mm.compare import classifier_report as compare_report
+from upvit_mm.compare import detector_report
+from upvit_mm.compare.curves import style_of
+from upvit_mm.compare.detector_report import KINDS
+from upvit_mm.compare.page.sources import DetectorRuns
+
+matplotlib.use('Agg')
+WIDTH, HEIGHT = 5, 3.2  # inches; at 10 points, letters are as large as the page's on a phone
+DENSE = {'color': 'black', 'marker': '*'}  # beside rows in the styles of workflow/curves.py
+Point = tuple[str, float, float, float | None, dict[str, Any]]  # name, MACs, mean and spread in %, style
+
+
+def detector_charts(runs: DetectorRuns, name: str) -> list[dict[str, Any]]:
+    """AP against MACs for boxes and masks where backbones differ, and box AP by epoch where there was a training.
+
+    Args:
+        runs: the comparison.
+        name: of the charts' elements, unique in the page.
+    """
+    content, charts = runs.content, []
+    for kind in content['kinds']:
+        key = f'{kind}_mAP'
+        if len(runs.rows) == 1 or runs.rows[0]['mean'][key] is None:  # nothing to compare; data without an object
+            continue
+        points = [
+            (row['name'], row['macs'], 100 * row['mean'][key], _percent(row['std'][key]), style_of(k))
+            for k, row in enumerate(runs.rows)
+        ]
+        charts.append(_tradeoff(points, 'MACs of the backbone', f'{KINDS[kind]} AP', f'{name}-{kind}'))
+    if content['trained']:
+        names = ', '.join(row['name'] for row in runs.rows)
+        text = f'Box AP on the validation data by epoch: {names}; mean and range over seeds.'
+        charts.append({'svg': as_svg(detector_report.draw_curves(content), f'{name}-curves'), 'text': text})
+    return charts
+
+
+def classifier_charts(compared: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Top-1 against MACs, and by epoch."""
+    dense, rows = compared['dense'], compared['rows']
+    points: list[Point] = [('dense', dense['macs'], dense['top1'], None, DENSE)]
+    for k, row in enumerate(rows):
+        points.append((row['title'], compared['target']['macs'], row['mean'], row['std'], style_of(k)))
+    text = f'Top-1 by epoch: {"; ".join(row["title"] for row in rows)}; mean and range over seeds; dotted: dense.'
+    curves = as_svg(compare_report.draw_curves(compared), 'top1-curves')
+    return [_tradeoff(points, 'MACs', 'top-1', 'top1'), {'svg': curves, 'text': text}]
+
+
+def as_svg(figure: Figure, name: str) -> Markup:
+    """A figure for the page: small, legend below, transparent, black left to the page.
+
+    Args:
+        figure: with one panel; its size and legend are changed.
+        name: of its elements, unique in the page.
+    """
+    (axes,) = figure.axes
+    handles, labels = axes.get_legend_handles_labels()
+    if legend := axes.get_legend():
+        legend.remove()
+    columns = 1 if max(map(len, labels)) > 16 else 3
+    figure.legend(handles, labels, loc='outside lower center', ncols=columns, handlelength=3, frameon=False)
+    figure.set_size_inches(WIDTH, HEIGHT + 0.2 * -(-len(labels) // columns))
+    buffer = io.StringIO()
+    with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': name}):
+        nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+        figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = re.sub(r'( id="|url\(#|href="#)', rf'\g<1>{name}-', svg[svg.index('<svg') :])
+    return Markup(svg.replace('#000000', 'currentColor'))
+
+
+def picture_uri(path: Path) -> dict[str, Any]:
+    """A picture file for the page: ``src``, ``width`` and ``height``."""
+    with Image.open(path) as picture:
+        buffer = io.BytesIO()
+        picture.convert('RGB').save(buffer, 'webp', quality=88)
+        return {'src': data_uri(buffer), 'width': picture.width, 'height': picture.height}
+
+
+def data_uri(webp: io.BytesIO) -> str:
+    return f'data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}'
+
+
+def _tradeoff(points: Sequence[Point], cost: str, quality: str, name: str) -> dict[str, Any]:
+    figure = Figure(layout='constrained')
+    axes = figure.subplots()
+    for label, macs, mean, std, style in points:
+        axes.errorbar(macs, mean, yerr=std, capsize=3, label=label, **{**style, 'linestyle': 'none'})
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set(xlabel=cost, ylabel=f'{quality}, %')
+    axes.set_xlim(0, 1.08 * max(macs for _, macs, *_ in points))
+    axes.grid(alpha=0.3)
+    count = EngFormatter(places=2)
+    told = '; '.join(f'{label} {mean:.1f} % at {count(macs)}' for label, macs, mean, _, _ in points)
+    return {'svg': as_svg(figure, name), 'text': f'{quality} against {cost}: {told}.'}
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

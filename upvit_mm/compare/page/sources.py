@@ -1,0 +1,131 @@
+"""What the tools left on disk, read with a check that it is that."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from upvit_mm.compare.evaluation import PREDICTIONS
+from upvit_mm.registry import type_name
+
+
+@dataclass(frozen=True)
+class Source:
+    """A JSON file of a tool.
+
+    Attributes:
+        name: of the file.
+        tool: which writes it.
+        keys: that it has.
+        row_keys: that each of its ``rows`` has.
+    """
+
+    name: str
+    tool: str
+    keys: tuple[str, ...]
+    row_keys: tuple[str, ...] = ()
+
+    def read(self, folder: str | Path) -> dict[str, Any]:
+        """What the file in a folder holds, and the folder itself as ``folder``.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: damaged, or another file of that name.
+        """
+        path = existing(Path(folder, self.name), self.tool)
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+            missing = [key for key in self.keys if key not in content or (key == 'rows' and not content[key])]
+            missing += [f'rows.{key}' for row in content.get('rows', ()) for key in self.row_keys if key not in row]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f'{str(path)!r} is damaged ({error}); {self.tool} writes it.') from error
+        if missing:
+            raise ValueError(f'{str(path)!r} lacks {missing[0]}; {self.tool} of this version writes it.')
+        return {**content, 'folder': Path(folder)}
+
+
+DETECTORS = Source(
+    'detectors.json',
+    'tools/compare_detectors.py',
+    ('rows', 'baseline', 'kinds', 'size', 'seeds', 'epochs', 'trained', 'machine', 'processes', 'config_sha256')
+    + ('upvit_mm_version', 'speed'),
+    ('name', 'checkpoint', 'sha256', 'macs', 'backbone_params', 'params', 'runs', 'mean', 'std', 'over_baseline'),
+)
+CLASSIFIERS = Source(
+    'compare.json',
+    'tools/compare_classifiers.py',
+    ('rows', 'goal', 'options', 'checkpoint', 'sha256', 'dense', 'one_shot', 'target'),
+    ('key', 'title', 'epochs', 'mean', 'std', 'over_vanilla', 'interval', 'established', 'epochs_to_vanilla', 'curve')
+    + ('curves',),
+)
+PRUNING = Source(
+    'report.json', 'tools/prune.py', ('goal', 'method', 'settings', 'checkpoint', 'sha256', 'costs', 'held_out')
+)
+CONSISTENCY = Source('contrast.json', 'tools/compare_consistency.py', ('results',))
+
+
+def existing(path: Path, tool: str) -> Path:
+    """The path itself.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'{str(path)!r} does not exist; {tool} writes it.')
+    return path
+
+
+class DetectorRuns:
+    """One comparison of ``tools/compare_detectors.py``.
+
+    Attributes:
+        content: what its ``detectors.json`` holds.
+        cfg: of the first backbone's first run; the others differ in their backbone.
+        title: type of the detector.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: ``detectors.json`` is damaged.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.content = DETECTORS.read(folder)
+        config = self.predictions(self.rows[0]).with_name('config.py')
+        self.cfg = Config.fromfile(existing(config, DETECTORS.tool))
+        self.title: str = type_name(self.cfg.model.type)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.content['rows']
+
+    def predictions(self, row: dict[str, Any]) -> Path:
+        """File of a row's first run.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: ``detectors.json`` names another file, or one outside of its folder.
+        """
+        folder, name = self.content['folder'], str(row['runs'][0]['predictions'])
+        path = folder / name
+        if path.name != PREDICTIONS or not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f'{str(folder / DETECTORS.name)!r}: runs.predictions = {name!r}: must be a {PREDICTIONS} in that '
+                f'folder; run {DETECTORS.tool} again, which judges anew what an older version has judged.'
+            )
+        return existing(path, DETECTORS.tool)
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[DetectorRuns]:
+    """Comparisons, titles of the same detector told apart by their folders; see ``DetectorRuns``."""
+    runs = [DetectorRuns(folder) for folder in folders]
+    count = Counter(r.title for r in runs)
+    for r in runs:
+        if count[r.title] > 1:
+            r.title = f'{r.title} in {r.content["folder"].resolve().name}'
+    return runs

@@ -1,0 +1,70 @@
+"""What a teacher costs: training steps with and without it, timed in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+
+from upvit_mm.models.network import preprocessing_of
+
+ROUNDS, WARM_UP = 12, 2
+
+
+def step_times(cfg: Config, plain: Mapping, distilled: Mapping) -> dict[str, float]:
+    """Median seconds of forward and backward pass on one batch of the training data.
+
+    Args:
+        cfg: gives data and preprocessing.
+        plain: config of a classifier.
+        distilled: the same with a teacher.
+
+    Returns:
+        ``plain``, ``distilled``, ``teacher`` (its forward pass alone), ``ratio`` = distilled / plain, and
+        ``ratio_bound`` = (plain + teacher) / plain, which a step with one more forward pass cannot beat.
+    """
+    from mmpretrain.registry import DATASETS, MODELS
+
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    loader = cfg.train_dataloader
+    data = DATASETS.build(dict(loader.dataset, _scope_='mmpretrain'))
+    batch = pseudo_collate([data[k % len(data)] for k in range(loader.batch_size)])
+    preprocessor = preprocessing_of(cfg)
+    nets = [
+        MODELS.build(dict(model, data_preprocessor=dict(preprocessor), _scope_='mmpretrain')).to(device).train()
+        for model in (plain, distilled)
+    ]
+    teacher = nets[1].teacher
+    images = nets[0].data_preprocessor(batch, True)['inputs']
+
+    def step(net) -> None:
+        total, _ = net.parse_losses(net(**net.data_preprocessor(batch, True), mode='loss'))
+        total.backward()
+        net.zero_grad()
+
+    work = {
+        'plain': lambda: step(nets[0]),
+        'distilled': lambda: step(nets[1]),
+        'teacher': lambda: teacher(images, {'logits'}),
+    }
+    times = {name: [] for name in work}
+    for turn in range(ROUNDS + WARM_UP):  # in turn, so that a busy neighbour slows all alike
+        for name, act in work.items():
+            seconds = _timed(act)
+            if turn >= WARM_UP:
+                times[name].append(seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    bound = (medians['plain'] + medians['teacher']) / medians['plain']
+    return medians | {'ratio': medians['distilled'] / medians['plain'], 'ratio_bound': bound}
+
+
+def _timed(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

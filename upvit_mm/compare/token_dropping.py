@@ -1,0 +1,204 @@
+"""The contrast: a dense network made cheaper by dropping tokens, with its features put back on the grid.
+
+Nothing is trained. Both wrappers give the maps of the backbone that they wrap and stand in its place in ``compare`` and
+``contrast``. (Shape legend: ``upvit_mm/models/layers/__init__.py``; ``n`` tokens so far, ``k`` of them stay.)
+
+Dropped places can be filled in three ways: with ``'zeros'``; with the kept token that is ``'nearest'`` on the grid; or
+with what the dropped token was at ``'last'``. The last one is what detectors need by the finding of SViT (arXiv
+2306.07050: tokens should be preserved in the feature maps), and so the hardest to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.size import Grid, Size
+from upvit_mm.compare.dropping_costs import drop_layers, dropping_macs, kept_tokens, rate_for_macs
+from upvit_mm.compare.kept_tokens import FILLS, KeptTokens, take
+from upvit_mm.models import UPDeiT, UPPVTv2
+from upvit_mm.models.layers import Attention, Block, WindowedAttention
+from upvit_mm.models.layers.grid import map_to_tokens, outgoing, tokens_to_map
+from upvit_mm.models.network import Network
+from upvit_mm.pruning.costs import count_macs
+
+
+class TokenDropping(nn.Module):
+    """Base of the two wrappers.
+
+    Args:
+        backbone: the dense one; shared, not copied.
+        keep_rate: share of tokens in (0, 1] that stay each time some are dropped; or the ArchSpec of a pruned network:
+            then, at whatever size an image has, the share at which both cost equally many MACs.
+        fill: what stands at dropped places wherever the features are a grid again, one of ``FILLS``.
+        start: where tokens are dropped, see the subclass; None for its default.
+
+    Raises:
+        ValueError: a setting out of range, or a backbone that the subclass does not know.
+    """
+
+    wraps: type[nn.Module]
+
+    def __init__(self, backbone: nn.Module, keep_rate: float | ArchSpec, fill: str = 'zeros', start=None):
+        super().__init__()
+        if not isinstance(backbone, self.wraps):
+            raise ValueError(f'backbone = {type(backbone).__name__}: must be {self.wraps.__name__}.')
+        if fill not in FILLS:
+            raise ValueError(f'fill = {fill!r}: must be one of {", ".join(FILLS)}.')
+        if not isinstance(keep_rate, ArchSpec) and not 0 < keep_rate <= 1:
+            raise ValueError(f'keep_rate = {keep_rate}: must be above 0 and at most 1.')
+        self.backbone, self.keep_rate, self.fill = backbone, keep_rate, fill
+        self.arch, self.out_indices = backbone.arch, backbone.out_indices
+        self.start = self._check_start(start)
+        self._rates: dict[Size, float] = {}
+        self.eval()
+
+    def rate_at(self, size: Size) -> float:
+        """Share of tokens that stay in an image of ``(height, width)`` pixels.
+
+        Raises:
+            ValueError: the pruned network's MACs cannot be met there, see ``rate_for_macs``.
+        """
+        if not isinstance(self.keep_rate, ArchSpec):
+            return self.keep_rate
+        if size not in self._rates:
+            self._rates[size] = rate_for_macs(self.arch, size, count_macs(self.keep_rate, size), self.start)
+        return self._rates[size]
+
+    def macs(self, size: Size) -> int:
+        """Multiply-accumulates of one image of ``(height, width)`` pixels."""
+        return dropping_macs(self.arch, size, self.rate_at(size), self.start)
+
+    def _check_start(self, start):
+        raise AssertionError('a subclass says where it drops')
+
+
+class DeiTDropping(TokenDropping):
+    """The patches that the class token attends to least are dropped, as EViT does it (arXiv 2202.07800).
+
+    In each block of ``start``, between attention and feed-forward network, the patches stay that have the highest
+    attention of the class token, mean over heads. By default these are the blocks behind a quarter, half and three
+    quarters of the depth (3, 6 and 9 of 12, as in the paper).
+
+    Note:
+        EViT fuses what it drops into one more token, and fine-tunes. Here it is gone, since that token has no place on
+        the grid, and the weights stay as they are, like those of a one-shot pruning.
+    """
+
+    wraps = UPDeiT
+
+    def _check_start(self, start: Sequence[int] | None) -> tuple[int, ...]:
+        if any(isinstance(block.attn, WindowedAttention) for block in self.backbone.stages[0].blocks):
+            raise ValueError('the backbone has windows: tokens can be dropped with window_size = 0 only.')
+        depth = self.arch.depths[0]
+        blocks = drop_layers(depth) if start is None else tuple(sorted(start))
+        if not blocks or not 0 <= blocks[0] <= blocks[-1] < depth:
+            raise ValueError(f'start = {blocks}: must be one or more blocks of 0 to {depth - 1}.')
+        return blocks
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Image ``(B, 3, h, w)`` -> per index in ``out_indices`` a map ``(B, C, ceil(h/16), ceil(w/16))``."""
+        self.backbone.check_image(images)
+        stage, rate = self.backbone.stages[0], self.rate_at(tuple(images.shape[-2:]))
+        tokens, grid = self.backbone.enter_stage(0, images)  # (B, 1+N, C)
+        places = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)  # (B, n)
+        last, outs = tokens[:, 1:], []  # (B, N, C): every patch as it was when it was dropped
+        for j, block in enumerate(stage.blocks[: self.out_indices[-1] + 1]):
+            attended = block.add_attn(tokens, grid)
+            if j in self.start:
+                last = KeptTokens.on(grid, places, 'last').spread(attended[:, 1:], last)
+                chosen = best(class_attention(block.attn, block.norm1(tokens)), rate)  # (B, k)
+                attended = torch.cat([attended[:, :1], take(attended[:, 1:], chosen)], dim=1)
+                places = places.gather(1, chosen)
+            tokens = block.add_mlp(attended, grid)
+            if j in self.out_indices:
+                norm = stage.norm if j == len(stage.blocks) - 1 else nn.Identity()
+                kept = KeptTokens.on(grid, places, self.fill)
+                spread = kept.spread(norm(tokens[:, 1:]), norm(last) if self.fill == 'last' else None)  # (B, N, C)
+                outs.append(outgoing(tokens_to_map(spread, grid)))
+        return tuple(outs)
+
+
+class PVTv2Dropping(TokenDropping):
+    """The tokens nearest to the mean token are dropped where a stage begins; PVTv2 has no class token to ask.
+
+    In each stage from ``start`` on (default 0), tokens are ranked by their distance to the image's mean token in what
+    the convolution of the patch embedding gives, in front of its LayerNorm, which would make all norms alike. (The
+    norm itself, SparseViT's measure, arXiv 2303.17605, chose no better than chance on digits; the distance did.) Only
+    kept tokens pass the blocks of the stage, as queries and through the feed-forward networks. The convolutions of
+    spatial reduction, the depth-wise filters and the next patch embedding read the filled grid; keys and values that
+    are reduced still come from all of it, others from kept tokens.
+
+    Note:
+        The hidden features of dropped tokens are never computed, so with ``'last'`` the depth-wise filters see zeros in
+        their places. ``macs`` counts these filters at kept places; this code runs them everywhere and takes those.
+    """
+
+    wraps = UPPVTv2
+
+    def _check_start(self, start: int | None) -> int:
+        start = 0 if start is None else start
+        if not 0 <= start < self.arch.num_stages:
+            raise ValueError(f'start = {start}: must be a stage of 0 to {self.arch.num_stages - 1}.')
+        return start
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Image ``(B, 3, h, w)`` -> one map ``(B, C_i, ceil(h/s_i), ceil(w/s_i))`` per index in ``out_indices``."""
+        self.backbone.check_image(images)
+        rate, x, outs = self.rate_at(tuple(images.shape[-2:])), images, []
+        for i, stage in enumerate(self.backbone.stages[: self.out_indices[-1] + 1]):
+            embedded = stage.patch_embed.proj(x)  # (B, C, H, W)
+            grid = (embedded.shape[-2], embedded.shape[-1])
+            embedded = map_to_tokens(embedded)  # (B, N, C)
+            distance = (embedded - embedded.mean(dim=1, keepdim=True)).norm(dim=2)  # (B, N)
+            chosen = best(distance, rate if i >= self.start else 1.0)
+            kept = KeptTokens.on(grid, chosen, self.fill)
+            entered = stage.patch_embed.norm(embedded)  # (B, N, C)
+            last, tokens = entered if self.fill == 'last' else None, kept.take(entered)  # (B, k, C)
+            for block in stage.blocks:
+                tokens = _pvtv2_block(block, tokens, kept, last, grid)
+            x = tokens_to_map(kept.spread(stage.norm(tokens), None if last is None else stage.norm(last)), grid)
+            if i in self.out_indices:
+                outs.append(outgoing(x))
+        return tuple(outs)
+
+
+def drop_tokens(dense: Network, keep_rate: float | ArchSpec, fill: str = 'zeros', start=None) -> Network:
+    """The network with tokens dropped; see ``TokenDropping``, ``DeiTDropping`` and ``PVTv2Dropping``."""
+    wrapper = {'deit': DeiTDropping, 'pvtv2': PVTv2Dropping}[dense.arch.family]
+    return replace(dense, backbone=wrapper(dense.backbone, keep_rate, fill, start))
+
+
+def best(score: Tensor, rate: float) -> Tensor:
+    """Numbers of the highest scores ``(B, n)`` of each image, sorted: ``(B, k)``."""
+    return score.topk(kept_tokens(rate, score.shape[1]), dim=1).indices.sort(dim=1).values
+
+
+def class_attention(attn: Attention, x: Tensor) -> Tensor:
+    """What the class token gives to each patch, mean over heads: ``(B, 1+n, C)`` -> ``(B, n)``."""
+    query = attn.q(x[:, :1]).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)  # (B, h, 1, K/h)
+    keys = attn.k(x).unflatten(2, (attn.num_heads, -1)).permute(0, 2, 3, 1)  # (B, h, K/h, 1+n)
+    weights = (attn.scale * query @ keys).softmax(dim=-1)  # (B, h, 1, 1+n)
+    return weights.mean(dim=1)[:, 0, 1:]
+
+
+def _pvtv2_block(block: Block, tokens: Tensor, kept: KeptTokens, last: Tensor | None, grid: Grid) -> Tensor:
+    """A block on kept tokens ``(B, k, C)`` alone; ``last``, all tokens ``(B, N, C)`` as they entered the stage."""
+    attn, mlp = block.attn, block.mlp
+    x = block.norm1(tokens)
+    source = x
+    if attn.sr is not None:
+        whole = kept.spread(x, None if last is None else block.norm1(last))  # (B, N, C)
+        source = attn.sr_norm(map_to_tokens(attn.sr(tokens_to_map(whole, grid))))  # (B, M, C)
+    q, k, v = (
+        layer(t).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)  # (B, h, n, d)
+        for layer, t in ((attn.q, x), (attn.k, source), (attn.v, source))
+    )
+    tokens = tokens + attn.proj(attn.mix(q, k, v, grid).transpose(1, 2).flatten(2))
+    hidden = mlp.fc1(block.norm2(tokens))  # (B, k, F)
+    hidden = kept.take(map_to_tokens(mlp.dwconv(tokens_to_map(kept.spread(hidden), grid))))
+    return tokens + mlp.fc2(mlp.act(hidden))

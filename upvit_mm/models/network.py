@@ -1,0 +1,193 @@
+"""Backbones of trained classifiers and detectors, with the preprocessing that they were trained with."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.arch.size import Size
+from upvit_mm.checkpoints import check_state, load_backbone
+from upvit_mm.files import sha256_of
+from upvit_mm.models import UPDeiT, UPPVTv2
+from upvit_mm.models.layers import WindowedAttention
+from upvit_mm.pruning.costs import count_macs
+from upvit_mm.registry import MODELS, class_of, is_type, type_name
+
+BACKBONES = {'UPDeiT': UPDeiT, 'UPPVTv2': UPPVTv2}
+SWAPS = {  # upstream's builds of the same networks, and ours, which loads their checkpoints
+    'PyramidVisionTransformerV2': "dict(type='upvit_mm.UPPVTv2', arch='pvtv2-b0' ... 'pvtv2-b5')",
+    'VisionTransformer': "dict(type='upvit_mm.UPDeiT', arch='deit-tiny', 'deit-small' or 'deit-base')",
+    'DistilledVisionTransformer': "dict(type='upvit_mm.UPDeiT', arch='deit-tiny', 'deit-small' or 'deit-base')",
+}
+
+
+def preprocessing_of(cfg: Config) -> dict[str, Any]:
+    """What a config does to pixels, as its runner would: the setting of its model goes before that of the config."""
+    return dict(cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
+
+
+class Colours(NamedTuple):
+    """What a config's ``data_preprocessor`` does to pixels.
+
+    Attributes:
+        mean, std: per channel behind the flip.
+        flip: whether BGR becomes RGB.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    @classmethod
+    def of_config(cls, cfg: Config) -> Colours:
+        """mmdet says ``bgr_to_rgb``, mmpretrain ``to_rgb``."""
+        settings = preprocessing_of(cfg)
+        flip = any(settings.get(name, False) for name in ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'))
+        return cls(tuple(settings.get('mean') or (0.0,)), tuple(settings.get('std') or (1.0,)), flip)
+
+    def apply(self, images: Tensor) -> Tensor:
+        """BGR pixels ``(B, 3, h, w)`` uint8 -> what the network reads, float32."""
+        images = (images.flip(1) if self.flip else images).float()
+        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (images - mean) / std
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone as it sees pictures.
+
+    Attributes:
+        backbone: one of ours, or ``TokenDropping``; in evaluation mode.
+        colours: its preprocessing.
+        record: where it came from, plain data.
+    """
+
+    backbone: nn.Module
+    colours: Colours = Colours()  # noqa: RUF009 (immutable)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def arch(self) -> ArchSpec:
+        return self.backbone.arch
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """Maps of BGR pixels ``(B, 3, h, w)`` uint8; see ``maps_of``."""
+        device = next(self.backbone.parameters()).device
+        return maps_of(self.backbone, self.colours.apply(images.to(device)), indices)
+
+    def macs(self, size: Size) -> int:
+        """Multiply-accumulates of one image of ``(height, width)`` pixels in the backbone, its windows considered."""
+        return macs_of(self.backbone, size)
+
+
+def maps_of(backbone: nn.Module, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
+    """The maps ``(B, C_i, H_i, W_i)`` at some of a backbone's ``out_indices``, whatever its own setting is.
+
+    Args:
+        backbone: one of ours, or ``TokenDropping``.
+        images: ``(B, 3, h, w)``, preprocessed.
+        indices: sorted, see ``common_stages``.
+    """
+    with _set(backbone, out_indices=tuple(indices), out_type='featmap'):
+        return backbone(images)
+
+
+def macs_of(backbone: nn.Module, size: Size) -> int:
+    """Multiply-accumulates of one image of ``(height, width)`` pixels in a backbone of ours, its windows considered."""
+    if hasattr(backbone, 'macs'):  # it drops tokens
+        return backbone.macs(size)
+    blocks = [block.attn for stage in backbone.stages for block in stage.blocks]
+    windows = {attn.window_size for attn in blocks if isinstance(attn, WindowedAttention)}
+    if not windows:
+        return count_macs(backbone.arch, size)
+    whole = [j for j, attn in enumerate(blocks) if not isinstance(attn, WindowedAttention)]
+    return count_macs(backbone.arch, size, window_size=windows.pop(), global_blocks=whole)
+
+
+def load_network(
+    config: str | Path | Config,
+    checkpoint: str,
+    options: Mapping[str, Any] | None = None,
+    arch: str | None = None,
+    device: str = 'cpu',
+) -> Network:
+    """The backbone of a trained classifier or detector.
+
+    Args:
+        config: of mmdet or mmpretrain, with one of our backbones.
+        checkpoint: of the whole model or of the backbone, in any layout that ``upvit_mm.checkpoints`` knows.
+        options: settings of the config to override, by dotted key.
+        arch: stock name or ``arch.json`` to build instead of the config's; for a pruned checkpoint without a config.
+        device: where it is put.
+
+    Raises:
+        FileNotFoundError: no such config, checkpoint or ``arch.json``.
+        ValueError: the config's model has no backbone of ours, or the checkpoint does not fit.
+    """
+    name = getattr(config, 'filename', None) if isinstance(config, Config) else str(config)
+    cfg = _read(config, options)
+    settings = dict((cfg.get('model') or {}).get('backbone') or {})
+    cls = _class_of(settings.pop('type', None), name)
+    settings.pop('init_cfg', None)
+    if arch is not None:
+        settings['arch'] = resolve_arch(arch)
+    with torch.random.fork_rng(devices=[]):
+        backbone = cls(**settings)
+    state = load_backbone(checkpoint, arch=backbone.arch)
+    check_state(state, backbone.state_dict(), f'{cls.__name__} of {name} (checkpoint={checkpoint})')
+    backbone.load_state_dict(state)
+    record = {'config': name, 'checkpoint': str(checkpoint), 'arch': backbone.arch.to_dict()}
+    if Path(checkpoint).is_file():
+        record['sha256'] = sha256_of(checkpoint)
+    return Network(backbone.to(device).eval(), Colours.of_config(cfg), record)
+
+
+def _read(config: str | Path | Config, options: Mapping[str, Any] | None) -> Config:
+    if not isinstance(config, Config):
+        if not Path(config).is_file():
+            raise FileNotFoundError(f'config {str(config)!r} does not exist; paths are relative to {Path.cwd()}.')
+        config = Config.fromfile(config)
+    cfg = copy.deepcopy(config)
+    cfg.merge_from_dict(dict(options or {}))
+    return cfg
+
+
+def _class_of(kind: str | type | None, config: str | None) -> type:
+    if kind is None:
+        raise ValueError(f'config {config!r} has no model.backbone: give the config of a classifier or detector.')
+    name = type_name(kind)
+    ours = next((cls for known, cls in BACKBONES.items() if is_type(kind, known, registry=MODELS)), None)
+    if ours is None:
+        swap = SWAPS.get(name)
+        raise ValueError(
+            f'model.backbone.type = {name!r} in {config!r}: must be a backbone of this package. '
+            + (
+                f'Put backbone={swap} into the config; the checkpoint loads as it is.'
+                if swap
+                else f'Known are {", ".join(BACKBONES)}, and what they replace: {", ".join(SWAPS)}.'
+            )
+        )
+    return class_of(kind, MODELS) or ours
+
+
+@contextlib.contextmanager
+def _set(module: nn.Module, **settings) -> Iterator[None]:
+    """Attributes that a module has, changed for the time being."""
+    before = {name: getattr(module, name) for name in settings if hasattr(module, name)}
+    try:
+        for name in before:
+            setattr(module, name, settings[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)

@@ -1,0 +1,107 @@
+"""A whole detector as a network that takes images: what deployment would run, to time and to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import TRANSFORMS, init_default_scope
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.size import Size
+from upvit_mm.checkpoints import check_arch_of, read_checkpoint, to_ours_in_place
+from upvit_mm.data.datasets import datasets_in, evaluation_part
+from upvit_mm.registry import is_type
+
+
+class WholeDetector(nn.Module):
+    """From images to detections: backbone, neck, heads and non-maximum suppression.
+
+    Args:
+        detector: of mmdet; goes into evaluation mode.
+    """
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.detector = detector.eval()
+
+    def forward(self, x: Tensor) -> list:
+        """Normalised images ``(B, 3, h, w)``, both sides as the detector pads them -> a ``DetDataSample`` for each."""
+        from mmdet.structures import DetDataSample
+
+        size = tuple(x.shape[-2:])
+        shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
+        samples = [DetDataSample(metainfo={**shapes, 'scale_factor': (1.0, 1.0)}) for _ in x]
+        return self.detector.predict(x, samples, rescale=True)
+
+
+def build_detector(cfg: Config) -> nn.Module:
+    """The detector of an mmdet config, with fresh weights whatever its ``init_cfg`` says; random numbers stay."""
+    from mmdet.registry import MODELS
+
+    init_default_scope('mmdet')
+    with torch.random.fork_rng(devices=[]):
+        return MODELS.build(cfg.model).eval()
+
+
+def detector_state(path: str, arch: ArchSpec | None = None) -> dict[str, Tensor]:
+    """A whole detector's tensors, its backbone in any layout that ``upvit_mm.checkpoints`` knows.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unreadable, not what mmengine writes, or of another backbone than ``arch``.
+    """
+    content: Mapping[str, Any] = read_checkpoint(path)
+    if arch is not None:
+        check_arch_of(content, arch, path)
+    state = dict(content.get('state_dict', content))
+    to_ours_in_place(state, 'backbone.')
+    return state
+
+
+def default_size(cfg: Config) -> Size:
+    """``(height, width)`` in pixels that the test pipeline resizes a landscape image to, at most.
+
+    Raises:
+        ValueError: it has no ``Resize`` with a scale.
+    """
+    part = evaluation_part(cfg)
+    for step in datasets_in(cfg, part)[0].settings.get('pipeline', ()):
+        scale = step.get('scale')
+        if is_type(step.type, 'Resize', registry=TRANSFORMS, scope='mmdet') and isinstance(scale, (tuple, list)):
+            width, height = scale
+            return height, width
+    raise ValueError(f'{part}_dataloader: its pipeline has no Resize with a scale; give the size.')
+
+
+def padded(size: Size, detector: nn.Module) -> Size:
+    """A size as the detector's preprocessor pads it."""
+    divisor = getattr(detector.data_preprocessor, 'pad_size_divisor', 1)
+    return tuple(-(-side // divisor) * divisor for side in size)
+
+
+def first_images(cfg: Config, detector: nn.Module, size: Size, count: int) -> Tensor:
+    """Images of the test set as the detector's network gets them, stretched to one size.
+
+    Args:
+        cfg: whose test data are taken.
+        detector: its preprocessor normalises them.
+        size: ``(height, width)``.
+        count: images; a smaller test set starts anew.
+
+    Returns:
+        ``(count, 3, height, width)`` on the detector's device.
+    """
+    from mmdet.registry import DATASETS
+
+    init_default_scope('mmdet')
+    dataset, images = DATASETS.build(cfg[f'{evaluation_part(cfg)}_dataloader'].dataset), []
+    for k in range(count):
+        batch = detector.data_preprocessor(pseudo_collate([dataset[k % len(dataset)]]), False)
+        images.append(F.interpolate(batch['inputs'], size, mode='bilinear', align_corners=False))
+    return torch.cat(images)
