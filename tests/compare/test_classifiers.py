@@ -13,10 +13,10 @@ import torch
 from mmengine.runner import EpochBasedTrainLoop
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.compare import step_times
 from upvit_mm.compare.classifier_report import as_csv, as_markdown
 from upvit_mm.compare.classifiers import ROWS, VANILLA, Comparison, Options, balanced_subset, summarise
 from upvit_mm.pruning.budget import Budget
-from upvit_mm.compare import step_times
 from upvit_mm.workflow import trainings
 from upvit_mm.workflow.finetune import HOOKS, Lesson
 from upvit_mm.workflow.settings import Settings

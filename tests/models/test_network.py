@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.size import Windows
 from upvit_mm.compare.token_dropping import drop_tokens
 from upvit_mm.consistency import compare
 from upvit_mm.data.image_files import ImageFiles
@@ -97,7 +98,7 @@ def test_macs_know_windows_and_dropped_tokens(pair, family, build):
     assert dropping.macs(size) == dropping.backbone.macs(size) < pair.dense.macs(size)
     if family == 'deit':
         windowed = replace(pair.dense, backbone=build(family, window_size=3, global_blocks=(1,)))
-        assert windowed.macs(size) == count_macs(pair.dense.arch, size, window_size=3, global_blocks=(1,))
+        assert windowed.macs(size) == count_macs(pair.dense.arch, size, windows=Windows(3, (1,)))
 
 
 def test_mistakes(tmp_path, tiny, family):

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from upvit_mm.arch import ArchSpec, get_arch
+from upvit_mm.arch.size import GLOBAL, Windows
 from upvit_mm.pruning import plan_for_target, prunable_dims
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.budget import Budget, Grain, target_for_budget
 from upvit_mm.pruning.costs import count_macs, total, widths_of
 
 
-def cost(budget: Budget, arch: ArchSpec, num_classes: int = 1000, **layout) -> int:
-    return total(budget.terms(arch, num_classes, **layout), widths_of(arch))
+def cost(budget: Budget, arch: ArchSpec, num_classes: int = 1000, windows: Windows = GLOBAL) -> int:
+    return total(budget.terms(arch, num_classes, windows), widths_of(arch))
 
 
 def like_real_scores(arch: ArchSpec, seed: int = 0) -> dict:
@@ -84,8 +85,8 @@ def test_met_within_one_percent_from_below(name, text, non_uniform, policy):
 def test_absolute_and_windowed_budgets():
     arch = get_arch('deit-small')
     budget = Budget.parse('macs=50G@800x1333')
-    target = target_for_budget(arch, budget, Grain(), window_size=14)
-    assert 0.99 * 50e9 <= cost(budget, target, 0, window_size=14) <= 50e9
+    target = target_for_budget(arch, budget, Grain(), windows=Windows(14))
+    assert 0.99 * 50e9 <= cost(budget, target, 0, windows=Windows(14)) <= 50e9
     assert cost(budget, target, 0) > 50e9  # global attention would cost more
     target = target_for_budget(get_arch('pvtv2-b1'), Budget.parse('params=3.7M'), Grain(), 1000)
     assert 0.99 * 3.7e6 <= cost(Budget.parse('params=3.7M'), target) <= 3.7e6

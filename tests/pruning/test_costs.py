@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from upvit_mm.arch import ArchSpec, get_arch
+from upvit_mm.arch.size import Windows
 from upvit_mm.models import UPDeiT, UPPVTv2
 from upvit_mm.pruning.costs import count_macs, count_params, mac_terms, param_terms, total, widths_of
 
@@ -57,9 +58,9 @@ def test_macs_are_those_of_an_independent_counter(family, stock_arch, size):
 def test_macs_of_windowed_attention(stock_arch, size, window):
     arch = ArchSpec.from_dict(stock_arch('deit', depths=[6]))
     backbone = UPDeiT(arch, window_size=window).eval()
-    assert count_macs(arch, size, window_size=window) == counted(backbone, size)
+    assert count_macs(arch, size, windows=Windows(window)) == counted(backbone, size)
     some = UPDeiT(arch, window_size=window, global_blocks=(1, -1)).eval()
-    assert count_macs(arch, size, window_size=window, global_blocks=(1, -1)) == counted(some, size)
+    assert count_macs(arch, size, windows=Windows(window, (1, -1))) == counted(some, size)
 
 
 def test_terms_name_modules_of_the_backbone_and_every_dim(family, build):
@@ -75,4 +76,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r'size = 16x224: both sides need 32 pixels'):
         count_macs(get_arch('pvtv2-b0'), (16, 224))
     with pytest.raises(ValueError, match='window_size = 7: pvtv2 has spatial reduction'):
-        count_macs(get_arch('pvtv2-b0'), window_size=7)
+        count_macs(get_arch('pvtv2-b0'), windows=Windows(7))

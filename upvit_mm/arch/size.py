@@ -1,8 +1,9 @@
-"""Sizes of images, grids of tokens, and windows of attention."""
+"""Sizes of images in pixels, grids of tokens, and windows of attention."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 Size = tuple[int, int]  # height, width in pixels
 Grid = tuple[int, int]  # H, W in tokens
@@ -23,6 +24,53 @@ def parse_size(text: str) -> Size:
 def size_text(size: Size) -> str:
     """``'800x1333'``."""
     return f'{size[0]}x{size[1]}'
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the blocks of a plain ViT attend within windows, and where globally (arXiv 2203.16527, sec. 3).
+
+    Attributes:
+        size: side of a window in tokens; 0 = every block attends globally.
+        global_blocks: blocks that attend globally all the same, counted from 0 or, below 0, from the end; None = the
+            last of each of four equal runs.
+
+    Raises:
+        ValueError: a size below 0.
+    """
+
+    size: int = 0
+    global_blocks: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        if self.size < 0:
+            raise ValueError(f'window_size = {self.size}: must be 0 (global attention) or more.')
+        if self.global_blocks is not None:
+            object.__setattr__(self, 'global_blocks', tuple(self.global_blocks))
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return self.size > 0
+
+    def sizes(self, depth: int) -> tuple[int, ...]:
+        """By block of a stage the side of its windows, 0 where it attends globally.
+
+        Raises:
+            ValueError: a global block that the stage does not have, or the same one twice.
+        """
+        if not self:
+            return (0,) * depth
+        whole = four_global_blocks(depth) if self.global_blocks is None else self.global_blocks
+        found = {j % depth for j in whole if -depth <= j < depth}
+        if len(found) < len(whole):
+            raise ValueError(
+                f'global_blocks = {tuple(whole)}: there are blocks 0 to {depth - 1} (or -1 to -{depth}), each may be '
+                'named once.'
+            )
+        return tuple(0 if j in found else self.size for j in range(depth))
+
+
+GLOBAL = Windows()  # no windows
 
 
 def four_global_blocks(depth: int) -> tuple[int, ...]:

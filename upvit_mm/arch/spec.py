@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import operator
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from upvit_mm.arch.family import Family, family_named
 from upvit_mm.files import sealed, unsealed, write_text_atomically
 
 SPEC_VERSION = 1
 LARGEST = 2**16  # of any whole number: far above all that exist, and a slip of the keyboard cannot fill the memory
-FAMILIES = ('deit', 'pvtv2')
-NUM_STAGES = {'deit': 1, 'pvtv2': 4}
 BLOCK_FIELDS = ('num_heads', 'mlp_hidden_dims', 'qk_dims', 'v_dims', 'qk_scales')
 
 PerStage = tuple[int, ...]  # [stage]
@@ -67,8 +68,7 @@ class ArchSpec:
     name: str = ''
 
     def __post_init__(self):
-        if self.family not in FAMILIES:
-            raise ValueError(f'family = {self.family!r}: must be one of {", ".join(FAMILIES)}.')
+        family_named(self.family)
         if not isinstance(self.name, str):
             raise ValueError(f'name = {self.name!r}: must be a string.')
         for field in ('patch_size', 'img_size', 'in_channels'):
@@ -174,8 +174,13 @@ class ArchSpec:
     # ---------------------------------------------------------------- derived
 
     @property
+    def kind(self) -> Family:
+        """How these widths are wired."""
+        return family_named(self.family)
+
+    @property
     def num_stages(self) -> int:
-        return NUM_STAGES[self.family]
+        return self.kind.num_stages
 
     @property
     def is_regular(self) -> bool:
@@ -183,9 +188,19 @@ class ArchSpec:
         return all(len(set(stage)) == 1 for field in BLOCK_FIELDS for stage in getattr(self, field))
 
     @property
+    def patch_kernels(self) -> tuple[int, ...]:
+        """Side of each stage's patches in pixels of its input."""
+        return tuple(side or self.patch_size for side in self.kind.kernels)
+
+    @property
+    def patch_strides(self) -> tuple[int, ...]:
+        """Step between each stage's patches in pixels of its input."""
+        return tuple(side or self.patch_size for side in self.kind.strides)
+
+    @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels per token of each stage's grid, per side."""
-        return (self.patch_size,) if self.family == 'deit' else (4, 8, 16, 32)
+        """Pixels of the image per token of each stage's grid, per side."""
+        return tuple(itertools.accumulate(self.patch_strides, operator.mul))
 
     @property
     def pos_embed_grid(self) -> int:
@@ -241,8 +256,10 @@ class ArchSpec:
                         )
 
     def _check_family(self) -> None:
-        if self.family == 'deit' and self.sr_ratios != (1,):
-            raise ValueError(f'sr_ratios = {list(self.sr_ratios)}: deit has no spatial reduction, leave it out.')
+        if not self.kind.reduces_keys and set(self.sr_ratios) != {1}:
+            raise ValueError(
+                f'sr_ratios = {list(self.sr_ratios)}: {self.family} has no spatial reduction, leave it out.'
+            )
         if self.img_size % self.patch_size:
             raise ValueError(f'img_size = {self.img_size}: must be a multiple of patch_size = {self.patch_size}.')
 

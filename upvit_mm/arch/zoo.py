@@ -88,9 +88,8 @@ def resolve_arch(arch: str | Path | Mapping[str, Any] | ArchSpec, family: str | 
     else:
         spec = ArchSpec.from_dict(arch)
     if family is not None and spec.family != family:
-        backbone = {'deit': 'UPDeiT', 'pvtv2': 'UPPVTv2'}[spec.family]
         raise ValueError(
             f'arch family = {spec.family!r}: this backbone builds {family!r}; use type='
-            f"'upvit_mm.{backbone}' or an arch of family {family!r}."
+            f"'upvit_mm.{spec.kind.backbone}' or an arch of family {family!r}."
         )
     return spec

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.arch.size import Size
+from upvit_mm.arch.size import GLOBAL, Size, Windows
 from upvit_mm.pruning.costs import Term, mac_terms, param_terms, total
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.knobs import Grain, Knob, knobs_of, set_share, widths_at
@@ -60,11 +60,11 @@ class Budget:
         size = (int(match['height']), int(match['width'])) if match['height'] else None
         return cls(match['metric'].lower(), amount, relative, size)
 
-    def terms(self, arch: ArchSpec, num_classes: int, **layout) -> list[Term]:
-        """What is counted; ``layout`` as ``mac_terms`` has it."""
+    def terms(self, arch: ArchSpec, num_classes: int, windows: Windows = GLOBAL) -> list[Term]:
+        """What is counted, see ``mac_terms`` and ``param_terms``."""
         if self.metric == 'params':
             return param_terms(arch, num_classes)
-        return mac_terms(arch, self.size_for(arch), num_classes, **layout)
+        return mac_terms(arch, self.size_for(arch), num_classes, windows)
 
     def size_for(self, arch: ArchSpec) -> Size:
         """``(height, width)`` of the image at which the multiply-accumulates of a network count."""
@@ -86,7 +86,7 @@ def target_for_budget(
     grain: Grain,
     num_classes: int = 0,
     scores: Mapping[str, Tensor] | None = None,
-    **layout,
+    windows: Windows = GLOBAL,
 ) -> ArchSpec:
     """The widths that spend a budget, within 1 % from below.
 
@@ -98,14 +98,14 @@ def target_for_budget(
         scores: by dim name, higher = keep. When given, each block gets its own widths: from the dense network on, the
             channels that cost most for the score they carry go first. None narrows everything alike, so that the
             blocks of a stage stay equal and the network regular.
-        **layout: of attention, as ``mac_terms`` has it.
+        windows: of the detector's attention.
 
     Raises:
         ValueError: the budget is above what the dense network costs, below what the narrowest one does, or no
             combination of widths meets it; the message lists what is reachable.
     """
     knobs = knobs_of(source, grain, scores)
-    spending = _Spending(budget, budget.terms(source, num_classes, **layout), knobs)
+    spending = _Spending(budget, budget.terms(source, num_classes, windows), knobs)
     if scores is None:
         spending.narrow_alike(knobs)
     else:
@@ -114,14 +114,16 @@ def target_for_budget(
     return _arch_of(source, knobs, grain, f'{source.name or source.family}@{budget}')
 
 
-def check_budget(source: ArchSpec, budget: Budget, grain: Grain, num_classes: int = 0, **layout) -> None:
+def check_budget(
+    source: ArchSpec, budget: Budget, grain: Grain, num_classes: int = 0, windows: Windows = GLOBAL
+) -> None:
     """Refuse, before anything is scored, a budget that no widths of single blocks can meet.
 
     Raises:
         ValueError: as ``target_for_budget``, but for what depends on the scores.
     """
     scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
-    _Spending(budget, budget.terms(source, num_classes, **layout), knobs_of(source, grain, scores))
+    _Spending(budget, budget.terms(source, num_classes, windows), knobs_of(source, grain, scores))
 
 
 def narrowest(source: ArchSpec, grain: Grain) -> ArchSpec:

@@ -1,7 +1,7 @@
 """What a network costs, as a polynomial in its prunable widths.
 
 Every module costs a number times one or two widths, so a cost is a list of terms. They are counted at any input size
-and attention layout, and say at once what one channel of one dim is worth.
+and windows of attention, and say at once what one channel of one dim is worth.
 
 A multiply-accumulate (MAC) is counted for every weight used and for both matrix products of attention; norms,
 activations, softmax and resizing of positions are not counted, as usual in the field.
@@ -9,17 +9,14 @@ activations, softmax and resizing of positions are not counted, as usual in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.arch.size import four_global_blocks
+from upvit_mm.arch.size import GLOBAL, Size, Windows
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.table import block_name, stage_name
-
-PVTV2_KERNELS, PVTV2_STRIDES = (7, 3, 3, 3), (4, 2, 2, 2)
-Size = tuple[int, int]  # height, width in pixels
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,9 @@ def total(terms: Iterable[Term], widths: Mapping[str, int]) -> int:
     return sum(term.factor * prod(widths[name] for name in term.dims) for term in terms)
 
 
-def count_macs(arch: ArchSpec, size: Size = (224, 224), num_classes: int = 0, **layout) -> int:
+def count_macs(arch: ArchSpec, size: Size = (224, 224), num_classes: int = 0, windows: Windows = GLOBAL) -> int:
     """Multiply-accumulates of one image; see ``mac_terms``."""
-    return total(mac_terms(arch, size, num_classes, **layout), widths_of(arch))
+    return total(mac_terms(arch, size, num_classes, windows), widths_of(arch))
 
 
 def count_params(arch: ArchSpec, num_classes: int = 0) -> int:
@@ -57,43 +54,35 @@ def count_params(arch: ArchSpec, num_classes: int = 0) -> int:
     return total(param_terms(arch, num_classes), widths_of(arch))
 
 
-def mac_terms(
-    arch: ArchSpec,
-    size: Size,
-    num_classes: int = 0,
-    window_size: int = 0,
-    global_blocks: Sequence[int] | None = None,
-) -> list[Term]:
+def mac_terms(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows = GLOBAL) -> list[Term]:
     """Multiply-accumulates of one image.
 
     Args:
         arch: the network.
         size: ``(height, width)`` of the image in pixels.
         num_classes: outputs of the classifier's head; 0 counts the backbone alone.
-        window_size, global_blocks: attention layout, as ``UPDeiT`` has them.
+        windows: where blocks attend within windows.
 
     Raises:
-        ValueError: an image below 32 (PVTv2) or ``patch_size`` (DeiT) pixels, or windows in a PVTv2.
+        ValueError: an image below the largest stride, or windows in a network that has none.
     """
-    smallest = arch.patch_size if arch.family == 'deit' else 32
+    smallest = arch.strides[-1]
     if min(size) < smallest:
         raise ValueError(f'size = {size[0]}x{size[1]}: both sides need {smallest} pixels or more.')
-    if window_size and arch.family != 'deit':
-        raise ValueError(f'window_size = {window_size}: {arch.family} has spatial reduction instead of windows.')
+    if windows and not arch.kind.allows_windows:
+        raise ValueError(f'window_size = {windows.size}: {arch.family} has spatial reduction instead of windows.')
     terms = []
-    prefix, grid = (1 if arch.family == 'deit' else 0), size
+    prefix, grid = arch.kind.num_prefix_tokens, size
     for i, depth in enumerate(arch.depths):
-        kernel, stride = _patch(arch, i)
+        kernel, stride = arch.patch_kernels[i], arch.patch_strides[i]
         grid = (-(-grid[0] // stride), -(-grid[1] // stride))
         tokens, embed = prefix + grid[0] * grid[1], f'{stage_name(i)}.embed'
         name = f'{stage_name(i)}.patch_embed.proj'
         terms.append(_from_below(arch, i, name, grid[0] * grid[1] * kernel**2, embed))
         ratio = arch.sr_ratios[i]
         seen = tokens if ratio == 1 else (grid[0] // ratio) * (grid[1] // ratio)
-        whole = four_global_blocks(depth) if global_blocks is None else {b % depth for b in global_blocks}
-        for j in range(depth):
-            windowed = window_size and j not in whole
-            pairs = _window_pairs(grid, window_size, prefix) if windowed else tokens * seen
+        for j, side in enumerate(windows.sizes(depth)):
+            pairs = _window_pairs(grid, side, prefix) if side else tokens * seen
             terms += _block_macs(arch, i, j, embed, tokens, seen, pairs)
     last = f'{stage_name(arch.num_stages - 1)}.embed'
     return [*terms, Term('head', num_classes, (last,))]
@@ -101,25 +90,21 @@ def mac_terms(
 
 def param_terms(arch: ArchSpec, num_classes: int = 0) -> list[Term]:
     """Parameters, biases and norms included; see ``count_params``."""
-    terms = []
+    terms, kind = [], arch.kind
     for i, depth in enumerate(arch.depths):
         stage, embed = stage_name(i), f'{stage_name(i)}.embed'
-        kernel, _ = _patch(arch, i)
-        terms.append(_from_below(arch, i, f'{stage}.patch_embed.proj', kernel**2, embed))
+        terms.append(_from_below(arch, i, f'{stage}.patch_embed.proj', arch.patch_kernels[i] ** 2, embed))
         terms += [Term(f'{stage}.patch_embed.proj', 1, (embed,)), Term(f'{stage}.norm', 2, (embed,))]
-        if arch.family == 'deit':
-            terms += [Term('cls_token', 1, (embed,)), Term('pos_embed', 1 + arch.pos_embed_grid**2, (embed,))]
-        else:
+        if i == 0 and kind.num_prefix_tokens:
+            terms.append(Term('cls_token', kind.num_prefix_tokens, (embed,)))
+        if i == 0 and kind.stores_positions:
+            terms.append(Term('pos_embed', kind.num_prefix_tokens + arch.pos_embed_grid**2, (embed,)))
+        if kind.norms_patches:
             terms.append(Term(f'{stage}.patch_embed.norm', 2, (embed,)))
         for j in range(depth):
             terms += _block_params(arch, i, j, embed)
     last = f'{stage_name(arch.num_stages - 1)}.embed'
     return [*terms, Term('head', num_classes, (last,)), Term('head', num_classes)]
-
-
-def _patch(arch: ArchSpec, i: int) -> tuple[int, int]:
-    """Kernel and stride of a stage's patch embedding."""
-    return (arch.patch_size,) * 2 if arch.family == 'deit' else (PVTV2_KERNELS[i], PVTV2_STRIDES[i])
 
 
 def _from_below(arch: ArchSpec, i: int, module: str, factor: int, embed: str) -> Term:
@@ -154,7 +139,7 @@ def _block_macs(arch: ArchSpec, i: int, j: int, embed: str, tokens: int, seen: i
     ]
     if arch.sr_ratios[i] > 1:
         terms.append(Term(f'{block}.attn.sr', seen * arch.sr_ratios[i] ** 2, (embed, embed)))
-    if arch.family == 'pvtv2':
+    if arch.kind.filters_hidden:
         terms.append(Term(f'{block}.mlp.dwconv', 9 * tokens, (hidden,)))
     return terms
 
@@ -169,6 +154,6 @@ def _block_params(arch: ArchSpec, i: int, j: int, embed: str) -> list[Term]:
     if arch.sr_ratios[i] > 1:
         terms.append(Term(f'{block}.attn.sr', arch.sr_ratios[i] ** 2, (embed, embed)))
         terms += [Term(f'{block}.attn.sr', 1, (embed,)), Term(f'{block}.attn.sr_norm', 2, (embed,))]
-    if arch.family == 'pvtv2':
+    if arch.kind.filters_hidden:
         terms.append(Term(f'{block}.mlp.dwconv', 10, (hidden,)))
     return terms

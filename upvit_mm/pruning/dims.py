@@ -1,15 +1,15 @@
 """Prunable dims: which tensor axes must shrink together.
 
-Both families declare a table (``dims_deit``, ``dims_pvtv2``); nothing is traced. Tensor names are those of a
+Each family declares a table (``dims_deit``, ``dims_pvtv2``); nothing is traced. Tensor names are those of a
 classifier's state dict: ``backbone.*`` in our layout, and ``head.fc.*``, which may be absent.
 """
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.pruning import dims_deit, dims_pvtv2
 from upvit_mm.pruning.table import Slot, block_name, qk_slots, stage_name, v_slots
 
 KINDS = ('embed', 'qk', 'v', 'mlp_hidden')
@@ -48,7 +48,7 @@ class PrunableDim:
 
 def prunable_dims(arch: ArchSpec) -> dict[str, PrunableDim]:
     """Every prunable dim of an architecture by name, from the front of the network to its end."""
-    table = {'deit': dims_deit, 'pvtv2': dims_pvtv2}[arch.family]
+    table = importlib.import_module(arch.kind.dims)
     dims = []
     for i, depth in enumerate(arch.depths):
         dims.append(PrunableDim(f'{stage_name(i)}.embed', arch.embed_dims[i], 1, tuple(table.embed_slots(arch, i))))
@@ -64,5 +64,5 @@ def prunable_dims(arch: ArchSpec) -> dict[str, PrunableDim]:
 
 def fixed_axes(arch: ArchSpec) -> set[Slot]:
     """Axes that no dim owns: image channels, kernel sides, token counts, classes."""
-    table = {'deit': dims_deit, 'pvtv2': dims_pvtv2}[arch.family]
+    table = importlib.import_module(arch.kind.dims)
     return set(table.fixed_slots(arch)) | {('head.fc.weight', 0), ('head.fc.bias', 0)}

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from upvit_mm.arch.size import Grid
 from upvit_mm.pruning.dims import PrunableDim
-
-Grid = tuple[int, int]
 
 
 @dataclass(frozen=True, order=True)

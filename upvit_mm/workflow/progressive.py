@@ -148,7 +148,7 @@ class Progressive:
         return Training(f'stage {stage}', folder / 'training', cfg, (sliced, self.dense, *plans))
 
     def _costs(self, arch: ArchSpec) -> dict[str, int]:
-        macs = count_macs(arch, self.goal.size_for(arch), self.classes, **self.settings.layout)
+        macs = count_macs(arch, self.goal.size_for(arch), self.classes, self.settings.windows)
         return {'macs': macs, 'params': count_params(arch, self.classes)}
 
     def _write(self, arch: ArchSpec, checkpoint: Path, rows: list[dict], notes: dict[str, Any]) -> dict[str, Any]:
@@ -179,15 +179,15 @@ def stage_budgets(source: ArchSpec, goal: Budget, stages: int, settings: Setting
     Raises:
         ValueError: the goal cannot be met.
     """
-    layout = settings.layout
-    dense = total(goal.terms(source, num_classes, **layout), widths_of(source))
+    windows = settings.windows
+    dense = total(goal.terms(source, num_classes, windows), widths_of(source))
     share = goal.amount if goal.relative else goal.amount / dense
     budgets = [replace(goal, amount=dense * share ** (k / stages), relative=False) for k in range(1, stages + 1)]
     arch, grain = source, settings.grain
     if settings.non_uniform:
         for stage, budget in enumerate(budgets, 1):
             arch = narrowest(arch, grain)
-            least = total(goal.terms(arch, num_classes, **layout), widths_of(arch))
+            least = total(goal.terms(arch, num_classes, windows), widths_of(arch))
             if least > budget.amount:
                 raise ValueError(
                     f'budget {goal} in {stages} stages: stage {stage} of them would have {int(budget.amount):,} '
@@ -198,7 +198,7 @@ def stage_budgets(source: ArchSpec, goal: Budget, stages: int, settings: Setting
     for k, floor in enumerate([budget.amount for budget in budgets[1:]] + [budgets[-1].amount]):
         while True:
             try:
-                arch = target_for_budget(arch, budgets[k], grain, num_classes, **layout)
+                arch = target_for_budget(arch, budgets[k], grain, num_classes, windows)
                 break
             except ValueError:
                 lower = budgets[k].amount * SLACK

@@ -244,9 +244,9 @@ class PruneJob:
         sizes = dict.fromkeys([(self.source.img_size,) * 2, DETECTOR_SIZE])
         if isinstance(self.goal, Budget) and self.goal.metric == 'macs':
             sizes[self.goal.size_for(self.source)] = None
-        costs, layout = {}, self.settings.layout
+        costs, windows = {}, self.settings.windows
         for name, arch in (('dense', self.source), ('pruned', target)):
-            macs = {f'macs@{h}x{w}': count_macs(arch, (h, w), self.num_classes, **layout) for h, w in sizes}
+            macs = {f'macs@{h}x{w}': count_macs(arch, (h, w), self.num_classes, windows) for h, w in sizes}
             costs[name] = macs | {'params': count_params(arch, self.num_classes)}
             costs[name]['params of the backbone'] = count_params(arch)
         return costs
@@ -295,7 +295,7 @@ class PruneJob:
         s = self.settings
         assert scores is not None or not s.non_uniform, 'widths by score need scores'
         by_score = scores if s.non_uniform else None
-        return target_for_budget(self.source, self.goal, s.grain, self.num_classes, by_score, **s.layout)
+        return target_for_budget(self.source, self.goal, s.grain, self.num_classes, by_score, s.windows)
 
     def _plan_from(self, scores: Scores) -> PrunePlan:
         target, blocks = self._target_from(scores), None

@@ -100,16 +100,16 @@ def check_goal(goal: Goal, source: ArchSpec, settings: Settings, num_classes: in
     Raises:
         ValueError: a plan or target that does not fit the source, or a budget that cannot be met.
     """
-    count_macs(source, (source.img_size,) * 2, num_classes, **settings.layout)  # refuses windows in a PVTv2
+    count_macs(source, (source.img_size,) * 2, num_classes, settings.windows)  # refuses windows in a PVTv2
     if isinstance(goal, PrunePlan):
         if replace(goal.source_arch, name=source.name) != source:
             raise ValueError('the plan belongs to another source architecture than the one of the config.')
         return
     if isinstance(goal, Budget):
         if settings.non_uniform:
-            check_budget(source, goal, settings.grain, num_classes, **settings.layout)
+            check_budget(source, goal, settings.grain, num_classes, settings.windows)
             return
-        goal = target_for_budget(source, goal, settings.grain, num_classes, **settings.layout)
+        goal = target_for_budget(source, goal, settings.grain, num_classes, settings.windows)
     if goal.family != source.family:
         raise ValueError(f'target family = {goal.family!r}: the source is a {source.family}.')
     if any(depth > full for depth, full in zip(goal.depths, source.depths)):

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.arch.size import Windows
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
 from upvit_mm.pruning.budget import Budget, Grain
 from upvit_mm.registry import MODELS, is_type, scope_of
@@ -94,9 +95,9 @@ class Settings:
         return Grain(self.round_to, self.min_share, self.head_policy, self.tie_qkv)
 
     @property
-    def layout(self) -> dict[str, int]:
-        """Of attention, as ``mac_terms`` has it."""
-        return {'window_size': self.window_size} if self.window_size else {}
+    def windows(self) -> Windows:
+        """Of the detector's attention."""
+        return Windows(self.window_size)
 
     def some(self, *names: str) -> dict:
         """These settings, as plain data."""

@@ -9,7 +9,7 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from upvit_mm.arch.size import Grid, four_global_blocks
+from upvit_mm.arch.size import Grid, Windows
 from upvit_mm.models.backbones.base import UPBackbone, stage_modules
 from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, Stage, WindowedAttention, resize_pos_embed
 from upvit_mm.models.layers.grid import outgoing, tokens_to_map
@@ -62,36 +62,27 @@ class UPDeiT(UPBackbone):
             raise ValueError(f'out_type = {out_type!r}: must be one of {", ".join(OUT_TYPES)}.')
         if not -1 <= frozen_stages <= depth:
             raise ValueError(f'frozen_stages = {frozen_stages}: must lie in -1 to {depth}, the depth.')
-        if window_size < 0:
-            raise ValueError(f'window_size = {window_size}: must be 0 (global attention) or more.')
         self.out_type = out_type
         self.out_indices = self.check_indices('out_indices', out_indices, depth)
-        global_blocks = self._global_blocks(window_size, global_blocks)
+        self.windows = Windows(window_size, global_blocks)
+        if not self.windows and global_blocks is not None:
+            warnings.warn(
+                f'global_blocks = {tuple(global_blocks)} is ignored: without window_size every block is global.',
+                stacklevel=2,
+            )
+        sides = self.windows.sizes(depth)
 
         embed_dims = self.arch.embed_dims[0]
         self.pos_embed_grid = grid = (self.arch.pos_embed_grid,) * 2
         self.cls_token = nn.Parameter(torch.empty(1, self.num_prefix_tokens, embed_dims))
         self.pos_embed = nn.Parameter(torch.empty(1, self.num_prefix_tokens + grid[0] * grid[1], embed_dims))
         rates = self.drop_path_rates(drop_path_rate)[0]
-        blocks = [self._build_block(j, rates[j], 0 if j in global_blocks else window_size) for j in range(depth)]
+        blocks = [self._build_block(j, rates[j], sides[j]) for j in range(depth)]
         patch_size = self.arch.patch_size
         patch_embed = PatchEmbed(self.arch.in_channels, embed_dims, patch_size, patch_size, norm=False)
         self.stages = nn.ModuleList([Stage(patch_embed, blocks, embed_dims, with_cp)])
         self.reset_parameters()
         self.freeze()
-
-    def _global_blocks(self, window_size: int, given: Sequence[int] | None) -> Sequence[int]:
-        depth = self.arch.depths[0]
-        if window_size == 0:
-            if given is not None:
-                warnings.warn(
-                    f'global_blocks = {tuple(given)} is ignored: without window_size every block is global.',
-                    stacklevel=3,
-                )
-            return range(depth)
-        if given is None:
-            return four_global_blocks(depth)
-        return self.check_indices('global_blocks', given, depth) if len(given) else ()
 
     def _build_block(self, j: int, drop_path: float, window_size: int) -> Block:
         arch = self.arch

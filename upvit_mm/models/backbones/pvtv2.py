@@ -11,9 +11,6 @@ from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, Stage
 from upvit_mm.models.layers.grid import outgoing, tokens_to_map
 from upvit_mm.registry import MODELS
 
-PATCH_KERNELS = (7, 3, 3, 3)
-PATCH_STRIDES = (4, 2, 2, 2)
-
 
 @MODELS.register_module()
 class UPPVTv2(UPBackbone):
@@ -73,7 +70,7 @@ class UPPVTv2(UPBackbone):
             )
             for j in range(arch.depths[i])
         ]
-        patch_embed = PatchEmbed(source, embed_dims, PATCH_KERNELS[i], PATCH_STRIDES[i], norm=True)
+        patch_embed = PatchEmbed(source, embed_dims, arch.patch_kernels[i], arch.patch_strides[i], norm=True)
         return Stage(patch_embed, blocks, embed_dims, with_cp)
 
     def frozen_modules(self) -> Iterable[nn.Module]:

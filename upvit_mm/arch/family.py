@@ -1,0 +1,96 @@
+"""Everything that depends on the kind of a network, in one value for each family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of networks: how the widths of an ``ArchSpec`` are wired.
+
+    Attributes:
+        name: as ``ArchSpec.family`` has it.
+        title: as people write it.
+        backbone: class in ``upvit_mm.models.backbones``, registered in the scope ``upvit_mm``.
+        dims: module that declares which tensor axes shrink together, see ``upvit_mm.pruning.dims``.
+        kernels: side of each stage's patches in pixels of its input; None = the arch's ``patch_size``.
+        strides: step between them, as ``kernels``; one for each stage.
+        num_prefix_tokens: tokens in front that have no place on the grid; the first is the class token.
+        stores_positions: whether there is a ``pos_embed``, a vector for each place of the training grid.
+        norms_patches: whether a LayerNorm follows each patch embedding.
+        filters_hidden: whether a depth-wise 3x3 convolution works between the layers of the feed-forward network.
+        reduces_keys: whether keys and values may be spatially reduced (``ArchSpec.sr_ratios``).
+        allows_windows: whether blocks may attend within windows.
+        upstream: classes of mmdet and mmpretrain that build the same networks.
+        stock: names of stock architectures, for messages.
+    """
+
+    name: str
+    title: str
+    backbone: str
+    dims: str
+    kernels: tuple[int | None, ...]
+    strides: tuple[int | None, ...]
+    num_prefix_tokens: int = 0
+    stores_positions: bool = False
+    norms_patches: bool = False
+    filters_hidden: bool = False
+    reduces_keys: bool = False
+    allows_windows: bool = False
+    upstream: tuple[str, ...] = ()
+    stock: str = ''
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.strides)
+
+    @property
+    def is_pyramid(self) -> bool:
+        """Whether maps of several strides leave the backbone; else a neck must make them from one."""
+        return self.num_stages > 1
+
+    @property
+    def reads_class_token(self) -> bool:
+        """What a classifier's head reads: the class token, else the mean over tokens."""
+        return self.num_prefix_tokens > 0
+
+
+DEIT = Family(
+    name='deit',
+    title='DeiT',
+    backbone='UPDeiT',
+    dims='upvit_mm.pruning.dims_deit',
+    kernels=(None,),
+    strides=(None,),
+    num_prefix_tokens=1,
+    stores_positions=True,
+    allows_windows=True,
+    upstream=('VisionTransformer', 'DistilledVisionTransformer'),
+    stock="'deit-tiny', 'deit-small' or 'deit-base'",
+)
+PVTV2 = Family(
+    name='pvtv2',
+    title='PVTv2',
+    backbone='UPPVTv2',
+    dims='upvit_mm.pruning.dims_pvtv2',
+    kernels=(7, 3, 3, 3),
+    strides=(4, 2, 2, 2),
+    norms_patches=True,
+    filters_hidden=True,
+    reduces_keys=True,
+    upstream=('PyramidVisionTransformerV2',),
+    stock="'pvtv2-b0' ... 'pvtv2-b5'",
+)
+FAMILIES = {family.name: family for family in (DEIT, PVTV2)}
+
+
+def family_named(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if name not in FAMILIES:
+        raise ValueError(f'family = {name!r}: must be one of {", ".join(FAMILIES)}.')
+    return FAMILIES[name]
