@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.arch.spec import BLOCK_FIELDS, LARGEST, NUM_STAGES
+from upvit_mm.arch.family import FAMILIES
+from upvit_mm.arch.spec import BLOCK_FIELDS, LARGEST
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
 
 settings.register_profile('repeatable', derandomize=True, deadline=None, database=None)
@@ -25,8 +26,8 @@ scales = st.floats(1e-3, 10.0)
 @st.composite
 def archs(draw) -> dict[str, Any]:
     """The mapping of a small valid architecture of either family, in any spelling."""
-    family = draw(st.sampled_from(list(NUM_STAGES)))
-    stages = NUM_STAGES[family]
+    family = draw(st.sampled_from(list(FAMILIES)))
+    stages = FAMILIES[family].num_stages
     depths = [draw(st.integers(1, 2)) for _ in range(stages)]
 
     def per_block(values):
@@ -116,7 +117,7 @@ def refused(data: Any) -> str:
 def test_a_field_of_nonsense_is_named(arch, data):
     optional = {'qk_dims', 'v_dims', 'qk_scales', 'sr_ratios'}
     name = data.draw(st.sampled_from([*arch, 'version']))
-    value = data.draw(st.text(max_size=5).filter(lambda x: x not in NUM_STAGES) if name == 'family' else nested)
+    value = data.draw(st.text(max_size=5).filter(lambda x: x not in FAMILIES) if name == 'family' else nested)
     assume(not (value is None and name in optional))
     assert name.partition('[')[0] in refused(arch | {name: value})
 

@@ -91,6 +91,6 @@ def family_named(name: str) -> Family:
     Raises:
         ValueError: unknown name; the message lists the known ones.
     """
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f'family = {name!r}: must be one of {", ".join(FAMILIES)}.')
     return FAMILIES[name]
