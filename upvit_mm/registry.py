@@ -11,6 +11,8 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
+from upvit_mm.arch.family import FAMILIES, Family
+
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='upvit_mm', locations=['upvit_mm.models'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='upvit_mm', locations=['upvit_mm.hooks'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
@@ -69,6 +71,32 @@ def is_type(kind: Kind, *names: str, registry: Registry, scope: str | None = Non
         return kind is not None
     found = class_of(kind, registry, scope)
     return found is not None and any(base.__name__ in wanted for base in found.__mro__)
+
+
+def family_of(kind: Kind, scope: str | None = None) -> Family | None:
+    """The family that a config's ``model.backbone.type`` builds, or None for a backbone that is not ours.
+
+    Args:
+        kind: see ``class_of``; a subclass of one of our backbones is one, too.
+        scope: see ``class_of``.
+    """
+    return next((f for f in FAMILIES.values() if is_type(kind, f.backbone, registry=MODELS, scope=scope)), None)
+
+
+def require_family(field: str, kind: Kind) -> Family:
+    """``family_of``, where nothing but a backbone of ours will do.
+
+    Raises:
+        ValueError: the field, what it is, and which types there are.
+    """
+    if (family := family_of(kind)) is None:
+        raise ValueError(f'{field} = {type_name(kind) or None!r}: must be one of {backbone_types()}.')
+    return family
+
+
+def backbone_types() -> str:
+    """Our backbones as a config names them, for messages."""
+    return ', '.join(f'upvit_mm.{family.backbone}' for family in FAMILIES.values())
 
 
 def scope_of(cfg: Mapping[str, Any]) -> str | None:

@@ -72,7 +72,7 @@ def test_a_deit_by_hand(build, image, distance):
         heads = [t.chunk(attn.num_heads, dim=2) for t in (attn.q(normed), attn.k(normed))]
         weights = torch.stack([(attn.scale * q @ k.transpose(1, 2)).softmax(-1)[:, 0] for q, k in zip(*heads)])
         score = weights.mean(dim=0)[0, 1:]
-        assert distance(class_attention(attn, normed)[0], score) < 1e-10
+        assert distance(class_attention(attn, normed, 1)[0], score) < 1e-10
         kept = sorted(score.argsort(descending=True)[:10].tolist())
         tokens = stage.blocks[2].add_attn(tokens, grid)[:, [0, *(1 + k for k in kept)]]
         tokens = stage.blocks[2].add_mlp(tokens, grid)

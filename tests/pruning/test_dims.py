@@ -27,14 +27,15 @@ def test_every_axis_is_claimed_once_or_fixed(name, family, tiny_arch):
     spec = ArchSpec.from_dict(tiny_arch(family)) if name == 'tiny' else get_arch(name)
     shapes = classifier_shapes(spec)
     axes = {(key, axis) for key, shape in shapes.items() for axis in range(len(shape))}
-    dims, fixed = prunable_dims(spec), fixed_axes(spec)
-    claims = Counter(slot for dim in dims.values() for slot in dim.slots)
+    dims, fixed = prunable_dims(spec), {slot[:2] for slot in fixed_axes(spec)}
+    claims = Counter(slot[:2] for dim in dims.values() for slot in dim.slots)
     # q, k and v weights are claimed on both axes, but by different dims: each axis once
     assert max(claims.values()) == 1
     assert not set(claims) & fixed
     assert set(claims) | fixed == axes
     for dim in dims.values():
-        assert {shapes[key][axis] for key, axis in dim.slots} == {dim.size}
+        for slot in dim.slots:
+            assert shapes[slot.tensor][slot.axis] == slot.length(dim.size, dim.groups)
         assert dim.size % dim.groups == 0
 
 

@@ -187,7 +187,9 @@ def test_magnitude_is_the_norm_of_what_goes_with_a_channel(family, net):
             lost += (tensor.square().sum() - sliced[key].square().sum()).item()
         # a tensor that the dim owns on two axes (the spatial reduction) loses the crossing once, not twice
         crossing = sum(
-            state[k][0, 0].square().sum().item() for k, axis in dim.slots if axis == 1 and (k, 0) in dim.slots
+            state[slot.tensor][0, 0].square().sum().item()
+            for slot in dim.slots
+            if slot.axis == 1 and slot._replace(axis=0) in dim.slots
         )
         assert scores[dim.name][0].item() ** 2 == pytest.approx(lost + crossing, rel=1e-9)
 

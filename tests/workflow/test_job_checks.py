@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmpretrain.models import GlobalAveragePooling
 
+from upvit_mm.arch.family import PVTV2
 from upvit_mm.workflow.prune_checks import check_images, check_readout, check_training_data
 
 
@@ -63,7 +64,7 @@ def test_the_neck_however_it_is_written(cfg):
     """As a class, which new-style configs give, too."""
     for neck in ('GlobalAveragePooling', 'mmpretrain.GlobalAveragePooling', GlobalAveragePooling):
         cfg.model.neck = dict(type=neck)
-        check_readout(cfg, 'pvtv2')
+        check_readout(cfg, PVTV2)
     cfg.model.neck = dict(type='mmpretrain.GeneralizedMeanPooling')
     with pytest.raises(ValueError, match='must read the mean over tokens'):
-        check_readout(cfg, 'pvtv2')
+        check_readout(cfg, PVTV2)

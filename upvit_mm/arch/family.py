@@ -13,13 +13,10 @@ class Family:
         name: as ``ArchSpec.family`` has it.
         title: as people write it.
         backbone: class in ``upvit_mm.models.backbones``, registered in the scope ``upvit_mm``.
-        dims: module that declares which tensor axes shrink together, see ``upvit_mm.pruning.dims``.
+        dims: module whose ``TABLE`` declares which tensor axes shrink together (``upvit_mm.pruning.table.Table``).
         kernels: side of each stage's patches in pixels of its input; None = the arch's ``patch_size``.
         strides: step between them, as ``kernels``; one for each stage.
         num_prefix_tokens: tokens in front that have no place on the grid; the first is the class token.
-        stores_positions: whether there is a ``pos_embed``, a vector for each place of the training grid.
-        norms_patches: whether a LayerNorm follows each patch embedding.
-        filters_hidden: whether a depth-wise 3x3 convolution works between the layers of the feed-forward network.
         reduces_keys: whether keys and values may be spatially reduced (``ArchSpec.sr_ratios``).
         allows_windows: whether blocks may attend within windows.
         upstream: classes of mmdet and mmpretrain that build the same networks.
@@ -33,9 +30,6 @@ class Family:
     kernels: tuple[int | None, ...]
     strides: tuple[int | None, ...]
     num_prefix_tokens: int = 0
-    stores_positions: bool = False
-    norms_patches: bool = False
-    filters_hidden: bool = False
     reduces_keys: bool = False
     allows_windows: bool = False
     upstream: tuple[str, ...] = ()
@@ -64,7 +58,6 @@ DEIT = Family(
     kernels=(None,),
     strides=(None,),
     num_prefix_tokens=1,
-    stores_positions=True,
     allows_windows=True,
     upstream=('VisionTransformer', 'DistilledVisionTransformer'),
     stock="'deit-tiny', 'deit-small' or 'deit-base'",
@@ -76,8 +69,6 @@ PVTV2 = Family(
     dims='upvit_mm.pruning.dims_pvtv2',
     kernels=(7, 3, 3, 3),
     strides=(4, 2, 2, 2),
-    norms_patches=True,
-    filters_hidden=True,
     reduces_keys=True,
     upstream=('PyramidVisionTransformerV2',),
     stock="'pvtv2-b0' ... 'pvtv2-b5'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 Size = tuple[int, int]  # height, width in pixels
 Grid = tuple[int, int]  # H, W in tokens
@@ -51,6 +52,12 @@ class Windows:
     def __bool__(self) -> bool:
         """Whether there are any."""
         return self.size > 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As a backbone is told of them: ``window_size`` and ``global_blocks``, as far as they say something."""
+        told = {'window_size': self.size, 'global_blocks': self.global_blocks}
+        return {name: value for name, value in told.items() if value is not None} if self else {}
 
     def sizes(self, depth: int) -> tuple[int, ...]:
         """By block of a stage the side of its windows, 0 where it attends globally.

@@ -15,11 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.arch.size import Size
-from upvit_mm.compare.contestants import FAMILIES, family_of
+from upvit_mm.arch.size import GLOBAL, Size, Windows
+from upvit_mm.models import build_backbone
 from upvit_mm.pruning.costs import mac_terms, param_terms, total, widths_of
-from upvit_mm.registry import scope_of
-from upvit_mm.workflow.posteriors import BACKBONES
+from upvit_mm.registry import require_family, scope_of
 from upvit_mm.workflow.whole_detector import build_detector
 
 PARTS = {  # of a block -> its modules
@@ -30,7 +29,6 @@ PARTS = {  # of a block -> its modules
     'norms': ('norm1', 'norm2'),
 }
 PART_OF = {module: part for part, modules in PARTS.items() for module in modules}
-LAYOUT = ('window_size', 'global_blocks')  # settings of a backbone that say which tokens attend to which
 
 
 @dataclass
@@ -63,10 +61,10 @@ class Part:
             yield from part.walk(depth, level + 1)
 
 
-def count(arch: ArchSpec, size: Size, num_classes: int = 0, **layout: Any) -> Part:
+def count(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows = GLOBAL) -> Part:
     """Costs by stage, block, part of a block, and module; see ``upvit_mm.pruning.costs.mac_terms``."""
     root, widths = Part('total'), widths_of(arch)
-    for term in mac_terms(arch, size, num_classes, **layout):
+    for term in mac_terms(arch, size, num_classes, windows):
         if cost := total([term], widths):  # a backbone alone has a head of 0 classes
             root.add(_path(term.module), macs=cost)
     for term in param_terms(arch, num_classes):
@@ -165,14 +163,16 @@ def _regions(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def measure_arch(arch: ArchSpec, sizes: Sequence[Size], num_classes: int = 0, **layout: Any) -> dict[str, Any]:
+def measure_arch(
+    arch: ArchSpec, sizes: Sequence[Size], num_classes: int = 0, windows: Windows = GLOBAL
+) -> dict[str, Any]:
     """Counted and traced costs of a backbone and its head.
 
     Args:
         arch: the network.
         sizes: ``(height, width)`` of images in pixels.
         num_classes: outputs of the head; 0 = a backbone alone.
-        layout: ``window_size`` and ``global_blocks`` of a DeiT.
+        windows: where its blocks attend within windows.
 
     Returns:
         ``{'arch', 'num_classes', 'layout', 'sizes'}``, and by size ``{'counted': Part, 'traced_backbone_macs': int}``.
@@ -180,11 +180,12 @@ def measure_arch(arch: ArchSpec, sizes: Sequence[Size], num_classes: int = 0, **
     Raises:
         ValueError: see ``mac_terms`` and ``UPDeiT``.
     """
+    layout = windows.settings
     record: dict[str, Any] = {'arch': arch.to_dict(), 'num_classes': num_classes, 'layout': layout, 'sizes': {}}
-    backbone = BACKBONES[arch.family](arch, **layout).eval()
+    backbone = build_backbone(arch, **layout).eval()
     for size in sizes:
         record['sizes'][f'{size[0]}x{size[1]}'] = {
-            'counted': count(arch, size, num_classes, **layout),
+            'counted': count(arch, size, num_classes, windows),
             'traced_backbone_macs': traced_macs(backbone, torch.empty(1, arch.in_channels, *size, device='meta')),
         }
     return record
@@ -201,13 +202,12 @@ def measure_config(cfg: Config, sizes: Sequence[Size]) -> dict[str, Any]:
         ValueError: another backbone, or see ``measure_arch``.
     """
     settings = cfg.model.backbone
-    if (family := family_of(settings.type)) is None:
-        raise ValueError(f'model.backbone.type = {settings.type!r}: must be one of {", ".join(FAMILIES)}.')
-    layout = {name: settings[name] for name in LAYOUT if name in settings}
-    arch = resolve_arch(settings.arch, family)
+    family = require_family('model.backbone.type', settings.type)
+    windows = Windows(settings.get('window_size', 0), settings.get('global_blocks'))
+    arch = resolve_arch(settings.arch, family.name)
     if scope_of(cfg) != 'mmdet':
-        return measure_arch(arch, sizes, cfg.model.head.num_classes, **layout)
-    record, detector = measure_arch(arch, sizes, **layout), build_detector(cfg)
+        return measure_arch(arch, sizes, cfg.model.head.num_classes, windows)
+    record, detector = measure_arch(arch, sizes, windows=windows), build_detector(cfg)
     for size, costs in zip(sizes, record['sizes'].values()):
         costs['detector'] = traced_detector(detector, size)
     return record

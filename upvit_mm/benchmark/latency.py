@@ -19,9 +19,9 @@ from upvit_mm.arch import resolve_arch
 from upvit_mm.arch.size import Size
 from upvit_mm.checkpoints import check_state
 from upvit_mm.cli import check_device
+from upvit_mm.models import build_backbone
 from upvit_mm.registry import scope_of
 from upvit_mm.stopwatch import SEED, Timing, device_name, forward_step, noise, time_alternating
-from upvit_mm.workflow.posteriors import BACKBONES
 from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, detector_state
 
 Networks = dict[str, dict[str, nn.Module]]  # by what is run of them, by name
@@ -84,7 +84,7 @@ def backbones(archs: Sequence[str]) -> Networks:
     """
     torch.manual_seed(SEED)
     specs = {name: resolve_arch(name) for name in _each_once(archs)}
-    return {'backbone': {name: BACKBONES[arch.family](arch).eval() for name, arch in specs.items()}}
+    return {'backbone': {name: build_backbone(arch).eval() for name, arch in specs.items()}}
 
 
 def detectors(configs: Sequence[Sequence[str]]) -> Networks:

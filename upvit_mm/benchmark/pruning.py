@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import load_classifier
 from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
+from upvit_mm.models import build_backbone
 from upvit_mm.pruning import PrunableDim, make_plan, plan_for_target, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.compensate import compensate
@@ -29,7 +30,7 @@ from upvit_mm.pruning.importance import (
     taylor_scores,
 )
 from upvit_mm.pruning.posterior import PosteriorNet
-from upvit_mm.workflow.posteriors import BACKBONES, build_net, judge, peak_memory
+from upvit_mm.workflow.posteriors import build_net, judge, peak_memory
 
 logger = logging.getLogger('upvit_mm')
 METHODS = ('kl', 'fisher', 'taylor', 'magnitude', 'random')
@@ -164,7 +165,7 @@ def time_large_network(
         torch.set_num_threads(threads)
     torch.manual_seed(0)
     arch = resolve_arch(name)
-    empty = PosteriorNet(BACKBONES[arch.family](arch, out_indices=(-1,)), torch.nn.Linear(arch.embed_dims[-1], classes))
+    empty = PosteriorNet(build_backbone(arch, out_indices=(-1,)), torch.nn.Linear(arch.embed_dims[-1], classes))
     batch = Batch(torch.randn(images, 3, arch.img_size, arch.img_size), range(images))
     forward = min(seconds(lambda: _forward(empty, batch)) for _ in range(3))
     fisher = min(seconds(lambda: fisher_scores(empty, [batch], draws=FISHER_DRAWS)) for _ in range(2))

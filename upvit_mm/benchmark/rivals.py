@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import LAYOUTS, from_ours
-from upvit_mm.models import UPDeiT, UPPVTv2
+from upvit_mm.models import build_backbone
 
 
 def build_backbones(arch: ArchSpec, rivals: Sequence[str]) -> dict[str, nn.Module]:
@@ -27,7 +27,7 @@ def build_backbones(arch: ArchSpec, rivals: Sequence[str]) -> dict[str, nn.Modul
     Raises:
         ValueError: an unknown rival, or one that cannot build this architecture.
     """
-    ours = {'pvtv2': UPPVTv2, 'deit': UPDeiT}[arch.family](arch)
+    ours = build_backbone(arch)
     models: dict[str, nn.Module] = {'ours': ours}
     for name in rivals:
         if (arch.family, name) not in _BUILDERS:

@@ -86,7 +86,7 @@ def _arch_of(state: State, source: Path) -> ArchSpec | None:
 def _to_timm(state: State, arch: ArchSpec | None, source: Path) -> tuple[State, ArchSpec | None]:
     """A classifier's tensors as timm has them, and the architecture that they are of then."""
     backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
-    layout = next(x for x in LAYOUTS if x.name.startswith('timm') and x.family == _family(backbone))
+    layout = next(x for x in LAYOUTS if x.name.startswith('timm') and x.holds(backbone))
     head = {f'head.{k.removeprefix(HEAD)}': v for k, v in state.items() if k.startswith(HEAD)}
     from_ours(backbone, layout)  # refuses q, k and v of different widths
     _check_widths(backbone)
@@ -97,10 +97,6 @@ def _to_timm(state: State, arch: ArchSpec | None, source: Path) -> tuple[State, 
     else:
         backbone, arch = _fold_scales(backbone, arch)
     return from_ours(backbone, layout) | head, arch
-
-
-def _family(backbone: State) -> str:
-    return 'deit' if 'cls_token' in backbone else 'pvtv2'
 
 
 def _check_widths(backbone: State) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.arch.family import FAMILIES
 
 logger = logging.getLogger('upvit_mm')
 
 WIDTHS = ('family', 'embed_dims', 'depths', 'qk_dims', 'v_dims', 'mlp_hidden_dims')  # all of them are in tensors
 TOLD = ('num_heads', 'qk_scales', 'sr_ratios', 'strides')  # equal tensors can belong to different ones
-OURS = ('UPDeiT', 'UPPVTv2')
 READ = ('type', 'arch', 'num_heads', 'embed_dims', 'strides', 'patch_cfg')  # of the backbone in a config
 # heads of mmpretrain's named architectures that are as wide as ours
 MMPRETRAIN_HEADS = dict.fromkeys(('deit-t', 'deit-tiny'), 3) | dict.fromkeys(('deit-s', 'deit-small'), 6)
@@ -55,7 +55,8 @@ def known_arch(content: Mapping[str, Any]) -> ArchSpec | None:
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     backbone = _backbone_of(meta)
-    named = backbone.get('arch') if _kind(backbone) in OURS else None
+    ours = {family.backbone for family in FAMILIES.values()}
+    named = backbone.get('arch') if _kind(backbone) in ours else None
     for arch in (meta.get('arch'), named):
         if isinstance(arch, Mapping) or (isinstance(arch, str) and not arch.endswith('.json')):
             try:
@@ -89,7 +90,9 @@ def _foreign(backbone: Mapping[str, Any], arch: ArchSpec) -> dict[str, Any]:
     """Fields of a backbone of mmpretrain or mmdet that has the widths of ``arch``; nothing for others."""
     if any(w != c for dims in (arch.qk_dims, arch.v_dims) for c, stage in zip(arch.embed_dims, dims) for w in stage):
         return {}
-    if _kind(backbone) == 'VisionTransformer' and arch.family == 'deit':
+    if _kind(backbone) not in arch.kind.upstream:
+        return {}
+    if not arch.kind.is_pyramid:
         named = backbone.get('arch', 'base')
         if isinstance(named, str):
             heads, width = MMPRETRAIN_HEADS.get(named.lower()), arch.embed_dims[0]
@@ -99,12 +102,10 @@ def _foreign(backbone: Mapping[str, Any], arch: ArchSpec) -> dict[str, Any]:
             return {}
         stride = backbone.get('patch_cfg', {}).get('stride', arch.patch_size)
         return _per_block([heads], arch) | {'strides': (stride,)}
-    if _kind(backbone) == 'PyramidVisionTransformerV2' and arch.family == 'pvtv2':
-        heads, strides = backbone.get('num_heads', [1, 2, 5, 8]), backbone.get('strides', [4, 2, 2, 2])
-        if [backbone.get('embed_dims', 64) * h for h in heads] != list(arch.embed_dims):
-            return {}
-        return _per_block(heads, arch) | {'strides': tuple(math.prod(strides[: i + 1]) for i in range(len(strides)))}
-    return {}
+    heads, strides = backbone.get('num_heads', [1, 2, 5, 8]), backbone.get('strides', [4, 2, 2, 2])
+    if [backbone.get('embed_dims', 64) * h for h in heads] != list(arch.embed_dims):
+        return {}
+    return _per_block(heads, arch) | {'strides': tuple(math.prod(strides[: i + 1]) for i in range(len(strides)))}
 
 
 def _per_block(heads: Sequence[int], arch: ArchSpec) -> dict[str, Any]:

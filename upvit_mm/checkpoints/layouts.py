@@ -43,6 +43,11 @@ class Layout:
     rules: tuple[Rule, ...]
     dropped: tuple[tuple[str, str], ...] = ()
 
+    def holds(self, ours: Iterable[str]) -> bool:
+        """Whether it has a place for each of these tensors of ours."""
+        patterns = [pattern(rule.ours) for rule in self.rules]
+        return all(any(p.match(key) for p in patterns) for key in ours)
+
 
 def pattern(template: str) -> re.Pattern:
     """Regular expression that matches exactly the keys of a template."""

@@ -142,7 +142,7 @@ class Comparison:
         self.cfg, self.goal, self.settings, self.options = cfg, goal, settings, options
         self.work_dir, self.say = Path(work_dir).absolute(), say
         self.given, self.source = checkpoint, source_of(cfg)
-        check_readout(cfg, self.source.family)
+        check_readout(cfg, self.source.kind)
         check_device(settings.device)
         check_goal(goal, self.source, settings, cfg.model.head.num_classes)
         self.lr = options.lr or cfg.optim_wrapper.optimizer.lr

@@ -15,12 +15,11 @@ from mmengine.registry import LOOPS, METRICS
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.files import sha256_of
-from upvit_mm.registry import MODELS, Kind, is_type
+from upvit_mm.registry import is_type, require_family
 from upvit_mm.workflow.finetune import repeatable, set_epochs
 from upvit_mm.workflow.record import BOX_AP
 from upvit_mm.workflow.whole_detector import build_detector, detector_state
 
-FAMILIES = {'upvit_mm.UPDeiT': 'deit', 'upvit_mm.UPPVTv2': 'pvtv2'}  # by type of backbone
 SEED = '{seed}'  # in the path of a checkpoint
 KINDS = ('bbox', 'segm')  # families of AP, as CocoMetric names them
 
@@ -84,11 +83,6 @@ class Contestant:
         return {'name': self.name, 'checkpoint': self.checkpoint, 'sha256': sha256, 'arch': self.arch.to_dict()}
 
 
-def family_of(kind: Kind) -> str | None:
-    """The family of a backbone of ours that a config's ``type`` names; None for another backbone."""
-    return next((family for name, family in FAMILIES.items() if is_type(kind, name, registry=MODELS)), None)
-
-
 def check_detector_config(cfg: Config, trained: bool) -> None:
     """Refuse a config that is none of a detector on one of our backbones, judged by box AP.
 
@@ -101,8 +95,7 @@ def check_detector_config(cfg: Config, trained: bool) -> None:
     """
     model = cfg.get('model') or {}
     kind = (model.get('backbone') or {}).get('type')
-    if family_of(kind) is None:
-        raise ValueError(f'model.backbone.type = {kind!r}: must be one of {", ".join(FAMILIES)}.')
+    require_family('model.backbone.type', kind)
     if not model.get('neck'):
         raise ValueError('model.neck: must be there; its in_channels follow the backbone.')
     for name, value in (('model.init_cfg', model.get('init_cfg')), ('load_from', cfg.get('load_from'))):
@@ -184,7 +177,7 @@ def check_contestant(cfg: Config, contestant: Contestant, whole: bool):
     """
     name = f'{contestant.name} ({contestant.checkpoint})'
     try:
-        resolve_arch(contestant.arch, family_of(cfg.model.backbone.type))
+        resolve_arch(contestant.arch, require_family('model.backbone.type', cfg.model.backbone.type).name)
         detector = build_detector(cfg)
         if whole:
             if not contestant.files:

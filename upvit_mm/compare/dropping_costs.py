@@ -39,13 +39,10 @@ def dropping_macs(arch: ArchSpec, size: Size, keep_rate: float, start: Sequence[
         arch: the network.
         size: ``(height, width)`` in pixels.
         keep_rate: share of tokens that stay, each time some are dropped.
-        start: DeiT: the blocks that drop; PVTv2: the first stage that does.
+        start: the first stage that drops; of a network with one stage, the blocks that do.
     """
-    share = (
-        _deit_shares(arch, size, keep_rate, start)
-        if arch.family == 'deit'
-        else _pvtv2_shares(arch, size, keep_rate, start)
-    )
+    shares = _shares_by_stage if arch.kind.is_pyramid else _shares_by_block
+    share = shares(arch, size, keep_rate, start)
     widths = widths_of(arch)
     return round(
         sum(term.factor * prod(widths[dim] for dim in term.dims) * share(term) for term in mac_terms(arch, size))
@@ -77,14 +74,15 @@ def rate_for_macs(arch: ArchSpec, size: Size, macs: int, start: Sequence[int] | 
     return rate
 
 
-def _deit_shares(arch: ArchSpec, size: Size, keep_rate: float, layers: Sequence[int]) -> Callable[[Term], float]:
+def _shares_by_block(arch: ArchSpec, size: Size, keep_rate: float, layers: Sequence[int]) -> Callable[[Term], float]:
     ((height, width),) = grids_of(arch, size)
     whole = left = height * width
-    attn, mlp = [], []  # share of tokens by block, class token included
+    prefix = arch.kind.num_prefix_tokens
+    attn, mlp = [], []  # share of tokens by block, the prefix included
     for j in range(arch.depths[0]):
-        attn.append((1 + left) / (1 + whole))
+        attn.append((prefix + left) / (prefix + whole))
         left = kept_tokens(keep_rate, left) if j in layers else left
-        mlp.append((1 + left) / (1 + whole))
+        mlp.append((prefix + left) / (prefix + whole))
 
     def share(term: Term) -> float:
         parts = term.module.split('.')  # stages.0.blocks.j.attn[.q], stages.0.blocks.j.mlp.fc1
@@ -97,7 +95,7 @@ def _deit_shares(arch: ArchSpec, size: Size, keep_rate: float, layers: Sequence[
     return share
 
 
-def _pvtv2_shares(arch: ArchSpec, size: Size, keep_rate: float, first: int) -> Callable[[Term], float]:
+def _shares_by_stage(arch: ArchSpec, size: Size, keep_rate: float, first: int) -> Callable[[Term], float]:
     counts = [height * width for height, width in grids_of(arch, size)]
     shares = [kept_tokens(keep_rate, n) / n if i >= first else 1.0 for i, n in enumerate(counts)]
 

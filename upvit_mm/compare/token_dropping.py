@@ -21,7 +21,7 @@ from upvit_mm.arch.size import Grid, Size
 from upvit_mm.compare.dropping_costs import drop_layers, dropping_macs, kept_tokens, rate_for_macs
 from upvit_mm.compare.kept_tokens import FILLS, KeptTokens, take
 from upvit_mm.models import UPDeiT, UPPVTv2
-from upvit_mm.models.layers import Attention, Block, WindowedAttention
+from upvit_mm.models.layers import Attention, Block
 from upvit_mm.models.layers.grid import map_to_tokens, outgoing, tokens_to_map
 from upvit_mm.models.network import Network
 from upvit_mm.pruning.costs import count_macs
@@ -92,7 +92,7 @@ class DeiTDropping(TokenDropping):
     wraps = UPDeiT
 
     def _check_start(self, start: Sequence[int] | None) -> tuple[int, ...]:
-        if any(isinstance(block.attn, WindowedAttention) for block in self.backbone.stages[0].blocks):
+        if self.backbone.windows:
             raise ValueError('the backbone has windows: tokens can be dropped with window_size = 0 only.')
         depth = self.arch.depths[0]
         blocks = drop_layers(depth) if start is None else tuple(sorted(start))
@@ -104,21 +104,23 @@ class DeiTDropping(TokenDropping):
         """Image ``(B, 3, h, w)`` -> per index in ``out_indices`` a map ``(B, C, ceil(h/16), ceil(w/16))``."""
         self.backbone.check_image(images)
         stage, rate = self.backbone.stages[0], self.rate_at(tuple(images.shape[-2:]))
-        tokens, grid = self.backbone.enter_stage(0, images)  # (B, 1+N, C)
+        tokens, grid = self.backbone.enter_stage(0, images)  # (B, P+N, C)
+        prefix = self.backbone.num_prefix_tokens
         places = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)  # (B, n)
-        last, outs = tokens[:, 1:], []  # (B, N, C): every patch as it was when it was dropped
+        last, outs = tokens[:, prefix:], []  # (B, N, C): every patch as it was when it was dropped
         for j, block in enumerate(stage.blocks[: self.out_indices[-1] + 1]):
             attended = block.add_attn(tokens, grid)
             if j in self.start:
-                last = KeptTokens.on(grid, places, 'last').spread(attended[:, 1:], last)
-                chosen = best(class_attention(block.attn, block.norm1(tokens)), rate)  # (B, k)
-                attended = torch.cat([attended[:, :1], take(attended[:, 1:], chosen)], dim=1)
+                last = KeptTokens.on(grid, places, 'last').spread(attended[:, prefix:], last)
+                chosen = best(class_attention(block.attn, block.norm1(tokens), prefix), rate)  # (B, k)
+                attended = torch.cat([attended[:, :prefix], take(attended[:, prefix:], chosen)], dim=1)
                 places = places.gather(1, chosen)
             tokens = block.add_mlp(attended, grid)
             if j in self.out_indices:
-                norm = stage.norm if j == len(stage.blocks) - 1 else nn.Identity()
+                final = j == len(stage.blocks) - 1
+                here, there = (self.backbone.leave_stage(0, t) if final else t for t in (tokens[:, prefix:], last))
                 kept = KeptTokens.on(grid, places, self.fill)
-                spread = kept.spread(norm(tokens[:, 1:]), norm(last) if self.fill == 'last' else None)  # (B, N, C)
+                spread = kept.spread(here, there if self.fill == 'last' else None)  # (B, N, C)
                 outs.append(outgoing(tokens_to_map(spread, grid)))
         return tuple(outs)
 
@@ -151,9 +153,7 @@ class PVTv2Dropping(TokenDropping):
         self.backbone.check_image(images)
         rate, x, outs = self.rate_at(tuple(images.shape[-2:])), images, []
         for i, stage in enumerate(self.backbone.stages[: self.out_indices[-1] + 1]):
-            embedded = stage.patch_embed.proj(x)  # (B, C, H, W)
-            grid = (embedded.shape[-2], embedded.shape[-1])
-            embedded = map_to_tokens(embedded)  # (B, N, C)
+            embedded, grid = stage.patch_embed.project(x)  # (B, N, C)
             distance = (embedded - embedded.mean(dim=1, keepdim=True)).norm(dim=2)  # (B, N)
             chosen = best(distance, rate if i >= self.start else 1.0)
             kept = KeptTokens.on(grid, chosen, self.fill)
@@ -161,15 +161,24 @@ class PVTv2Dropping(TokenDropping):
             last, tokens = entered if self.fill == 'last' else None, kept.take(entered)  # (B, k, C)
             for block in stage.blocks:
                 tokens = _pvtv2_block(block, tokens, kept, last, grid)
-            x = tokens_to_map(kept.spread(stage.norm(tokens), None if last is None else stage.norm(last)), grid)
+            left = None if last is None else self.backbone.leave_stage(i, last)
+            x = self.backbone.to_map(kept.spread(self.backbone.leave_stage(i, tokens), left), grid)
             if i in self.out_indices:
                 outs.append(outgoing(x))
         return tuple(outs)
 
 
 def drop_tokens(dense: Network, keep_rate: float | ArchSpec, fill: str = 'zeros', start=None) -> Network:
-    """The network with tokens dropped; see ``TokenDropping``, ``DeiTDropping`` and ``PVTv2Dropping``."""
-    wrapper = {'deit': DeiTDropping, 'pvtv2': PVTv2Dropping}[dense.arch.family]
+    """The network with tokens dropped; see ``TokenDropping``, ``DeiTDropping`` and ``PVTv2Dropping``.
+
+    Raises:
+        ValueError: no way of dropping is known for this backbone; see ``TokenDropping``.
+    """
+    wrapper = next((w for w in (DeiTDropping, PVTv2Dropping) if isinstance(dense.backbone, w.wraps)), None)
+    if wrapper is None:
+        raise ValueError(
+            f'backbone = {type(dense.backbone).__name__}: token dropping is known for UPDeiT and UPPVTv2 only.'
+        )
     return replace(dense, backbone=wrapper(dense.backbone, keep_rate, fill, start))
 
 
@@ -178,12 +187,12 @@ def best(score: Tensor, rate: float) -> Tensor:
     return score.topk(kept_tokens(rate, score.shape[1]), dim=1).indices.sort(dim=1).values
 
 
-def class_attention(attn: Attention, x: Tensor) -> Tensor:
-    """What the class token gives to each patch, mean over heads: ``(B, 1+n, C)`` -> ``(B, n)``."""
+def class_attention(attn: Attention, x: Tensor, prefix: int) -> Tensor:
+    """What the class token gives to each patch, mean over heads: ``(B, prefix+n, C)`` -> ``(B, n)``."""
     query = attn.q(x[:, :1]).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)  # (B, h, 1, K/h)
-    keys = attn.k(x).unflatten(2, (attn.num_heads, -1)).permute(0, 2, 3, 1)  # (B, h, K/h, 1+n)
-    weights = (attn.scale * query @ keys).softmax(dim=-1)  # (B, h, 1, 1+n)
-    return weights.mean(dim=1)[:, 0, 1:]
+    keys = attn.k(x).unflatten(2, (attn.num_heads, -1)).permute(0, 2, 3, 1)  # (B, h, K/h, prefix+n)
+    weights = (attn.scale * query @ keys).softmax(dim=-1)  # (B, h, 1, prefix+n)
+    return weights.mean(dim=1)[:, 0, prefix:]
 
 
 def _pvtv2_block(block: Block, tokens: Tensor, kept: KeptTokens, last: Tensor | None, grid: Grid) -> Tensor:

@@ -34,7 +34,7 @@ def common_stages(archs: Sequence[ArchSpec]) -> tuple[list[str], list[tuple[int,
                 f'{_describe(dense)} and {_describe(arch)}: only networks of equal stages and strides have the same '
                 'token grids; compare a network with what it was pruned to.'
             )
-    if dense.family == 'pvtv2':
+    if dense.kind.is_pyramid:
         stages = tuple(range(dense.num_stages))
         return [f'stage{i}' for i in stages], [stages] * len(archs)
     places = min(QUARTERS, *(arch.depths[0] for arch in archs))

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import upvit_mm
+from upvit_mm.arch.family import FAMILIES
 from upvit_mm.doctor.findings import Finding, check, error, message_of, ok, warning
 from upvit_mm.openmmlab import (
     SUPPORTED,
@@ -26,20 +27,21 @@ from upvit_mm.openmmlab import (
 
 PYTHON = '>=3.10,<3.13'  # as pyproject.toml has it
 REQUIREMENTS = Path(__file__).parents[2] / 'requirements/runtime.txt'  # of a checkout that is not installed
-DEIT = dict(family='deit', embed_dims=[8], depths=[1], num_heads=1, mlp_hidden_dims=8, img_size=32)
-PVTV2 = dict(family='pvtv2', embed_dims=[8] * 4, depths=[1] * 4, num_heads=1, mlp_hidden_dims=8)
+ARCHS = {  # tiny ones, one for each family
+    family.backbone: dict(family=name, embed_dims=8, depths=1, num_heads=1, mlp_hidden_dims=8, img_size=32)
+    for name, family in FAMILIES.items()
+}
 STUDENT = dict(
-    backbone=dict(type='upvit_mm.UPDeiT', arch=DEIT, out_type='cls_token'),
+    backbone=dict(type='upvit_mm.UPDeiT', arch=ARCHS['UPDeiT'], out_type='cls_token'),
     head=dict(type='mmpretrain.LinearClsHead', num_classes=2),
     teacher=None,
     distill={},
 )
 BUILDS = {  # what is built by name, and from which registry
-    'UPDeiT': ('MODELS', dict(arch=DEIT)),
-    'UPPVTv2': ('MODELS', dict(arch=PVTV2)),
+    **{backbone: ('MODELS', dict(arch=arch)) for backbone, arch in ARCHS.items()},
     'SimpleFeaturePyramid': ('MODELS', dict(in_channels=8)),
     'DistillClassifier': ('MODELS', STUDENT),
-    'TokenConsistencyHook': ('HOOKS', dict(arch=DEIT, checkpoint='dense.pth')),
+    'TokenConsistencyHook': ('HOOKS', dict(arch=ARCHS['UPDeiT'], checkpoint='dense.pth')),
 }
 INSTALL = 'install one line of OpenMMLab, whole (README, Installation)'
 MMCV = (

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from upvit_mm.arch import resolve_arch
 from upvit_mm.checkpoints import load_backbone
 from upvit_mm.consistency import StageMetrics, common_stages, paired_tokens
-from upvit_mm.models import UPDeiT, UPPVTv2
+from upvit_mm.models import build_backbone
 from upvit_mm.models.backbones.base import UPBackbone
 from upvit_mm.models.layers.grid import map_to_tokens
 from upvit_mm.models.network import maps_of
-from upvit_mm.registry import HOOKS
+from upvit_mm.registry import HOOKS, backbone_types
 
-BACKBONES = {'deit': UPDeiT, 'pvtv2': UPPVTv2}
 MAX_SHARE = 0.05  # of an epoch's time
 
 
@@ -111,7 +110,7 @@ class TokenConsistencyHook(Hook):
         count = min(self.num_images, len(dataset))
         self._images = [dataset[k * len(dataset) // count]['inputs'] for k in range(count)]
         with torch.random.fork_rng(devices=[]):  # the training goes on as it would without this hook
-            dense = BACKBONES[self.arch.family](self.arch, **self.settings)
+            dense = build_backbone(self.arch, **self.settings)
         dense.load_state_dict(load_backbone(self.checkpoint, arch=self.arch))
         dense = dense.to(next(backbone.parameters()).device).eval()
         generator = torch.Generator().manual_seed(self.seed)
@@ -182,8 +181,8 @@ def _backbone(runner: Runner) -> UPBackbone:
     backbone = getattr(_unwrapped(runner), 'backbone', None)
     if not isinstance(backbone, UPBackbone):
         raise ValueError(
-            f'model.backbone is {type(backbone).__name__}: TokenConsistencyHook compares UPDeiT and UPPVTv2 only; use '
-            "type='upvit_mm.UPDeiT' or 'upvit_mm.UPPVTv2', or leave the hook out."
+            f'model.backbone is {type(backbone).__name__}: TokenConsistencyHook compares {backbone_types()} only; use '
+            'one of them, or leave the hook out.'
         )
     return backbone
 

@@ -14,20 +14,12 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.arch.family import FAMILIES
 from upvit_mm.arch.size import Size
 from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.files import sha256_of
-from upvit_mm.models import UPDeiT, UPPVTv2
-from upvit_mm.models.layers import WindowedAttention
 from upvit_mm.pruning.costs import count_macs
-from upvit_mm.registry import MODELS, class_of, is_type, type_name
-
-BACKBONES = {'UPDeiT': UPDeiT, 'UPPVTv2': UPPVTv2}
-SWAPS = {  # upstream's builds of the same networks, and ours, which loads their checkpoints
-    'PyramidVisionTransformerV2': "dict(type='upvit_mm.UPPVTv2', arch='pvtv2-b0' ... 'pvtv2-b5')",
-    'VisionTransformer': "dict(type='upvit_mm.UPDeiT', arch='deit-tiny', 'deit-small' or 'deit-base')",
-    'DistilledVisionTransformer': "dict(type='upvit_mm.UPDeiT', arch='deit-tiny', 'deit-small' or 'deit-base')",
-}
+from upvit_mm.registry import MODELS, backbone_types, class_of, family_of, type_name
 
 
 def preprocessing_of(cfg: Config) -> dict[str, Any]:
@@ -106,12 +98,7 @@ def macs_of(backbone: nn.Module, size: Size) -> int:
     """Multiply-accumulates of one image of ``(height, width)`` pixels in a backbone of ours, its windows considered."""
     if hasattr(backbone, 'macs'):  # it drops tokens
         return backbone.macs(size)
-    blocks = [block.attn for stage in backbone.stages for block in stage.blocks]
-    windows = {attn.window_size for attn in blocks if isinstance(attn, WindowedAttention)}
-    if not windows:
-        return count_macs(backbone.arch, size)
-    whole = [j for j, attn in enumerate(blocks) if not isinstance(attn, WindowedAttention)]
-    return count_macs(backbone.arch, size, window_size=windows.pop(), global_blocks=whole)
+    return count_macs(backbone.arch, size, windows=backbone.windows)
 
 
 def load_network(
@@ -166,18 +153,19 @@ def _class_of(kind: str | type | None, config: str | None) -> type:
     if kind is None:
         raise ValueError(f'config {config!r} has no model.backbone: give the config of a classifier or detector.')
     name = type_name(kind)
-    ours = next((cls for known, cls in BACKBONES.items() if is_type(kind, known, registry=MODELS)), None)
-    if ours is None:
-        swap = SWAPS.get(name)
+    if family_of(kind) is None:
+        swaps = {upstream: family for family in FAMILIES.values() for upstream in family.upstream}
+        swap = swaps.get(name)
         raise ValueError(
             f'model.backbone.type = {name!r} in {config!r}: must be a backbone of this package. '
             + (
-                f'Put backbone={swap} into the config; the checkpoint loads as it is.'
+                f"Put backbone=dict(type='upvit_mm.{swap.backbone}', arch={swap.stock}) into the config; the "
+                'checkpoint loads as it is.'
                 if swap
-                else f'Known are {", ".join(BACKBONES)}, and what they replace: {", ".join(SWAPS)}.'
+                else f'Known are {backbone_types()}, and what they replace: {", ".join(swaps)}.'
             )
         )
-    return class_of(kind, MODELS) or ours
+    return class_of(kind, MODELS)
 
 
 @contextlib.contextmanager

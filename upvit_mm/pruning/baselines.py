@@ -21,9 +21,10 @@ def magnitude_scores(arch: ArchSpec, state: Mapping[str, Tensor]) -> dict[str, T
     scores = {}
     for dim in prunable_dims(arch).values():
         total = torch.zeros(dim.size, dtype=torch.float64)
-        for key, axis in dim.slots:
-            if key in state:
-                total += state[key].double().movedim(axis, 0).reshape(dim.size, -1).square().sum(dim=1).cpu()
+        for slot in dim.slots:
+            if slot.tensor in state and not slot.per_head:  # what belongs to a head belongs to no channel
+                copies = state[slot.tensor].double().movedim(slot.axis, 0).reshape(slot.tile, dim.size, -1)
+                total += copies.square().sum(dim=2).sum(dim=0).cpu()
         scores[dim.name] = total.sqrt()
     return scores
 

@@ -10,28 +10,12 @@ activations, softmax and resizing of positions are not counted, as usual in the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from math import prod
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import GLOBAL, Size, Windows
-from upvit_mm.pruning.dims import prunable_dims
-from upvit_mm.pruning.table import block_name, stage_name
-
-
-@dataclass(frozen=True)
-class Term:
-    """``factor`` times the widths of ``dims``, for one module.
-
-    Attributes:
-        module: its name in the backbone, or ``head``.
-        factor: what one channel of each of ``dims`` costs.
-        dims: names of none, one or two dims (twice the same for a square layer).
-    """
-
-    module: str
-    factor: int
-    dims: tuple[str, ...] = ()
+from upvit_mm.pruning.dims import prunable_dims, table_of
+from upvit_mm.pruning.table import Term, block_name, stage_name
 
 
 def widths_of(arch: ArchSpec) -> dict[str, int]:
@@ -71,7 +55,7 @@ def mac_terms(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows
         raise ValueError(f'size = {size[0]}x{size[1]}: both sides need {smallest} pixels or more.')
     if windows and not arch.kind.allows_windows:
         raise ValueError(f'window_size = {windows.size}: {arch.family} has spatial reduction instead of windows.')
-    terms = []
+    terms, table = [], table_of(arch)
     prefix, grid = arch.kind.num_prefix_tokens, size
     for i, depth in enumerate(arch.depths):
         kernel, stride = arch.patch_kernels[i], arch.patch_strides[i]
@@ -83,26 +67,21 @@ def mac_terms(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows
         seen = tokens if ratio == 1 else (grid[0] // ratio) * (grid[1] // ratio)
         for j, side in enumerate(windows.sizes(depth)):
             pairs = _window_pairs(grid, side, prefix) if side else tokens * seen
-            terms += _block_macs(arch, i, j, embed, tokens, seen, pairs)
+            terms += [*_block_macs(i, j, embed, tokens, seen, pairs), *table.block_macs(arch, i, j, tokens, seen)]
     last = f'{stage_name(arch.num_stages - 1)}.embed'
     return [*terms, Term('head', num_classes, (last,))]
 
 
 def param_terms(arch: ArchSpec, num_classes: int = 0) -> list[Term]:
     """Parameters, biases and norms included; see ``count_params``."""
-    terms, kind = [], arch.kind
+    terms, table = [], table_of(arch)
     for i, depth in enumerate(arch.depths):
         stage, embed = stage_name(i), f'{stage_name(i)}.embed'
         terms.append(_from_below(arch, i, f'{stage}.patch_embed.proj', arch.patch_kernels[i] ** 2, embed))
         terms += [Term(f'{stage}.patch_embed.proj', 1, (embed,)), Term(f'{stage}.norm', 2, (embed,))]
-        if i == 0 and kind.num_prefix_tokens:
-            terms.append(Term('cls_token', kind.num_prefix_tokens, (embed,)))
-        if i == 0 and kind.stores_positions:
-            terms.append(Term('pos_embed', kind.num_prefix_tokens + arch.pos_embed_grid**2, (embed,)))
-        if kind.norms_patches:
-            terms.append(Term(f'{stage}.patch_embed.norm', 2, (embed,)))
+        terms += table.stage_params(arch, i)
         for j in range(depth):
-            terms += _block_params(arch, i, j, embed)
+            terms += [*_block_params(i, j, embed), *table.block_params(arch, i, j)]
     last = f'{stage_name(arch.num_stages - 1)}.embed'
     return [*terms, Term('head', num_classes, (last,)), Term('head', num_classes)]
 
@@ -124,10 +103,10 @@ def _window_pairs(grid: Size, window_size: int, prefix: int) -> int:
     return windows * area * (prefix + area) + prefix * (prefix + grid[0] * grid[1])
 
 
-def _block_macs(arch: ArchSpec, i: int, j: int, embed: str, tokens: int, seen: int, pairs: int) -> list[Term]:
+def _block_macs(i: int, j: int, embed: str, tokens: int, seen: int, pairs: int) -> list[Term]:
     block = block_name(i, j)
     qk, v, hidden = f'{block}.qk', f'{block}.v', f'{block}.mlp_hidden'
-    terms = [
+    return [
         Term(f'{block}.attn.q', tokens, (embed, qk)),
         Term(f'{block}.attn.k', seen, (embed, qk)),
         Term(f'{block}.attn.v', seen, (embed, v)),
@@ -137,23 +116,13 @@ def _block_macs(arch: ArchSpec, i: int, j: int, embed: str, tokens: int, seen: i
         Term(f'{block}.mlp.fc1', tokens, (embed, hidden)),
         Term(f'{block}.mlp.fc2', tokens, (hidden, embed)),
     ]
-    if arch.sr_ratios[i] > 1:
-        terms.append(Term(f'{block}.attn.sr', seen * arch.sr_ratios[i] ** 2, (embed, embed)))
-    if arch.kind.filters_hidden:
-        terms.append(Term(f'{block}.mlp.dwconv', 9 * tokens, (hidden,)))
-    return terms
 
 
-def _block_params(arch: ArchSpec, i: int, j: int, embed: str) -> list[Term]:
+def _block_params(i: int, j: int, embed: str) -> list[Term]:
     block = block_name(i, j)
     qk, v, hidden = f'{block}.qk', f'{block}.v', f'{block}.mlp_hidden'
     terms = [Term(f'{block}.{norm}', 2, (embed,)) for norm in ('norm1', 'norm2')]
     sides = {'attn.q': (embed, qk), 'attn.k': (embed, qk), 'attn.v': (embed, v), 'attn.proj': (v, embed)}
     for module, (source, out) in (sides | {'mlp.fc1': (embed, hidden), 'mlp.fc2': (hidden, embed)}).items():
         terms += [Term(f'{block}.{module}', 1, (source, out)), Term(f'{block}.{module}', 1, (out,))]
-    if arch.sr_ratios[i] > 1:
-        terms.append(Term(f'{block}.attn.sr', arch.sr_ratios[i] ** 2, (embed, embed)))
-        terms += [Term(f'{block}.attn.sr', 1, (embed,)), Term(f'{block}.attn.sr_norm', 2, (embed,))]
-    if arch.kind.filters_hidden:
-        terms.append(Term(f'{block}.mlp.dwconv', 10, (hidden,)))
     return terms

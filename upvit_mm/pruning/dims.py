@@ -10,7 +10,7 @@ import importlib
 from dataclasses import dataclass
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.pruning.table import Slot, block_name, qk_slots, stage_name, v_slots
+from upvit_mm.pruning.table import Slot, Table, block_name, stage_name
 
 KINDS = ('embed', 'qk', 'v', 'mlp_hidden')
 
@@ -23,7 +23,7 @@ class PrunableDim:
         name: ``stages.0.embed``, ``stages.0.blocks.3.qk``, ``.v`` or ``.mlp_hidden``; DeiT is stage 0.
         size: channels.
         groups: consecutive runs of equal length in it that a pruned width must keep equal (attention heads); 1 = none.
-        slots: every ``(tensor, axis)`` that has this width.
+        slots: every axis of a tensor that has this width.
     """
 
     name: str
@@ -46,23 +46,28 @@ class PrunableDim:
         return int(parts[3]) if len(parts) > 3 else None
 
 
+def table_of(arch: ArchSpec) -> Table:
+    """What the family declares."""
+    return importlib.import_module(arch.kind.dims).TABLE
+
+
 def prunable_dims(arch: ArchSpec) -> dict[str, PrunableDim]:
     """Every prunable dim of an architecture by name, from the front of the network to its end."""
-    table = importlib.import_module(arch.kind.dims)
-    dims = []
+    table, dims = table_of(arch), []
     for i, depth in enumerate(arch.depths):
         dims.append(PrunableDim(f'{stage_name(i)}.embed', arch.embed_dims[i], 1, tuple(table.embed_slots(arch, i))))
         for j in range(depth):
-            name, heads = block_name(i, j), arch.num_heads[i][j]
-            dims += [
-                PrunableDim(f'{name}.qk', arch.qk_dims[i][j], heads, tuple(qk_slots(i, j))),
-                PrunableDim(f'{name}.v', arch.v_dims[i][j], heads, tuple(v_slots(i, j))),
-                PrunableDim(f'{name}.mlp_hidden', arch.mlp_hidden_dims[i][j], 1, tuple(table.mlp_hidden_slots(i, j))),
-            ]
+            heads = arch.num_heads[i][j]
+            of_block = (
+                ('qk', arch.qk_dims, heads, table.qk_slots),
+                ('v', arch.v_dims, heads, table.v_slots),
+                ('mlp_hidden', arch.mlp_hidden_dims, 1, table.mlp_hidden_slots),
+            )
+            for kind, widths, groups, slots in of_block:
+                dims.append(PrunableDim(f'{block_name(i, j)}.{kind}', widths[i][j], groups, tuple(slots(arch, i, j))))
     return {dim.name: dim for dim in dims}
 
 
 def fixed_axes(arch: ArchSpec) -> set[Slot]:
     """Axes that no dim owns: image channels, kernel sides, token counts, classes."""
-    table = importlib.import_module(arch.kind.dims)
-    return set(table.fixed_slots(arch)) | {('head.fc.weight', 0), ('head.fc.bias', 0)}
+    return {*table_of(arch).fixed_slots(arch), Slot('head.fc.weight', 0), Slot('head.fc.bias', 0)}

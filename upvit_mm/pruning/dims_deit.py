@@ -8,34 +8,41 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning.table import (
     BACKBONE,
     Slot,
+    Table,
+    Term,
     block_embed_slots,
-    block_name,
     columns,
     head_columns,
     kernel_sides,
     rows,
+    stage_name,
 )
 
 
-def embed_slots(arch: ArchSpec, i: int) -> Iterator[Slot]:
-    """Patch embedding, class token, positions, every norm, inputs of q, k, v, fc1, outputs of proj, fc2, the head."""
-    yield f'{BACKBONE}cls_token', 2
-    yield f'{BACKBONE}pos_embed', 2
-    yield from rows(f'stages.{i}.patch_embed.proj')
-    for j in range(arch.depths[i]):
-        yield from block_embed_slots(i, j)
-    yield from rows(f'stages.{i}.norm')
-    yield from head_columns()
+class DeiTTable(Table):
+    """See ``Table``."""
+
+    def embed_slots(self, arch: ArchSpec, i: int) -> Iterator[Slot]:
+        """Patch embedding, class token, positions, norms, inputs of q, k, v, fc1, outputs of proj, fc2, the head."""
+        yield Slot(f'{BACKBONE}cls_token', 2)
+        yield Slot(f'{BACKBONE}pos_embed', 2)
+        yield from rows(f'stages.{i}.patch_embed.proj')
+        for j in range(arch.depths[i]):
+            yield from block_embed_slots(i, j)
+        yield from rows(f'stages.{i}.norm')
+        yield from head_columns()
+
+    def fixed_slots(self, arch: ArchSpec) -> Iterator[Slot]:
+        for name in ('cls_token', 'pos_embed'):
+            yield Slot(f'{BACKBONE}{name}', 0)
+            yield Slot(f'{BACKBONE}{name}', 1)
+        yield from columns('stages.0.patch_embed.proj')
+        yield from kernel_sides('stages.0.patch_embed.proj')
+
+    def stage_params(self, arch: ArchSpec, i: int) -> Iterator[Term]:
+        prefix, embed = arch.kind.num_prefix_tokens, f'{stage_name(i)}.embed'
+        yield Term('cls_token', prefix, (embed,))
+        yield Term('pos_embed', prefix + arch.pos_embed_grid**2, (embed,))
 
 
-def mlp_hidden_slots(i: int, j: int) -> Iterator[Slot]:
-    yield from rows(f'{block_name(i, j)}.mlp.fc1')
-    yield from columns(f'{block_name(i, j)}.mlp.fc2')
-
-
-def fixed_slots(arch: ArchSpec) -> Iterator[Slot]:
-    for name in ('cls_token', 'pos_embed'):
-        yield f'{BACKBONE}{name}', 0
-        yield f'{BACKBONE}{name}', 1
-    yield from columns('stages.0.patch_embed.proj')
-    yield from kernel_sides('stages.0.patch_embed.proj')
+TABLE = DeiTTable()

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.family import DEIT
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.score_file import save_scores
@@ -149,7 +150,7 @@ def official_files(folder: str | os.PathLike, arch: ArchSpec) -> list[ScoreFile]
         FileNotFoundError, ValueError: see ``read_official_scores``.
     """
     folder = Path(folder)
-    if arch.family != 'deit':
+    if arch.kind is not DEIT:
         raise ValueError(f'arch = {arch.name!r}: a {arch.family}; the authors publish scores of DeiT only.')
     if not folder.is_dir():
         raise FileNotFoundError(f'scores folder {str(folder)!r} does not exist or is no folder; {REMEDY}')

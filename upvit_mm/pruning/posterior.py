@@ -34,10 +34,10 @@ class Entry:
 class PosteriorNet(nn.Module):
     """A backbone with its linear head, in evaluation mode.
 
-    DeiT's head reads the class token, PVTv2's the mean over tokens, as in mmpretrain's classifiers of both.
+    The head reads what the family's does: the class token or the mean over tokens, as in mmpretrain's classifiers.
 
     Args:
-        backbone: ``UPDeiT`` or ``UPPVTv2``.
+        backbone: one of ours; the walk through its stages is its own.
         head: from the last embedding to the classes; None for a backbone alone, which gives features
             in the place of logits.
 
@@ -91,10 +91,10 @@ class PosteriorNet(nn.Module):
                 x = self._run_half(i, half, x, grid, whole=passed is not None)
             if passed is not None:
                 passed[Entry(i, 2 * len(stages[i].blocks))] = (x, grid)
-            x, first = stages[i].norm(x), -1
+            x, first = self.backbone.leave_stage(i, x), -1
             if i + 1 < len(stages):
-                x = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, H, W)
-        features = x[:, 0] if self.backbone.num_prefix_tokens else x.mean(dim=1)
+                x = self.backbone.to_map(x, grid)  # (B, C, H, W)
+        features = self.backbone.read(x)
         return features if self.head is None else self.head(features)
 
     def _run_half(self, i: int, half: int, x: Tensor, grid: Grid, whole: bool) -> Tensor:
@@ -102,6 +102,6 @@ class PosteriorNet(nn.Module):
         block, last = blocks[half // 2], half == 2 * len(blocks) - 1
         if half % 2 == 0:
             return block.add_attn(x, grid)
-        if last and self.backbone.num_prefix_tokens and not whole:
-            x = x[:, :1]  # behind the last attention the logits look at the class token only
+        if last and self.backbone.arch.kind.reads_class_token and not whole:
+            x = x[:, :1]  # after the last attention the logits look at the class token only
         return block.add_mlp(x, grid)

@@ -33,18 +33,21 @@ def slice_state(state: Mapping[str, Tensor], plan: PrunePlan) -> State:
     sliced = dict(state)
     for dim in prunable_dims(plan.source_arch).values():
         kept = plan.kept[dim.name]
-        for key, axis in dim.slots:
+        for slot in dim.slots:
+            key, axis = slot.tensor, slot.axis
             if key not in sliced:
                 if key.startswith('head.'):
                     continue  # a backbone alone
                 raise ValueError(f'checkpoint has no {key}, which {dim.name} of the plan prunes; another arch?')
-            if state[key].shape[axis] != dim.size:
+            length = slot.length(dim.size, dim.groups)
+            if state[key].shape[axis] != length:
                 raise ValueError(
-                    f'{key} has shape {tuple(state[key].shape)}: {dim.name} of the plan has {dim.size} channels on '
+                    f'{key} has shape {tuple(state[key].shape)}: {dim.name} of the plan has {length} channels on '
                     f'axis {axis}; is the checkpoint of another arch?'
                 )
             if len(kept) < dim.size:
-                sliced[key] = sliced[key].index_select(axis, kept.to(sliced[key].device))
+                places = slot.places(kept, dim.size, dim.groups)
+                sliced[key] = sliced[key].index_select(axis, places.to(sliced[key].device))
     return _fold_scales(_restack({k: v.clone() for k, v in sliced.items()}, plan), plan)
 
 

@@ -1,12 +1,59 @@
-"""Words in which both families write their tables of dims."""
+"""Words in which families write their tables: which tensor axes shrink together, and what modules cost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
-Slot = tuple[str, int]  # (tensor of a classifier's state dict, axis)
+import torch
+from torch import Tensor
+
+from upvit_mm.arch import ArchSpec
 
 BACKBONE = 'backbone.'
+
+
+class Slot(NamedTuple):
+    """An axis of a tensor that has the width of a dim.
+
+    Attributes:
+        tensor: of a classifier's state dict.
+        axis: of the tensor.
+        tile: how many copies of the dim stand behind one another on the axis, as where patches are merged.
+        per_head: whether the axis has one place for each head of the dim, as a table of biases has; else for each
+            channel.
+    """
+
+    tensor: str
+    axis: int
+    tile: int = 1
+    per_head: bool = False
+
+    def length(self, size: int, heads: int) -> int:
+        """Of the axis, for a dim of ``size`` channels in ``heads`` heads."""
+        return self.tile * (heads if self.per_head else size)
+
+    def places(self, kept: Tensor, size: int, heads: int) -> Tensor:
+        """What stays of the axis when these channels of the dim stay, sorted as they are."""
+        if self.per_head:
+            kept, size = torch.unique(kept // (size // heads)), heads
+        return torch.cat([kept + copy * size for copy in range(self.tile)])
+
+
+@dataclass(frozen=True)
+class Term:
+    """A cost: ``factor`` times the widths of ``dims``, for one module.
+
+    Attributes:
+        module: its name in the backbone, or ``head``.
+        factor: what one channel of each of ``dims`` costs.
+        dims: names of none, one or two dims (twice the same for a square layer).
+    """
+
+    module: str
+    factor: int
+    dims: tuple[str, ...] = ()
 
 
 def stage_name(i: int) -> str:
@@ -19,22 +66,22 @@ def block_name(i: int, j: int) -> str:
 
 def rows(module: str) -> Iterator[Slot]:
     """Output channels of a Linear or a convolution, or the channels of a norm: axis 0 of weight and bias."""
-    yield f'{BACKBONE}{module}.weight', 0
-    yield f'{BACKBONE}{module}.bias', 0
+    yield Slot(f'{BACKBONE}{module}.weight', 0)
+    yield Slot(f'{BACKBONE}{module}.bias', 0)
 
 
 def columns(module: str) -> Iterator[Slot]:
     """Input channels of a Linear or a convolution."""
-    yield f'{BACKBONE}{module}.weight', 1
+    yield Slot(f'{BACKBONE}{module}.weight', 1)
 
 
 def head_columns() -> Iterator[Slot]:
     """The classifier's linear head reads the last embedding."""
-    yield 'head.fc.weight', 1
+    yield Slot('head.fc.weight', 1)
 
 
 def block_embed_slots(i: int, j: int) -> Iterator[Slot]:
-    """Where a block touches the residual stream, in both families."""
+    """Where a block touches the residual stream, in all families."""
     block = block_name(i, j)
     for norm in ('norm1', 'norm2'):
         yield from rows(f'{block}.{norm}')
@@ -44,18 +91,48 @@ def block_embed_slots(i: int, j: int) -> Iterator[Slot]:
         yield from rows(f'{block}.{writer}')
 
 
-def qk_slots(i: int, j: int) -> Iterator[Slot]:
-    """Channel c of queries and keys."""
-    yield from rows(f'{block_name(i, j)}.attn.q')
-    yield from rows(f'{block_name(i, j)}.attn.k')
-
-
-def v_slots(i: int, j: int) -> Iterator[Slot]:
-    """Channel c of values and column c of the projection."""
-    yield from rows(f'{block_name(i, j)}.attn.v')
-    yield from columns(f'{block_name(i, j)}.attn.proj')
-
-
 def kernel_sides(module: str) -> Iterator[Slot]:
-    yield f'{BACKBONE}{module}.weight', 2
-    yield f'{BACKBONE}{module}.weight', 3
+    yield Slot(f'{BACKBONE}{module}.weight', 2)
+    yield Slot(f'{BACKBONE}{module}.weight', 3)
+
+
+class Table:
+    """What a family declares: axes that shrink together, axes that never do, and what parts of its own cost.
+
+    Here stands what all families have; ``costs.py`` counts the parts that all have.
+    """
+
+    def embed_slots(self, arch: ArchSpec, i: int) -> Iterator[Slot]:
+        """Everything that has a stage's embedding."""
+        raise AssertionError('a family says where its embedding goes')
+
+    def qk_slots(self, arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
+        """Channel c of queries and keys."""
+        yield from rows(f'{block_name(i, j)}.attn.q')
+        yield from rows(f'{block_name(i, j)}.attn.k')
+
+    def v_slots(self, arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
+        """Channel c of values and column c of the projection."""
+        yield from rows(f'{block_name(i, j)}.attn.v')
+        yield from columns(f'{block_name(i, j)}.attn.proj')
+
+    def mlp_hidden_slots(self, arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
+        """Row of fc1 and column of fc2."""
+        yield from rows(f'{block_name(i, j)}.mlp.fc1')
+        yield from columns(f'{block_name(i, j)}.mlp.fc2')
+
+    def fixed_slots(self, arch: ArchSpec) -> Iterator[Slot]:
+        """Axes that no dim owns: image channels, kernel sides, token counts."""
+        raise AssertionError('a family says what never shrinks')
+
+    def stage_params(self, arch: ArchSpec, i: int) -> Iterator[Term]:
+        """Parameters of a stage that other families do not have, its blocks apart."""
+        yield from ()
+
+    def block_params(self, arch: ArchSpec, i: int, j: int) -> Iterator[Term]:
+        """Parameters of a block that other families do not have."""
+        yield from ()
+
+    def block_macs(self, arch: ArchSpec, i: int, j: int, tokens: int, seen: int) -> Iterator[Term]:
+        """Multiply-accumulates of those parts, for ``tokens`` queries and ``seen`` keys."""
+        yield from ()

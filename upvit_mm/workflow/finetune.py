@@ -14,11 +14,10 @@ from mmengine.registry import LOOPS
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.data.image_set import choose_images
 from upvit_mm.registry import HOOKS as OUR_HOOKS
-from upvit_mm.registry import MODELS, is_type
+from upvit_mm.registry import MODELS, is_type, require_family
 
 CLASSIFIERS = ('ImageClassifier', 'mmpretrain.ImageClassifier')
 STUDENT = 'upvit_mm.DistillClassifier'
-BACKBONES = ('upvit_mm.UPDeiT', 'upvit_mm.UPPVTv2')
 TERMS = {'SoftTargetKL': 'soft', 'FeatureMSE': 'feature', 'TokenMSE': 'token'}  # losses, as a Lesson calls them
 HOOKS = ('upvit_mm.StopOnNonFiniteLoss', 'upvit_mm.SeedEveryEpoch')  # of every training
 
@@ -98,8 +97,7 @@ def check_dense_config(cfg: Config) -> None:
     known = is_type(kind, *CLASSIFIERS, registry=MODELS, scope='mmpretrain')
     if not known or is_type(kind, STUDENT, registry=MODELS):
         raise ValueError(f"model.type = {kind!r}: must be 'ImageClassifier', the dense network's config.")
-    if not is_type(model.backbone.type, *BACKBONES, registry=MODELS):
-        raise ValueError(f'model.backbone.type = {model.backbone.type!r}: must be one of {", ".join(BACKBONES)}.')
+    require_family('model.backbone.type', model.backbone.type)
     train_cfg = cfg.get('train_cfg') or {}
     if not (train_cfg.get('by_epoch') or is_type(train_cfg.get('type'), 'EpochBasedTrainLoop', registry=LOOPS)):
         raise ValueError('train_cfg: must be there and count epochs (EpochBasedTrainLoop).')

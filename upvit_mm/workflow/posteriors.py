@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import check_state
 from upvit_mm.data.image_set import ImageSet
-from upvit_mm.models import UPDeiT, UPPVTv2
+from upvit_mm.models import build_backbone
 from upvit_mm.pruning.importance import log_posteriors
 from upvit_mm.pruning.posterior import PosteriorNet
-
-BACKBONES = {'deit': UPDeiT, 'pvtv2': UPPVTv2}
 
 
 def build_net(arch: ArchSpec, state: dict[str, Tensor], device: str = 'cpu') -> PosteriorNet:
@@ -26,7 +24,7 @@ def build_net(arch: ArchSpec, state: dict[str, Tensor], device: str = 'cpu') -> 
     head = None
     if 'head.fc.bias' in state:
         head = nn.Linear(arch.embed_dims[-1], len(state['head.fc.bias']))
-    net = PosteriorNet(BACKBONES[arch.family](arch, out_indices=(-1,)), head)
+    net = PosteriorNet(build_backbone(arch, out_indices=(-1,)), head)
     weights = {k.replace('head.fc.', 'head.'): v for k, v in state.items()}
     check_state(weights, net.state_dict(), f'arch {arch.name or "custom"}')
     net.load_state_dict(weights)

@@ -101,7 +101,7 @@ class PruneJob:
                 '--eval-images 0.'
             )
         if self.num_classes and (needs_head or settings.eval_images or settings.compensate):
-            check_readout(cfg, self.source.family)
+            check_readout(cfg, self.source.kind)
         self._parts = ['train'] * (needs_head or settings.compensate) + ['val'] * bool(settings.eval_images)
         check_goal(goal, self.source, settings, self.num_classes)
         if isinstance(goal, PrunePlan):

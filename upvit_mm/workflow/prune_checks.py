@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.family import Family
 from upvit_mm.checkpoints import load_classifier, local_file
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.data.datasets import PARTS
@@ -22,7 +23,7 @@ from upvit_mm.workflow.settings import Goal, Settings
 HEAD = "the checkpoint's head"
 
 
-def check_readout(cfg: Config, family: str) -> None:
+def check_readout(cfg: Config, family: Family) -> None:
     """Refuse a classifier that ``PosteriorNet`` is not: it would score another network than the config's.
 
     Raises:
@@ -30,12 +31,12 @@ def check_readout(cfg: Config, family: str) -> None:
     """
     model = cfg.model
     neck, backbone = (model.get('neck') or {}).get('type'), model.backbone
-    if family == 'deit':
+    if family.reads_class_token:
         out_type = backbone.get('out_type', 'featmap')
         if out_type != 'cls_token' or neck:
             raise ValueError(
-                f'model.backbone.out_type = {out_type!r}, model.neck = {neck!r}: the head of a DeiT must read the '
-                "class token here; set out_type='cls_token' and no neck."
+                f'model.backbone.out_type = {out_type!r}, model.neck = {neck!r}: the head of a {family.title} must '
+                "read the class token here; set out_type='cls_token' and no neck."
             )
         if backbone.get('window_size'):
             raise ValueError(
@@ -44,7 +45,7 @@ def check_readout(cfg: Config, family: str) -> None:
             )
     elif not is_type(neck, 'GlobalAveragePooling', registry=MODELS):
         raise ValueError(
-            f'model.neck = {neck!r}: the head of a PVTv2 must read the mean over tokens; set '
+            f'model.neck = {neck!r}: the head of a {family.title} must read the mean over tokens; set '
             "neck=dict(type='GlobalAveragePooling')."
         )
 

@@ -34,10 +34,9 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
 ```
 """
-BACKBONE = {'pvtv2': 'UPPVTv2', 'deit': 'UPDeiT'}
-NECK = {
-    'pvtv2': 'in_channels=_base_.arch.embed_dims',
-    'deit': "_delete_=True, type='upvit_mm.SimpleFeaturePyramid', in_channels=_base_.arch.embed_dims,\n"
+NECK = {  # by whether the backbone is a pyramid
+    True: 'in_channels=_base_.arch.embed_dims',
+    False: "_delete_=True, type='upvit_mm.SimpleFeaturePyramid', in_channels=_base_.arch.embed_dims,\n"
     '        out_channels=256, start_level=1, num_outs=5',
 }
 
@@ -100,7 +99,9 @@ def write_report(folder: Path, plan: PrunePlan, scores: Scores | None, content: 
         *_result_lines(content),
         '## Use',
         '',
-        USE.format(backbone=BACKBONE[arch.family], neck=NECK[arch.family], folder=folder, windows=_windows(settings)),
+        USE.format(
+            backbone=arch.kind.backbone, neck=NECK[arch.kind.is_pyramid], folder=folder, windows=_windows(settings)
+        ),
     ]
     write_text_atomically(folder / 'report.md', '\n'.join(lines))
 

@@ -12,8 +12,7 @@ from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.arch.size import Windows
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
 from upvit_mm.pruning.budget import Budget, Grain
-from upvit_mm.registry import MODELS, is_type, scope_of
-from upvit_mm.workflow.finetune import BACKBONES
+from upvit_mm.registry import require_family, scope_of
 
 GOALS = ('target', 'widths', 'budget', 'plan')
 METHODS = ('fisher', 'kl', 'hybrid', 'taylor', 'magnitude', 'random')
@@ -126,11 +125,7 @@ def source_of(cfg: Config) -> ArchSpec:
         )
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     kind = backbone.get('type')
-    if not is_type(kind, *BACKBONES, registry=MODELS):
-        raise ValueError(
-            f'model.backbone.type = {kind!r}: must be one of {", ".join(BACKBONES)}, which load the usual checkpoints '
-            'of DeiT and PVTv2.'
-        )
+    require_family('model.backbone.type', kind)
     if backbone.get('arch') is None:
         raise ValueError(f"model.backbone.arch of {kind}: is missing; name one, as arch='pvtv2-b0'.")
     return resolve_arch(backbone.arch)

@@ -1,4 +1,19 @@
+from __future__ import annotations
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.models.backbones.base import UPBackbone
 from upvit_mm.models.backbones.deit import UPDeiT
 from upvit_mm.models.backbones.pvtv2 import UPPVTv2
+from upvit_mm.registry import MODELS
 
-__all__ = ['UPDeiT', 'UPPVTv2']
+__all__ = ['UPBackbone', 'UPDeiT', 'UPPVTv2', 'build_backbone']
+
+
+def build_backbone(arch: ArchSpec, **settings) -> UPBackbone:
+    """The backbone of an architecture, of whatever family it is, with random weights.
+
+    Args:
+        arch: its widths.
+        **settings: of the family's class.
+    """
+    return MODELS.get(arch.kind.backbone)(arch, **settings)

@@ -12,9 +12,10 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.arch.size import Grid
+from upvit_mm.arch.size import GLOBAL, Grid, Windows
 from upvit_mm.checkpoints import check_state, load_backbone, to_ours_in_place
 from upvit_mm.models.layers import Stage
+from upvit_mm.models.layers.grid import tokens_to_map
 from upvit_mm.registry import is_type
 
 logger = logging.getLogger('upvit_mm')
@@ -43,8 +44,8 @@ class UPBackbone(BaseModule):
     """
 
     family: str
-    num_prefix_tokens = 0  # tokens in front that have no place on the grid
     out_indices: tuple[int, ...]
+    windows: Windows = GLOBAL
     stages: nn.ModuleList
 
     def __init__(self, arch, frozen_stages: int = -1, norm_eval: bool = False, init_cfg=None):
@@ -188,6 +189,27 @@ class UPBackbone(BaseModule):
     def enter_stage(self, i: int, x: Tensor) -> tuple[Tensor, Grid]:
         """The image, or the map of stage ``i - 1``, as the tokens ``(B, P+N, C)`` that stage ``i`` starts with."""
         return self.stages[i].patch_embed(x)
+
+    def run_block(self, i: int, j: int, tokens: Tensor, grid: Grid) -> Tensor:
+        """Block ``j`` of stage ``i`` on its tokens ``(B, P+N, C)``."""
+        return self.stages[i].run_block(j, tokens, grid)
+
+    def leave_stage(self, i: int, tokens: Tensor) -> Tensor:
+        """The tokens ``(B, P+N, C)`` that stage ``i`` ends with, normalised: what others read."""
+        return self.stages[i].norm(tokens)
+
+    def to_map(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Tokens ``(B, P+N, C)`` as a map ``(B, C, H, W)``, without those that have no place on the grid."""
+        return tokens_to_map(tokens[:, self.num_prefix_tokens :], grid)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """What a head reads of the last stage's tokens ``(B, P+N, C)``: the class token or the mean, ``(B, C)``."""
+        return tokens[:, 0] if self.arch.kind.reads_class_token else tokens.mean(dim=1)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """``P``, tokens in front that have no place on the grid."""
+        return self.arch.kind.num_prefix_tokens
 
     def is_returned(self, index: int) -> bool:
         """Whether ``index`` is one of ``out_indices``."""

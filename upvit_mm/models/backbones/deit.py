@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from upvit_mm.arch.size import Grid, Windows
 from upvit_mm.models.backbones.base import UPBackbone, stage_modules
 from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, Stage, WindowedAttention, resize_pos_embed
-from upvit_mm.models.layers.grid import outgoing, tokens_to_map
+from upvit_mm.models.layers.grid import outgoing
 from upvit_mm.registry import MODELS
 
 OUT_TYPES = ('featmap', 'cls_token')
@@ -41,7 +41,6 @@ class UPDeiT(UPBackbone):
     """
 
     family = 'deit'
-    num_prefix_tokens = 1  # the class token
 
     def __init__(
         self,
@@ -125,22 +124,16 @@ class UPDeiT(UPBackbone):
             ValueError: a side below the patch size, or a wrong number of channels.
         """
         self.check_image(x)
-        stage = self.stages[0]
         tokens, grid = self.enter_stage(0, x)
         outs = []
         for j in range(self.out_indices[-1] + 1):
-            tokens = stage.run_block(j, tokens, grid)
+            tokens = self.run_block(0, j, tokens, grid)
             if self.is_returned(j):
-                out = stage.norm(tokens) if j == len(stage.blocks) - 1 else tokens
-                outs.append(self._select(out, grid))
+                out = self.leave_stage(0, tokens) if j == self.arch.depths[0] - 1 else tokens
+                outs.append(self.read(out) if self.out_type == 'cls_token' else outgoing(self.to_map(out, grid)))
         return tuple(outs)
 
     def enter_stage(self, i: int, x: Tensor) -> tuple[Tensor, Grid]:
         tokens, grid = super().enter_stage(i, x)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)  # (B, 1+N, C)
         return tokens + resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.num_prefix_tokens), grid
-
-    def _select(self, tokens: Tensor, grid: Grid) -> Tensor:
-        if self.out_type == 'cls_token':
-            return tokens[:, 0]
-        return outgoing(tokens_to_map(tokens[:, self.num_prefix_tokens :], grid))

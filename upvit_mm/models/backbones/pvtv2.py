@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from upvit_mm.models.backbones.base import UPBackbone, stage_modules
 from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, Stage
-from upvit_mm.models.layers.grid import outgoing, tokens_to_map
+from upvit_mm.models.layers.grid import outgoing
 from upvit_mm.registry import MODELS
 
 
@@ -91,11 +91,10 @@ class UPPVTv2(UPBackbone):
         self.check_image(x)
         outs = []
         for i in range(self.out_indices[-1] + 1):  # not a slice of the stages: torch 2.4 cannot compile it
-            stage = self.stages[i]
             tokens, grid = self.enter_stage(i, x)
-            for j in range(len(stage.blocks)):
-                tokens = stage.run_block(j, tokens, grid)
-            x = tokens_to_map(stage.norm(tokens), grid)
+            for j in range(self.arch.depths[i]):
+                tokens = self.run_block(i, j, tokens, grid)
+            x = self.to_map(self.leave_stage(i, tokens), grid)
             if self.is_returned(i):
                 outs.append(outgoing(x))
         return tuple(outs)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from upvit_mm.checkpoints import check_state, load_backbone, load_classifier
 from upvit_mm.models.backbones.base import UPBackbone
+from upvit_mm.registry import backbone_types
 
 PREPROCESSING = ('mean', 'std', 'to_rgb', 'num_classes')  # num_classes does nothing to an image
 
@@ -139,7 +140,7 @@ def check_backbone(field: str, backbone: nn.Module) -> None:
         ValueError: not one of ours.
     """
     if not isinstance(backbone, UPBackbone):
-        raise ValueError(f"{field}.type = {type(backbone).__name__}: must be 'upvit_mm.UPDeiT' or 'upvit_mm.UPPVTv2'.")
+        raise ValueError(f'{field}.type = {type(backbone).__name__}: must be one of {backbone_types()}.')
 
 
 def _colours(preprocessor: nn.Module | None) -> tuple[Tensor, Tensor, bool]:

@@ -35,6 +35,11 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """``(B, c, y, x)`` -> tokens ``(B, N, C)`` and their grid ``(H, W)``, sides rounded up."""
+        tokens, grid = self.project(x)
+        return self.norm(tokens), grid
+
+    def project(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """The same before the norm."""
         if not self.overlaps:
             # the stride is the kernel's side; torch 2.4 would compile a number kept in self as a variable
             sides = zip(x.shape[-2:], self.proj.weight.shape[-2:])
@@ -44,4 +49,4 @@ class PatchEmbed(nn.Module):
                 x = nn.functional.pad(x, (0, right, 0, bottom))
         x = self.proj(x)  # (B, C, H, W)
         grid = (x.shape[-2], x.shape[-1])
-        return self.norm(map_to_tokens(x)), grid
+        return map_to_tokens(x), grid
