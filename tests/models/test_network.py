@@ -112,7 +112,10 @@ def test_mistakes(tmp_path, tiny, family):
     for kind, hint in (
         ('PyramidVisionTransformerV2', r"Put backbone=dict\(type='upvit_mm.UPPVTv2'.*the checkpoint loads as it is"),
         ('mmpretrain.VisionTransformer', r"Put backbone=dict\(type='upvit_mm.UPDeiT'"),
-        ('ResNet', 'must be a backbone of this package. Known are upvit_mm.UPDeiT, upvit_mm.UPPVTv2, and what they replace'),
+        (
+            'ResNet',
+            'must be a backbone of this package. Known are upvit_mm.UPDeiT, upvit_mm.UPPVTv2, and what they replace',
+        ),
     ):
         with pytest.raises(ValueError, match=hint):
             load_network(Config(dict(model=dict(backbone=dict(type=kind)))), files['checkpoint'])

@@ -95,15 +95,15 @@ class ArchSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> ArchSpec:
         """Build from a plain mapping (a ``ConfigDict`` too), as ``to_dict`` writes it.
 
-        A ``sha256`` in it, which ``save_json`` writes, must be that of the fields.
+        A ``sha256`` in it, which ``save_json`` writes, must be that of the rest as it stands, so that a file of an
+        earlier version, which lacks fields of this one, stays whole.
 
         Raises:
             ValueError: an unknown or missing key, another ``version``, a broken field rule, or another ``sha256``.
         """
         if not isinstance(data, Mapping):
             raise ValueError(f'arch = {data!r}: must be a mapping of ArchSpec fields.')
-        data = dict(data)
-        seal = data.pop('sha256', None)
+        data = unsealed({str(key): _listed(value) for key, value in data.items()}, 'arch')
         version = data.pop('version', SPEC_VERSION)
         if version != SPEC_VERSION or isinstance(version, bool):
             raise ValueError(
@@ -113,14 +113,15 @@ class ArchSpec:
         fields = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(map(str, set(data) - set(fields)))
         if unknown:
-            raise ValueError(f'arch has unknown key(s) {", ".join(unknown)}; known keys: {", ".join(fields)}.')
+            raise ValueError(
+                f'arch (version {version}) has unknown key(s) {", ".join(unknown)}; known keys: {", ".join(fields)}. A '
+                'newer upvit_mm may know them.'
+            )
         required = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
         missing = [n for n in required if n not in data]
         if missing:
             raise ValueError(f'arch lacks key(s) {", ".join(missing)}.')
-        spec = cls(**data)
-        unsealed(spec.to_dict() | {'sha256': seal}, 'arch')
-        return spec
+        return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-ready dict with every field resolved; ``from_dict`` gives an equal spec."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from upvit_mm.pruning.dims import prunable_dims
+from upvit_mm.pruning.dims import PrunableDim, prunable_dims
 from upvit_mm.pruning.plan import PrunePlan
 from upvit_mm.pruning.table import BACKBONE, block_name
 
@@ -46,9 +47,29 @@ def slice_state(state: Mapping[str, Tensor], plan: PrunePlan) -> State:
                     f'axis {axis}; is the checkpoint of another arch?'
                 )
             if len(kept) < dim.size:
-                places = slot.places(kept, dim.size, dim.groups)
-                sliced[key] = sliced[key].index_select(axis, places.to(sliced[key].device))
+                stays = _kept_heads(plan, dim, key) if slot.per_head else kept
+                places = slot.places(stays, length).to(sliced[key].device)
+                sliced[key] = sliced[key].index_select(axis, places)
     return _fold_scales(_restack({k: v.clone() for k, v in sliced.items()}, plan), plan)
+
+
+def _kept_heads(plan: PrunePlan, dim: PrunableDim, key: str) -> Tensor:
+    """The source head of each new head of a block, ``(new heads,)``; a block that goes keeps all.
+
+    Raises:
+        ValueError: a new head has channels of several.
+    """
+    places = [new for new, (attn, _) in enumerate(plan.kept_blocks[dim.stage]) if attn == dim.block]
+    if not places:
+        return torch.arange(dim.groups)
+    heads = plan.target_arch.num_heads[dim.stage][places[0]]
+    owners = plan.kept[dim.name].view(heads, -1) // (dim.size // dim.groups)
+    if bool((owners != owners[:, :1]).any()):
+        raise ValueError(
+            f"{key} has a place for each head, and {dim.name} of the plan mixes heads (head_policy='regroup'): take "
+            "'within' or 'select'."
+        )
+    return owners[:, 0]
 
 
 def _restack(state: State, plan: PrunePlan) -> State:

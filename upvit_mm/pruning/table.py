@@ -34,11 +34,9 @@ class Slot(NamedTuple):
         """Of the axis, for a dim of ``size`` channels in ``heads`` heads."""
         return self.tile * (heads if self.per_head else size)
 
-    def places(self, kept: Tensor, size: int, heads: int) -> Tensor:
-        """What stays of the axis when these channels of the dim stay, sorted as they are."""
-        if self.per_head:
-            kept, size = torch.unique(kept // (size // heads)), heads
-        return torch.cat([kept + copy * size for copy in range(self.tile)])
+    def places(self, kept: Tensor, length: int) -> Tensor:
+        """What stays of an axis of this length when these channels (or heads) stay."""
+        return torch.cat([kept + copy * (length // self.tile) for copy in range(self.tile)])
 
 
 @dataclass(frozen=True)
