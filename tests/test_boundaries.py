@@ -21,8 +21,7 @@ ALLOWED = {
     'data': {'arch', 'pruning', 'models', 'registry'},
     'consistency': {'arch', 'pruning', 'models', 'data'},
     'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry'},
-    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry'}
-    | {'runner', 'launch', 'cli'},
+    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry'} | {'runner', 'launch', 'cli'},
     'compare': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'openmmlab'}
     | {'runner', 'cli', 'stopwatch'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'workflow', 'registry', 'cli', 'stopwatch'},

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upvit_mm.doctor import memory
-
 ADAM = 'optim_wrapper.optimizer'
 SGD = (f'{ADAM}._delete_=True', f'{ADAM}.type=SGD', f'{ADAM}.lr=0.02', f'{ADAM}.weight_decay=1e-4')
 SCHEDULE = 'param_scheduler.1'  # the cosine, behind a warm-up of 30 iterations
@@ -140,31 +138,3 @@ def test_a_training_that_counts_iterations(one):
     assert one('schedule', 'pvtv2', *options, *cosine).found == 'LinearLR, CosineAnnealingLR within 100 iterations'
     finding = one('schedule', 'pvtv2', *options, *cosine, f'{SCHEDULE}.end=200')
     assert finding.found.startswith('CosineAnnealingLR goes to 200, the training to 100 iterations')
-
-
-# --------------------------------------------------------------------- memory
-
-
-def test_too_little_memory(one, monkeypatch):
-    needs = memory.Memory((800, 1344), 2, 10**9, 10**9, 2 * 10**9, 3e9, 1e9)
-    monkeypatch.setattr(memory, 'estimate', lambda subject, size: needs)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    for free, status in ((9_900_000_000, 'warning'), (10_100_000_000, 'ok')):
-        monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda free=free: (free, 80_000_000_000))
-        finding = one('memory', 'retinanet')
-        assert finding.status == status
-        assert finding.found.startswith('about 10.00 GB for a training step of 2 x 800x1344 in float32 (weights 1.00, ')
-    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda: (4, 4))
-    finding = one('memory', 'retinanet')
-    assert finding.found.endswith('images 6.00), 2.00 GB to predict one image, and 0.0 GB are free on the GPU')
-    assert 'with_cp=True' in finding.remedy
-
-
-def test_memory_that_cannot_be_measured(one, monkeypatch):
-    def fail(subject, size):
-        raise RuntimeError('no')
-
-    monkeypatch.setattr(memory, 'estimate', fail)
-    assert one('memory', 'retinanet').found == 'not estimated, since a step on a random image stopped: RuntimeError: no'
-    finding = one('memory', 'retinanet', 'train_dataloader.dataset.pipeline=[]')
-    assert (finding.status, 'does not say how large' in finding.found) == ('ok', True)

@@ -1,11 +1,11 @@
-"""Checks of how a config trains: optimizer, learning rate, schedule, memory."""
+"""Checks of how a config trains: optimizer, learning rate, schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from upvit_mm.doctor.findings import Finding, check, message_of, ok, warning
-from upvit_mm.doctor.subject import Subject, image_size
+from upvit_mm.doctor.findings import Finding, check, ok, warning
+from upvit_mm.doctor.subject import Subject
 
 ADAMW = "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))"
 EMBEDDINGS = ('cls_token', 'pos_embed')  # of a plain ViT
@@ -14,9 +14,6 @@ UNDECAYED = (
     "'cls_token': dict(decay_mult=0.0), 'pos_embed': dict(decay_mult=0.0)}))"
 )
 COUNTABLE = 64e6  # bytes of an annotation file that is quickly read
-LESS_MEMORY = (
-    'fewer images per GPU (then scale the learning rate), model.backbone.with_cp=True, --amp; for a DeiT window_size=14'
-)
 
 
 @check('config', needs=('model',), remedy=f'{ADAMW}; without _delete_ the settings of SGD stay in it')
@@ -126,31 +123,6 @@ def schedule(subject: Subject) -> Iterator[Finding]:
         yield warning(problem)
     if schedulers and not problems:
         yield ok(f'{", ".join(type_name(settings.type) for settings in schedulers)} within {total} {unit}')
-
-
-@check('config', needs=('channels', 'optimizer'), remedy=LESS_MEMORY)
-def memory(subject: Subject) -> Iterator[Finding]:
-    import torch
-
-    from upvit_mm.doctor.memory import estimate
-
-    size = image_size(subject.datasets('train'))
-    if size is None:
-        yield ok('not estimated: the training pipeline does not say how large images are')
-        return
-    try:
-        needs = estimate(subject, size)
-    except Exception as problem:
-        yield warning(
-            f'not estimated, since a step on a random image stopped: {message_of(problem)}',
-            'if the training stops with the same, correct what it names',
-        )
-        return
-    found = needs.in_words()
-    if torch.cuda.is_available() and needs.training > (free := torch.cuda.mem_get_info()[0]):
-        yield warning(f'{found}, and {free / 1e9:.1f} GB are free on the GPU')
-    else:
-        yield ok(found)
 
 
 def _groups(subject: Subject) -> dict[str, dict]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from upvit_mm.hooks.unwrapped import model_of
 from upvit_mm.registry import HOOKS
 
 
@@ -39,7 +39,7 @@ class StopOnNonFiniteLoss(Hook):
             if kwargs.get('mode') == 'loss':
                 _check_losses(runner, losses)
 
-        self._watch = _unwrapped(runner).register_forward_hook(look, with_kwargs=True)
+        self._watch = model_of(runner).register_forward_hook(look, with_kwargs=True)
 
     def after_train(self, runner: Runner) -> None:
         self._watch.remove()
@@ -73,7 +73,7 @@ def _check_losses(runner: Runner, losses: Any) -> None:
 
 
 def _check_weights(runner: Runner, iteration: int) -> None:
-    wrong = [name for name, weight in _unwrapped(runner).named_parameters() if not torch.isfinite(weight).all()]
+    wrong = [name for name, weight in model_of(runner).named_parameters() if not torch.isfinite(weight).all()]
     if wrong:
         _stop(runner, iteration, f'{len(wrong)} weight tensors are not finite, first {wrong[0]}; they were not saved')
 
@@ -85,7 +85,3 @@ def _stop(runner: Runner, iteration: int, what: str) -> None:
         f'training stopped at iteration {iteration} (epoch {runner.epoch + 1}): {what}. {kept}. Look at the data '
         'of this batch, lower the learning rate, set optim_wrapper.clip_grad or train without AMP, then resume.'
     )
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

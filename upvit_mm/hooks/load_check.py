@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseModule, BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseModule
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from upvit_mm.checkpoints import check_arch_of, check_state, is_harmless, model_
 from upvit_mm.checkpoints.keys import image_size_remedy
 from upvit_mm.data.checks import check_classes_of
 from upvit_mm.hooks.resume_check import source_of
+from upvit_mm.hooks.unwrapped import model_of
 from upvit_mm.models.backbones.base import UPBackbone, split_pretrained
 from upvit_mm.registry import HOOKS
 
@@ -64,7 +65,7 @@ class CheckLoaded(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compare the arch of a checkpoint that mmengine itself has loaded for ``model.init_cfg``."""
-        model = _model_of(runner)
+        model = model_of(runner)
         loads_itself = type(model).init_weights is not BaseModule.init_weights
         if runner._resume or runner._load_from or loads_itself:
             return
@@ -78,7 +79,7 @@ class CheckLoaded(Hook):
                 check_arch_of(content, backbone.arch, config['checkpoint'])
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = _model_of(runner)
+        model = model_of(runner)
         path = str(source_of(runner))
         for backbone in _backbones(model).values():
             check_arch_of(checkpoint, backbone.arch, path)
@@ -127,14 +128,6 @@ class CheckLoaded(Hook):
             runner.logger.warning(f'--allow-missing {prefix[:-1]}: {text}.')
             allowed |= {k: own[k] for k in found}
         return allowed
-
-
-def _model_of(runner: Runner) -> nn.Module:
-    """The model without what mmengine puts around it for several processes and for test-time augmentation."""
-    model = runner.model
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def _backbones(model: nn.Module) -> dict[str, UPBackbone]:

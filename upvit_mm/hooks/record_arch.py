@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from upvit_mm.hooks.unwrapped import model_of
 from upvit_mm.models.backbones.base import UPBackbone
 from upvit_mm.registry import HOOKS
 
@@ -18,7 +18,7 @@ class RecordArch(Hook):
     """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = model_of(runner)
         archs = {module.arch for module in model.modules() if isinstance(module, UPBackbone)}
         if len(archs) == 1:
             checkpoint['meta']['arch'] = archs.pop().to_dict()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 
 from upvit_mm.checkpoints.keys import differences
 from upvit_mm.files import check_records, write_text_atomically
+from upvit_mm.hooks.unwrapped import model_of
 from upvit_mm.registry import HOOKS
 
 
@@ -49,7 +49,7 @@ class CheckResumed(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = model_of(runner)
         averages = [hook.ema_model for hook in runner.hooks if hasattr(hook, 'ema_model')]
         weights = {k.removeprefix('module.'): v for k, v in checkpoint.get('state_dict', {}).items()}
         _compare(runner, 'state_dict', weights, model.state_dict())

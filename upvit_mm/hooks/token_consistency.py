@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from upvit_mm.arch import resolve_arch
 from upvit_mm.checkpoints import load_backbone
 from upvit_mm.consistency import StageMetrics, common_stages, paired_tokens
+from upvit_mm.hooks.unwrapped import model_of
 from upvit_mm.models import build_backbone
 from upvit_mm.models.backbones.base import UPBackbone
 from upvit_mm.models.layers.grid import map_to_tokens
@@ -174,18 +174,14 @@ def _evaluating(backbone: UPBackbone) -> Iterator[None]:
 
 def _preprocess(runner: Runner, image: Tensor) -> Tensor:
     """One image ``(3, h, w)`` of the data set as the model gets it: ``(1, 3, h', w')``, not padded to others."""
-    return _unwrapped(runner).data_preprocessor({'inputs': [image], 'data_samples': None}, False)['inputs']
+    return model_of(runner).data_preprocessor({'inputs': [image], 'data_samples': None}, False)['inputs']
 
 
 def _backbone(runner: Runner) -> UPBackbone:
-    backbone = getattr(_unwrapped(runner), 'backbone', None)
+    backbone = getattr(model_of(runner), 'backbone', None)
     if not isinstance(backbone, UPBackbone):
         raise ValueError(
             f'model.backbone is {type(backbone).__name__}: TokenConsistencyHook compares {backbone_types()} only; use '
             'one of them, or leave the hook out.'
         )
     return backbone
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
