@@ -55,7 +55,7 @@ class Part:
             self.parts.setdefault(path[0], Part(path[0])).add(path[1:], macs, params)
 
     def walk(self, depth: int, level: int = 0) -> Iterator[tuple[int, Part]]:
-        """This part and those within it, ``depth`` levels deep, each behind its level."""
+        """This part and those within it, ``depth`` levels deep, each after its level."""
         yield level, self
         for part in self.parts.values() if depth > level else ():
             yield from part.walk(depth, level + 1)

@@ -23,7 +23,7 @@ def kept_tokens(keep_rate: float, tokens: int) -> int:
 
 
 def drop_layers(depth: int) -> tuple[int, ...]:
-    """Blocks of a DeiT that drop tokens: behind a quarter, half and three quarters of the depth, as EViT has it."""
+    """Blocks of a DeiT that drop tokens: after a quarter, half and three quarters of the depth, as EViT has it."""
     return tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
 
 

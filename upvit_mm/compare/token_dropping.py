@@ -81,7 +81,7 @@ class DeiTDropping(TokenDropping):
     """The patches that the class token attends to least are dropped, as EViT does it (arXiv 2202.07800).
 
     In each block of ``start``, between attention and feed-forward network, the patches stay that have the highest
-    attention of the class token, mean over heads. By default these are the blocks behind a quarter, half and three
+    attention of the class token, mean over heads. By default these are the blocks after a quarter, half and three
     quarters of the depth (3, 6 and 9 of 12, as in the paper).
 
     Note:

@@ -13,9 +13,9 @@ QUARTERS = 4
 
 
 def common_stages(archs: Sequence[ArchSpec]) -> tuple[list[str], list[tuple[int, ...]]]:
-    """Where networks are compared: PVTv2 behind each stage, DeiT where quarters of its depth end.
+    """Where networks are compared: PVTv2 after each stage, DeiT where quarters of its depth end.
 
-    The last block's output of DeiT is taken behind the final norm, as the backbone gives it. Where depths differ, equal
+    The last block's output of DeiT is taken after the final norm, as the backbone gives it. Where depths differ, equal
     shares of them are compared; below four blocks there are fewer places.
 
     Args:

@@ -33,7 +33,7 @@ def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str], also: Mapping[s
     mmdet drops its objects without a word; set ``allow_unlisted_categories = True`` in the config to train on a subset
     on purpose. So does what else in such a file would go wrong (``annotations.check_annotations``); with
     ``allow_faulty_annotations = True`` what mmdet survives is only said. What is read is one line of the log. Datasets
-    of other types and those behind another backend or an address are left to mmengine.
+    of other types and those of another backend or an address are left to mmengine.
 
     Args:
         cfg: a config of mmdet or mmpretrain.

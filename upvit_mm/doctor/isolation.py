@@ -50,7 +50,7 @@ class Isolation:
             self._pool = None
             lines = self._log.read_text(encoding='utf-8', errors='replace').split('\n')
             last = next((line for line in reversed(lines) if line.strip()), 'it printed nothing')
-            found = f'the process died in this check, for a fault in compiled code or for want of memory: {last}'
+            found = f'the process died in this check, by a fault in compiled code or out of memory: {last}'
             return [Finding(check.name, 'error', found, check.remedy)]
 
 

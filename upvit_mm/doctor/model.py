@@ -22,7 +22,7 @@ def config(subject: Subject) -> Finding:
 
 @check('config', needs=('config',), remedy='look at the dataset settings')
 def data(subject: Subject) -> Iterator[Finding]:
-    """Folders, annotation files and classes of every part, those behind a broken one too."""
+    """Folders, annotation files and classes of every part, those after a broken one too."""
     from upvit_mm.data.checks import check_part
     from upvit_mm.data.datasets import datasets_in
     from upvit_mm.registry import type_name

@@ -19,7 +19,7 @@ from upvit_mm.registry import HOOKS
 class StopOnNonFiniteLoss(Hook):
     """Ends the training of any mmengine model at the first NaN or infinite loss term, and keeps the last checkpoint.
 
-    The terms are read behind the model's forward pass, so the step that would spoil the weights is not taken. Weights
+    The terms are read after the model's forward pass, so the step that would spoil the weights is not taken. Weights
     are looked at before a checkpoint is written, since the last step before it may have spoilt them.
 
     Note:

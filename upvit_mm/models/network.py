@@ -31,7 +31,7 @@ class Colours(NamedTuple):
     """What a config's ``data_preprocessor`` does to pixels.
 
     Attributes:
-        mean, std: per channel behind the flip.
+        mean, std: per channel after the flip.
         flip: whether BGR becomes RGB.
     """
 

@@ -5,7 +5,7 @@ images: from the layer's input in the sliced network (whose earlier layers are a
 for the dense residual stream on the kept channels. In a classifier with a class token, which is all that its head
 reads, that token counts as much as all patches together. Branches that a plan removes are part of what lacks, so the
 layer in front of them makes up for them too. Convolutions (PVTv2's patch embeddings, spatial reductions and
-depth-wise filters) and norms stay as sliced; what they get wrong is corrected by the next linear layer behind them.
+depth-wise filters) and norms stay as sliced; what they get wrong is corrected by the next linear layer after them.
 
 This is ours, not the paper's.
 """

@@ -22,7 +22,7 @@ Handle = torch.utils.hooks.RemovableHandle
 
 @contextlib.contextmanager
 def gates(backbone: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Gate a backbone inside the ``with`` block and restore it exactly behind it.
+    """Gate a backbone inside the ``with`` block and restore it exactly after it.
 
     Args:
         backbone: ``UPPVTv2`` or ``UPDeiT`` (any module with their names).

@@ -20,7 +20,7 @@ class Slot(NamedTuple):
     Attributes:
         tensor: of a classifier's state dict.
         axis: of the tensor.
-        tile: how many copies of the dim stand behind one another on the axis, as where patches are merged.
+        tile: how many copies of the dim follow one another on the axis, as where patches are merged.
         per_head: whether the axis has one place for each head of the dim, as a table of biases has; else for each
             channel.
     """

@@ -136,7 +136,7 @@ class UPBackbone(BaseModule):
     def freeze(self) -> None:
         """Stop the gradients of what ``frozen_stages`` names and of what never runs.
 
-        The weights of the latter stay in the state dict. But a parameter that waits for a gradient in vain ends a
+        The weights of the latter stay in the state dict. But a parameter that never gets its gradient ends a
         training on several processes (``DistributedDataParallel`` without ``find_unused_parameters``).
         """
         for module in self.untrained_modules():
@@ -167,7 +167,7 @@ class UPBackbone(BaseModule):
 
         Returns:
             ``(depth, number of depths)``: 0 for the first patch embedding (and DeiT's class token and positions),
-            ``1 + k`` for the k-th block over all stages, the last for everything behind the backbone. A later
+            ``1 + k`` for the k-th block over all stages, the last for everything after the backbone. A later
             stage's patch embedding counts with its first block, its norm with its last.
         """
         count = sum(self.arch.depths) + 2

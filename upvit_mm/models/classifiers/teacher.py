@@ -144,7 +144,7 @@ def check_backbone(field: str, backbone: nn.Module) -> None:
 
 
 def _colours(preprocessor: nn.Module | None) -> tuple[Tensor, Tensor, bool]:
-    """Mean and std ``(3, 1, 1)`` in the order of the channels behind the preprocessing, and whether that turned BGR."""
+    """Mean and std ``(3, 1, 1)`` in the order of the channels after the preprocessing, and whether that turned BGR."""
     mean = getattr(preprocessor, 'mean', None)
     if mean is None:
         mean, std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)

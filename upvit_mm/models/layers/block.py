@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patch embedding, blocks and the norm behind them; DeiT has one, PVTv2 four.
+    """Patch embedding, blocks and the norm after them; DeiT has one, PVTv2 four.
 
     Args:
         patch_embed: from the previous map to this stage's tokens.

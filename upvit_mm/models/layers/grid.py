@@ -15,7 +15,7 @@ def units(length: int, unit: int) -> int:
 
 def tokens_to_map(x: Tensor, grid: Grid) -> Tensor:
     """``(B, N, C)`` -> ``(B, C, H, W)``, a view in channels-last memory when ``x`` is contiguous."""
-    # not unflatten, behind which torch's ONNX export takes sizes for constants
+    # not unflatten, after which torch's ONNX export takes sizes for constants
     return x.view(x.shape[0], *grid, x.shape[2]).permute(0, 3, 1, 2)
 
 

@@ -22,7 +22,7 @@ class DistillLoss(nn.Module):
 
     Attributes:
         compares: which tensor: ``'logits'`` ``(B, classes)``, ``'features'`` ``(B, C)`` in front of the head, or
-            ``'tokens'`` ``(B, P+N, C)`` behind the last norm.
+            ``'tokens'`` ``(B, P+N, C)`` after the last norm.
 
     Args:
         loss_weight: factor on the term.
@@ -135,7 +135,7 @@ class FeatureMSE(DistillLoss):
 
 @MODELS.register_module()
 class TokenMSE(FeatureMSE):
-    """Mean squared error on every token behind the last norm: DeiT's class and patch tokens, PVTv2's whole last map.
+    """Mean squared error on every token after the last norm: DeiT's class and patch tokens, PVTv2's whole last map.
 
     Arguments as in ``FeatureMSE``.
 
