@@ -198,7 +198,7 @@ def stage_budgets(source: ArchSpec, goal: Budget, stages: int, settings: Setting
     for k, floor in enumerate([budget.amount for budget in budgets[1:]] + [budgets[-1].amount]):
         while True:
             try:
-                arch = target_for_budget(arch, budgets[k], grain, num_classes, windows)
+                arch = target_for_budget(arch, budgets[k], grain, num_classes, windows=windows)
                 break
             except ValueError:
                 lower = budgets[k].amount * SLACK

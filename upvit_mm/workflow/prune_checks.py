@@ -109,7 +109,7 @@ def check_goal(goal: Goal, source: ArchSpec, settings: Settings, num_classes: in
         if settings.non_uniform:
             check_budget(source, goal, settings.grain, num_classes, settings.windows)
             return
-        goal = target_for_budget(source, goal, settings.grain, num_classes, settings.windows)
+        goal = target_for_budget(source, goal, settings.grain, num_classes, windows=settings.windows)
     if goal.family != source.family:
         raise ValueError(f'target family = {goal.family!r}: the source is a {source.family}.')
     if any(depth > full for depth, full in zip(goal.depths, source.depths)):
