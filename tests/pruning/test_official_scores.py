@@ -16,10 +16,10 @@ import torch
 from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning import plan_for_target, prunable_dims
+from upvit_mm.pruning.hybrid import tied
 from upvit_mm.pruning.knobs import Grain, knobs_of
 from upvit_mm.pruning.official_scores import read_official_scores
 from upvit_mm.pruning.score_file import load_scores
-from upvit_mm.pruning.scoring import tied
 
 TOOL = Path(__file__).parents[2] / 'tools/import_official_scores.py'
 SMALL = dict(family='deit', name='small', embed_dims=[6], depths=[2], num_heads=3, mlp_hidden_dims=8, img_size=64)

@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,22 +18,14 @@ from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import load_classifier
 from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
 from upvit_mm.pruning import PrunableDim, make_plan, plan_for_target, prunable_dims, slice_state
-from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.compensate import compensate
-from upvit_mm.pruning.importance import (
-    Batch,
-    Scores,
-    fisher_scores,
-    kl_scores,
-    kl_sums,
-    log_posteriors,
-    taylor_scores,
-)
+from upvit_mm.pruning.importance import Batch, Scores, fisher_scores, kl_scores, kl_sums, log_posteriors
+from upvit_mm.pruning.methods import METHODS, scores_by
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.workflow.posteriors import BACKBONES, build_net, judge, peak_memory
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 logger = logging.getLogger('upvit_mm')
-METHODS = ('kl', 'fisher', 'taylor', 'magnitude', 'random')
 TARGETS = {'half of attention and FFN': (1.0, 0.5), 'three quarters of every width': (0.75, 0.75)}
 FISHER_DRAWS = 4  # of the timings
 AGREEMENT_DRAWS = 16
@@ -91,10 +84,10 @@ def benchmark_pruning(
     results['one-shot'] = {}
     for name, (embed, rest) in TARGETS.items():
         target = scaled(arch, embed, rest)
-        rows = {method: {'plain': [], 'compensated': []} for method in METHODS}
+        rows = {method: {'plain': [], 'compensated': []} for method in scores[seeds[0]]}
         for seed in seeds:
             images = proxy_set(cfg, compensate_per_class, seed)
-            for method in METHODS:
+            for method in rows:
                 plan = plan_for_target(arch, target, scores[seed][method])
                 pruned = build_net(target, slice_state(state, plan))
                 rows[method]['plain'].append(judge(net, pruned, held_out))
@@ -191,15 +184,10 @@ def time_large_network(
 
 
 def score_by_every_method(net: PosteriorNet, state: dict, proxy: ImageSet, seed: int) -> dict[str, Scores]:
-    """Scores by method and dim."""
-    arch = net.backbone.arch
-    return {
-        'kl': kl_scores(net, proxy),
-        'fisher': fisher_scores(net, proxy, draws=FISHER_DRAWS, seed=seed),
-        'taylor': taylor_scores(net, proxy),
-        'magnitude': magnitude_scores(arch, state),
-        'random': random_scores(arch, seed),
-    }
+    """Scores by method and dim, of all methods but those that need a plan."""
+    settings = asdict(PruneSettings(draws=FISHER_DRAWS, seed=seed))
+    methods = [method for method in METHODS.values() if method.near_cut is None]
+    return {method.name: scores_by(method, net, state, proxy, settings) for method in methods}
 
 
 def agreement(exact: Scores, estimate: Scores) -> dict[str, Any]:
