@@ -13,7 +13,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from upvit_mm.cli import check_device, one_line_errors, table_of
-from upvit_mm.pruning import HEAD_POLICIES
+from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
 from upvit_mm.pruning.methods import METHODS, readers_of
 from upvit_mm.runner import OptionsAction, leave_processes
 from upvit_mm.workflow.processes import LAUNCHERS, join_crew
@@ -126,7 +126,8 @@ def main() -> None:
 def show_target(job: PruneJob) -> None:
     if (target := job.target()) is not None:
         console = Console()
-        console.print(job.scoring.text(), highlight=False)
+        if not isinstance(job.goal, PrunePlan):
+            console.print(job.scoring.text(), highlight=False)
         console.print(table_of('widths', *width_rows(job.source, target)))
         console.print(table_of('costs', *cost_rows(job.costs(target))))
 

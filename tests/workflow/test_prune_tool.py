@@ -157,6 +157,8 @@ def test_hybrid_follows_exact_scores_near_the_cut(cfg, checkpoint, target, tmp_p
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_dry_run_writes_nothing(prune_tool, run, tmp_path):
     output = run(prune_tool('--budget', 'params=50%', '--work-dir', 'out', '--dry-run'))
+    assert 'method fisher: ' in output
+    assert 'draws = 4, seed = 0' in output
     assert 'FFN hidden' in output
     assert '50.0 %' in output or '49.' in output
     assert not (tmp_path / 'out').exists()

@@ -53,7 +53,7 @@ def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], sh
 def rerank(scores: Scores, exact: Scores, near: dict[str, Tensor], groups: dict[str, int]) -> Scores:
     """Order the channels near the cut by their exact scores, within the values they had.
 
-    The estimates' values are dealt out anew, so that the others keep their place and dims stay comparable.
+    The estimates' values are given to them in that order, so the others keep their place and dims stay comparable.
     """
     result = {name: values.clone() for name, values in scores.items()}
     for name, channels in near.items():

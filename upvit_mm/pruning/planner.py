@@ -97,9 +97,9 @@ def best(scores: Tensor, count: int, name: str) -> Tensor:
 
 
 def joint_scores(scores: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
-    """Scores of dims that lose channels together, to be added up.
+    """Scores of dims that lose channels together, to be added up: each measurement once.
 
-    Equal ones are one measurement of all these dims at once, as the authors' of q, k and v, and are given once.
+    The authors removed a channel of q, k and v at once, so both of our dims hold the same numbers; these count once.
     """
     first, *others = (scores[name] for name in names)
     return [first, *(other for other in others if not torch.equal(other, first))]

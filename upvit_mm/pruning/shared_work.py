@@ -1,4 +1,4 @@
-"""Scoring as a long job: batch by batch, on any number of processes, stopped and resumed at will.
+"""Scoring as a long job: batch by batch, on any number of processes, stopped and resumed at any time.
 
 The proxy set is cut into batches whatever the number of processes; process r of W takes every W-th of them. The first
 process collects what they sum to and adds it up in the order of the batches, so the result depends neither on who did
@@ -51,7 +51,7 @@ class Crew:
         return [value]
 
     def leave(self) -> None:
-        """Meet no more, for the time being."""
+        """Meet no more until the next ``share`` or ``collect``."""
 
 
 def score_in_parts(

@@ -44,7 +44,7 @@ class JobPlan:
 
     @property
     def inputs(self) -> dict:
-        """The settings that decide a plan, beside the goal."""
+        """The settings that decide a plan, together with the goal."""
         return self.settings.some(
             'head_policy', 'tie_qkv', 'round_to', 'min_share', 'non_uniform', 'window_size', 'max_rows'
         )
