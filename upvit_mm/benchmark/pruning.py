@@ -81,22 +81,45 @@ def benchmark_pruning(
     scores = {seed: score_by_every_method(net, state, sets[seed], seed) for seed in seeds}
     agreed = fisher_scores(net, sets[seeds[0]], draws=AGREEMENT_DRAWS, seed=seeds[0])
     results['agreement'] = agreement(scores[seeds[0]]['kl'], agreed) | {'draws': AGREEMENT_DRAWS}
-    results['one-shot'] = {}
-    for name, (embed, rest) in TARGETS.items():
-        target = scaled(arch, embed, rest)
-        rows = {method: {'plain': [], 'compensated': []} for method in scores[seeds[0]]}
-        for seed in seeds:
-            images = proxy_set(cfg, compensate_per_class, seed)
-            for method in rows:
-                plan = plan_for_target(arch, target, scores[seed][method])
-                pruned = build_net(target, slice_state(state, plan))
-                rows[method]['plain'].append(judge(net, pruned, held_out))
-                compensate(net, pruned, plan, images, ridge)
-                rows[method]['compensated'].append(judge(net, pruned, held_out))
-            logger.info('%s, seed %d judged', name, seed)
-        results['one-shot'][name] = rows
+    images = {seed: proxy_set(cfg, compensate_per_class, seed) for seed in seeds}
+    results['one-shot'] = {
+        name: one_shot(net, state, scaled(arch, *shares), scores, images, held_out, ridge)
+        for name, shares in TARGETS.items()
+    }
     results['peak_memory_bytes'] = peak_memory('cpu')
     return results
+
+
+def one_shot(
+    net: PosteriorNet,
+    state: dict,
+    target: ArchSpec,
+    scores: dict[int, dict[str, Scores]],
+    images: dict[int, ImageSet],
+    held_out: ImageSet,
+    ridge: float,
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """What each method's target is worth, as ``judge`` says: by method, plain and compensated, one result a seed.
+
+    Args:
+        net: the dense classifier.
+        state: its weights.
+        target: widths to reach.
+        scores: by seed and method.
+        images: by seed, to compensate on.
+        held_out: images that judge.
+        ridge: of the compensation.
+    """
+    rows = {method: {'plain': [], 'compensated': []} for method in next(iter(scores.values()))}
+    for seed, by_method in scores.items():
+        for method, values in by_method.items():
+            plan = plan_for_target(net.backbone.arch, target, values)
+            pruned = build_net(target, slice_state(state, plan))
+            rows[method]['plain'].append(judge(net, pruned, held_out))
+            compensate(net, pruned, plan, images[seed], ridge)
+            rows[method]['compensated'].append(judge(net, pruned, held_out))
+        logger.info('seed %d judged', seed)
+    return rows
 
 
 def scaled(arch: ArchSpec, embed: float, rest: float) -> ArchSpec:
