@@ -14,7 +14,7 @@ from upvit_mm.compare.classifiers import ROWS, Comparison, Options
 from upvit_mm.launch import command_line
 from upvit_mm.runner import OptionsAction, load_config
 from upvit_mm.workflow.finetune import Lesson
-from upvit_mm.workflow.settings import goal_and_settings
+from upvit_mm.workflow.prune_settings import goal_and_settings
 
 LESSON = Lesson()
 

@@ -13,14 +13,50 @@ from mmengine.config import Config
 from rich.console import Console
 
 from upvit_mm.cli import check_device, one_line_errors, table_of
-from upvit_mm.pruning import HEAD_POLICIES
+from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
+from upvit_mm.pruning.methods import METHODS, readers_of
 from upvit_mm.runner import OptionsAction, leave_processes
 from upvit_mm.workflow.processes import LAUNCHERS, join_crew
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_report import cost_rows, width_rows
-from upvit_mm.workflow.settings import METHODS, Settings, goal_and_settings
+from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings
 
-DEFAULTS = Settings()
+DEFAULTS = PruneSettings()
+CHOICES = {'method': tuple(METHODS), 'head_policy': HEAD_POLICIES}
+
+
+def read_by(setting: str) -> str:
+    return f' ({", ".join(readers_of(setting))})'
+
+
+SETTINGS = {  # help by group and setting
+    'scoring': {
+        'method': f'how channels are scored. {"; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())}',
+        'draws': f'backward passes an image{read_by("draws")}',
+        'near_share': f'share of each dim around the cut that is scored exactly{read_by("near_share")}',
+        'per_class': 'images of every class in the proxy set',
+        'images': "plain folder of images to use instead of the config's data",
+        'num_images': 'size of the proxy set when it comes from --images',
+    },
+    'planning': {
+        'head_policy': 'narrow every head (within), keep whole ones (select), or mix them as the authors do (regroup)',
+        'tie_qkv': 'one index set for q, k and v',
+        'round_to': 'widths that a budget chooses are multiples of it; q, k and v in each head',
+        'min_share': 'no width that a budget chooses falls below this share of the dense one',
+        'non_uniform': 'a budget gives each block its own widths, by score for cost',
+        'window_size': "side in tokens of a DeiT detector's windows, for budgets in MACs; 0 = global",
+    },
+    'result': {
+        'compensate': 're-solve the linear layers after slicing',
+        'ridge': 'regularisation strength of the compensation',
+        'eval_images': 'held-out images to judge the result on, at most; 0 = none',
+    },
+    'running': {
+        'seed': 'for choosing the proxy set and for what is random in the method',
+        'batch_size': 'images at once',
+        'max_rows': f'images x candidates at once{read_by("max_rows")}; bounds memory',
+    },
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,45 +71,13 @@ def parse_args() -> argparse.Namespace:
     )
     goal.add_argument('--budget', help='macs=50%%@800x1333, macs=1.2G@224x224, params=3.7M or params=40%%')
     goal.add_argument('--plan', help='a plan.json to carry out')
-
-    def add(group, name: str, help: str, **options) -> None:
-        default = getattr(DEFAULTS, name)
-        if isinstance(default, bool):
-            options['action'] = argparse.BooleanOptionalAction  # a config may set it
-        elif default is not None:
-            options['type'] = type(default)
-            help = f'{help} (default: {default})'
-        group.add_argument(f'--{name.replace("_", "-")}', default=argparse.SUPPRESS, help=help, **options)
-
-    scoring = parser.add_argument_group('scoring')
-    scoring.add_argument('--scores', help='a scores.pt to use instead of scoring')
-    add(scoring, 'method', 'how channels are scored', choices=METHODS)
-    add(scoring, 'draws', 'backward passes an image (fisher, hybrid)')
-    add(scoring, 'near_share', 'share of each dim around the cut that hybrid scores exactly')
-    add(scoring, 'per_class', 'images of every class in the proxy set')
-    add(scoring, 'images', "plain folder of images to use instead of the config's data")
-    add(scoring, 'num_images', 'size of the proxy set when it comes from --images')
-    planning = parser.add_argument_group('planning')
-    add(
-        planning,
-        'head_policy',
-        'narrow every head (within), keep whole heads (select), or mix heads as the authors do (regroup)',
-        choices=HEAD_POLICIES,
-    )
-    add(planning, 'tie_qkv', 'one index set for q, k and v')
-    add(planning, 'round_to', 'widths that a budget chooses are multiples of it; q, k and v in each head')
-    add(planning, 'min_share', 'no width that a budget chooses falls below this share of the dense one')
-    add(planning, 'non_uniform', 'a budget gives each block its own widths, by score for cost')
-    add(planning, 'window_size', "side in tokens of a DeiT detector's windows, for budgets in MACs; 0 = global")
-    planning.add_argument('--dry-run', action='store_true', help='print widths and costs; slice nothing')
-    result = parser.add_argument_group('result')
-    add(result, 'compensate', 're-solve the linear layers after slicing')
-    add(result, 'ridge', 'regularisation strength of the compensation')
-    add(result, 'eval_images', 'held-out images to judge the result on, at most; 0 = none')
-    running = parser.add_argument_group('running')
-    add(running, 'seed', 'for choosing the proxy set and for what is random in the method')
-    add(running, 'batch_size', 'images at once')
-    add(running, 'max_rows', 'images x candidates at once (kl, hybrid); bounds memory')
+    groups = {title: parser.add_argument_group(title) for title in SETTINGS}
+    groups['scoring'].add_argument('--scores', help='a scores.pt to use instead of scoring')
+    for title, settings in SETTINGS.items():
+        for name, text in settings.items():
+            add_setting(groups[title], name, text)
+    groups['planning'].add_argument('--dry-run', action='store_true', help='print widths and costs; slice nothing')
+    running = groups['running']
     running.add_argument(
         '--device',
         choices=('cpu', 'cuda'),
@@ -83,6 +87,18 @@ def parse_args() -> argparse.Namespace:
     running.add_argument('--threads', type=int, help="CPU threads of each process (default: torch's setting)")
     running.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     return parser.parse_args()
+
+
+def add_setting(group: argparse._ArgumentGroup, name: str, text: str) -> None:
+    default, options = getattr(DEFAULTS, name), {}
+    if isinstance(default, bool):
+        options['action'] = argparse.BooleanOptionalAction  # a config may set it
+    elif default is not None:
+        options['type'] = type(default)
+        text = f'{text} (default: {default})'
+    if name in CHOICES:
+        options['choices'] = CHOICES[name]
+    group.add_argument(f'--{name.replace("_", "-")}', default=argparse.SUPPRESS, help=text, **options)
 
 
 def main() -> None:
@@ -110,6 +126,8 @@ def main() -> None:
 def show_target(job: PruneJob) -> None:
     if (target := job.target()) is not None:
         console = Console()
+        if not isinstance(job.goal, PrunePlan):
+            console.print(job.scoring.text(), highlight=False)
         console.print(table_of('widths', *width_rows(job.source, target)))
         console.print(table_of('costs', *cost_rows(job.costs(target))))
 

@@ -12,7 +12,7 @@ from upvit_mm.launch import command_line
 from upvit_mm.runner import OptionsAction, load_config
 from upvit_mm.workflow.finetune import Lesson
 from upvit_mm.workflow.progressive import Progressive, Schedule
-from upvit_mm.workflow.settings import goal_and_settings
+from upvit_mm.workflow.prune_settings import goal_and_settings
 
 
 def parse_args() -> argparse.Namespace:

@@ -23,7 +23,7 @@ from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.registry import MODELS, require_family
 from upvit_mm.workflow.prune import PruneJob
-from upvit_mm.workflow.settings import Settings
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 SIZE = (64, 96)
 
@@ -144,7 +144,7 @@ def test_the_pruning_job(digits_folder, scope, tmp_path, randomise):
         cfg[f'{part}_dataloader'].dataset.data_root = str(digits_folder / 'classification')
     model = randomise(CLASSIFIERS.build(cfg.model))
     torch.save({'state_dict': model.state_dict()}, tmp_path / 'dense.pth')
-    settings = Settings(per_class=2, draws=1, eval_images=20, round_to=1, non_uniform=True, compensate=True)
+    settings = PruneSettings(per_class=2, draws=1, eval_images=20, round_to=1, non_uniform=True, compensate=True)
     PruneJob(cfg, str(tmp_path / 'dense.pth'), Budget.parse('macs=50%@64x64'), tmp_path / 'out', settings).run()
     pruned = ArchSpec.from_json(tmp_path / 'out/arch.json')
     assert 0.49 < count_macs(pruned, (64, 64), 10) / count_macs(arch, (64, 64), 10) <= 0.5

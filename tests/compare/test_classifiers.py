@@ -19,14 +19,14 @@ from upvit_mm.compare.classifiers import ROWS, VANILLA, Comparison, Options, bal
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.workflow import trainings
 from upvit_mm.workflow.finetune import HOOKS, Lesson
-from upvit_mm.workflow.settings import Settings
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 SHORT = [row for row in ROWS if not row.both_trainings]
 NARROWER = {
     'deit': dict(embed_dims=[16], mlp_hidden_dims=24),
     'pvtv2': dict(embed_dims=[8, 16, 16, 16], qk_dims=[4, 8, 10, 12]),
 }
-SETTINGS = Settings(method='magnitude', per_class=2, compensate=True, eval_images=20)
+SETTINGS = PruneSettings(method='magnitude', per_class=2, compensate=True, eval_images=20)
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import torch
 from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning import plan_for_target, prunable_dims
+from upvit_mm.pruning.hybrid import tied
 from upvit_mm.pruning.knobs import Grain, knobs_of
 from upvit_mm.pruning.official_scores import read_official_scores
 from upvit_mm.pruning.score_file import load_scores
-from upvit_mm.pruning.scoring import tied
 
 TOOL = Path(__file__).parents[2] / 'tools/import_official_scores.py'
 SMALL = dict(family='deit', name='small', embed_dims=[6], depths=[2], num_heads=3, mlp_hidden_dims=8, img_size=64)
@@ -175,7 +175,7 @@ def test_regroup_is_an_argsort_of_the_published_numbers(tmp_path, official_parsi
 
 @pytest.mark.parametrize('grain', [Grain(round_to=1, tie_qkv=True), Grain(round_to=1, head_policy='select')])
 def test_a_measurement_of_qk_and_v_counts_once_in_a_budget(arch, folder, grain):
-    """Twice counted, attention would seem as dear as it is not: the budget took from others instead."""
+    """Counted twice, attention would seem more important than it is, and the budget would take from others."""
     scores = read_official_scores(folder, arch)
     once = {name: values / 2 if name.endswith(('qk', 'v')) else values for name, values in scores.items()}
     once |= {name: values.nextafter(torch.tensor(1.0)) for name, values in once.items() if name.endswith('v')}
@@ -312,7 +312,7 @@ def run_tool(monkeypatch, *words: object) -> None:
 
 
 @pytest.mark.parametrize(('options', 'parsing'), [([], 'float'), (['--official-parsing'], 'official')])
-def test_tool_writes_scores_that_say_whence_they_are(arch, folder, tmp_path, monkeypatch, capsys, options, parsing):
+def test_tool_writes_scores_that_say_where_they_are_from(arch, folder, tmp_path, monkeypatch, capsys, options, parsing):
     arch.save_json(tmp_path / 'arch.json')
     target = tmp_path / 'new' / 'scores.pt'
     run_tool(monkeypatch, folder, target, '--arch', tmp_path / 'arch.json', *options)

@@ -16,15 +16,16 @@ from mmengine.runner import EpochBasedTrainLoop, load_checkpoint
 from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.pruning import PrunePlan, plan_for_target
 from upvit_mm.pruning.baselines import random_scores
-from upvit_mm.pruning.budget import Budget, target_for_budget
+from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs
+from upvit_mm.pruning.spending import target_for_budget
 from upvit_mm.workflow import progressive
 from upvit_mm.workflow.finetune import Lesson
 from upvit_mm.workflow.progressive import Progressive, Schedule, stage_budgets
-from upvit_mm.workflow.settings import Settings
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 TOOL = Path(__file__).parents[2] / 'tools/prune_progressive.py'
-SETTINGS = Settings(method='magnitude', per_class=2, compensate=True, eval_images=20, round_to=1)
+SETTINGS = PruneSettings(method='magnitude', per_class=2, compensate=True, eval_images=20, round_to=1)
 GOAL = Budget.parse('macs=36%@64x64')
 
 
@@ -89,7 +90,7 @@ def test_stages_and_what_comes_out(run, cfg, checkpoint, tmp_path, scope):
 @pytest.mark.parametrize('policy', ['within', 'select'])
 def test_the_documented_command_can_be_carried_out(policy):
     """Of docs/finetune.md, with scores at random: the third stage prunes what has q/k and v of different widths."""
-    arch, settings, sources = get_arch('pvtv2-b2'), Settings(head_policy=policy), []
+    arch, settings, sources = get_arch('pvtv2-b2'), PruneSettings(head_policy=policy), []
     for budget in stage_budgets(arch, Budget.parse('macs=25%'), 3, settings, 1000):
         target = target_for_budget(arch, budget, settings.grain, 1000)
         assert plan_for_target(arch, target, random_scores(arch, 0), policy).target_arch == target

@@ -18,7 +18,7 @@ from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.score_file import load_scores
 from upvit_mm.workflow.posteriors import build_net
 from upvit_mm.workflow.prune import PruneJob, prune
-from upvit_mm.workflow.settings import Settings
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 
 def test_the_tool_and_what_becomes_of_its_files(dense_config, prune_tool, run, target, scope, tmp_path):
@@ -64,7 +64,7 @@ def test_the_tool_and_what_becomes_of_its_files(dense_config, prune_tool, run, t
 
 
 def test_the_pruned_backbone_goes_into_a_detector(cfg, checkpoint, target, scope, tmp_path, family):
-    prune(cfg, checkpoint, target, tmp_path, Settings(method='magnitude', per_class=1, eval_images=10))
+    prune(cfg, checkpoint, target, tmp_path, PruneSettings(method='magnitude', per_class=1, eval_images=10))
     neck = dict(type='FPN', in_channels=list(target.embed_dims), out_channels=16, num_outs=4)
     if family == 'deit':
         neck = dict(type='upvit_mm.SimpleFeaturePyramid', in_channels=target.embed_dims[0], out_channels=16)
@@ -85,12 +85,12 @@ def test_the_pruned_backbone_goes_into_a_detector(cfg, checkpoint, target, scope
 
 def test_scores_are_used_again_only_for_the_same_inputs(cfg, checkpoint, target, tmp_path):
     settings = dict(method='fisher', draws=1, per_class=1, eval_images=10)
-    plans = [prune(cfg, checkpoint, target, tmp_path, Settings(**settings)).plan]
+    plans = [prune(cfg, checkpoint, target, tmp_path, PruneSettings(**settings)).plan]
     stamp = (tmp_path / 'scores.pt').stat().st_mtime_ns
-    plans.append(prune(cfg, checkpoint, target, tmp_path, Settings(**settings)).plan)
+    plans.append(prune(cfg, checkpoint, target, tmp_path, PruneSettings(**settings)).plan)
     assert (tmp_path / 'scores.pt').stat().st_mtime_ns == stamp
     assert all(torch.equal(plans[0].kept[n], plans[1].kept[n]) for n in plans[0].kept)
-    prune(cfg, checkpoint, target, tmp_path, Settings(**settings | {'draws': 2}))
+    prune(cfg, checkpoint, target, tmp_path, PruneSettings(**settings | {'draws': 2}))
     assert (tmp_path / 'scores.pt').stat().st_mtime_ns != stamp
 
 
@@ -98,7 +98,7 @@ def test_scores_are_used_again_only_for_the_same_inputs(cfg, checkpoint, target,
 def test_kl_and_fisher_rank_alike(cfg, checkpoint, target, tmp_path):
     """The estimate follows the definition, over all channels of the widest dims."""
     for method in ('kl', 'fisher'):
-        settings = Settings(method=method, draws=16, per_class=1, eval_images=10)
+        settings = PruneSettings(method=method, draws=16, per_class=1, eval_images=10)
         prune(cfg, checkpoint, target, tmp_path / method, settings)
     exact, estimate = (
         load_scores(tmp_path / m / 'scores.pt', ArchSpec.from_dict(cfg.arch))[0] for m in ('kl', 'fisher')
@@ -114,7 +114,7 @@ def test_kl_and_fisher_rank_alike(cfg, checkpoint, target, tmp_path):
 def test_a_compensation_that_makes_it_worse_is_said(cfg, checkpoint, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr('upvit_mm.workflow.prune.compensate', lambda dense, net, *args: net.head.weight.data.mul_(-5))
     goal = ArchSpec.from_dict(cfg.arch).with_widths({'mlp_hidden_dims': 64})
-    settings = Settings(method='magnitude', per_class=1, eval_images=10, compensate=True)
+    settings = PruneSettings(method='magnitude', per_class=1, eval_images=10, compensate=True)
     with caplog.at_level('WARNING', 'upvit_mm'):
         prune(cfg, checkpoint, goal, tmp_path, settings)
     assert 'compensation made the network worse' in caplog.text
@@ -125,7 +125,7 @@ def test_a_backbone_without_a_head(cfg, checkpoint, tmp_path):
     state = torch.load(checkpoint, weights_only=True)['state_dict']
     torch.save({k: v for k, v in state.items() if not k.startswith('head')}, tmp_path / 'headless.pth')
     goal = ArchSpec.from_dict(cfg.arch).with_widths({'mlp_hidden_dims': 64})
-    settings = Settings(method='magnitude', eval_images=0, per_class=4, compensate=True)
+    settings = PruneSettings(method='magnitude', eval_images=0, per_class=4, compensate=True)
     job = PruneJob(cfg, str(tmp_path / 'headless.pth'), goal, tmp_path, settings)
     job.run()
     lacks = []
@@ -140,29 +140,29 @@ def test_a_backbone_without_a_head(cfg, checkpoint, tmp_path):
 
 def test_bad_input(cfg, checkpoint, target, tmp_path):
     with pytest.raises(ValueError, match="method = 'guess'"):
-        Settings(method='guess')
+        PruneSettings(method='guess')
     quick = dict(method='random', eval_images=10)
     with pytest.raises(ValueError, match='class 0 has 400 images: 401 of every class'):
-        prune(cfg, checkpoint, target, tmp_path, Settings(per_class=401, method='taylor', eval_images=10))
+        prune(cfg, checkpoint, target, tmp_path, PruneSettings(per_class=401, method='taylor', eval_images=10))
     with pytest.raises(FileNotFoundError, match=r"checkpoint 'no.pth' does not exist"):
-        prune(cfg, 'no.pth', target, tmp_path, Settings(**quick))
+        prune(cfg, 'no.pth', target, tmp_path, PruneSettings(**quick))
     state = torch.load(checkpoint, weights_only=True)['state_dict']
     headless = {k: v for k, v in state.items() if not k.startswith('head')}
     torch.save(headless, tmp_path / 'headless.pth')
     for settings in (quick, dict(method='fisher', eval_images=0)):
         with pytest.raises(ValueError, match='has no linear head'):
-            prune(cfg, str(tmp_path / 'headless.pth'), target, tmp_path, Settings(**settings))
+            prune(cfg, str(tmp_path / 'headless.pth'), target, tmp_path, PruneSettings(**settings))
     wider = ArchSpec.from_dict({**target.to_dict(), 'mlp_hidden_dims': 4096})
     with pytest.raises(ValueError, match=r'mlp_hidden: the target keeps 4096 of'):
-        prune(cfg, checkpoint, wider, tmp_path, Settings(**quick))
+        prune(cfg, checkpoint, wider, tmp_path, PruneSettings(**quick))
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_files_carry_the_settings_that_made_them(cfg, checkpoint, target, tmp_path):
     """Also where the plan was made before, under others."""
     settings = dict(method='magnitude', per_class=2, eval_images=10)
-    prune(cfg, checkpoint, target, tmp_path, Settings(**settings))
-    prune(cfg, checkpoint, target, tmp_path, Settings(**settings, compensate=True, ridge=0.5))
+    prune(cfg, checkpoint, target, tmp_path, PruneSettings(**settings))
+    prune(cfg, checkpoint, target, tmp_path, PruneSettings(**settings, compensate=True, ridge=0.5))
     report = json.loads((tmp_path / 'report.json').read_text())
     for meta in (report, torch.load(tmp_path / 'sliced.pth', weights_only=True)['meta']):
         assert (meta['settings']['compensate'], meta['settings']['ridge']) == (True, 0.5)
@@ -172,14 +172,16 @@ def test_files_carry_the_settings_that_made_them(cfg, checkpoint, target, tmp_pa
 def test_a_network_that_is_not_the_scored_one_is_refused(cfg, checkpoint, target, tmp_path):
     def refuses(match: str, **settings) -> None:
         with pytest.raises(ValueError, match=match):
-            PruneJob(cfg, checkpoint, target, tmp_path, Settings(per_class=1, **settings))
+            PruneJob(cfg, checkpoint, target, tmp_path, PruneSettings(per_class=1, **settings))
 
     cfg.model.backbone.window_size = 4
     refuses(r'model.backbone.window_size = 4: importance is measured with global attention')
     cfg.model.backbone.update(window_size=0, out_type='featmap')
     cfg.model.neck = dict(type='GlobalAveragePooling')
     refuses(r"out_type = 'featmap', model.neck = 'GlobalAveragePooling': the head of a DeiT must read the class token")
-    PruneJob(cfg, checkpoint, target, tmp_path, Settings(method='magnitude', eval_images=0))  # which runs no network
+    PruneJob(
+        cfg, checkpoint, target, tmp_path, PruneSettings(method='magnitude', eval_images=0)
+    )  # which runs no network
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
@@ -188,16 +190,16 @@ def test_a_pvtv2_is_pooled(cfg, checkpoint, target, tmp_path):
 
     cfg.model.pop('neck')
     with pytest.raises(ValueError, match=r'model.neck = None: the head of a PVTv2 must read the mean over tokens'):
-        PruneJob(cfg, checkpoint, target, tmp_path, Settings())
+        PruneJob(cfg, checkpoint, target, tmp_path, PruneSettings())
     cfg.model.neck = dict(type=GlobalAveragePooling)  # the class, as in configs that are pure Python
-    PruneJob(cfg, checkpoint, target, tmp_path, Settings())
+    PruneJob(cfg, checkpoint, target, tmp_path, PruneSettings())
 
 
 @pytest.mark.parametrize('family', ['deit'])
 def test_a_target_of_another_image_size_takes_that_of_the_source(cfg, checkpoint, target, tmp_path):
     """A stock architecture is one of 224 px."""
     goal = replace(target, img_size=2 * target.img_size)
-    job = PruneJob(cfg, checkpoint, goal, tmp_path, Settings(method='random', eval_images=0))
+    job = PruneJob(cfg, checkpoint, goal, tmp_path, PruneSettings(method='random', eval_images=0))
     assert job.target() == target
     assert job.run().plan.target_arch == target
 
@@ -206,7 +208,7 @@ def test_a_target_of_another_image_size_takes_that_of_the_source(cfg, checkpoint
 def test_the_report_gives_the_detector_that_was_counted(cfg, checkpoint, tmp_path):
     """With its windows, and in a folder where its two files are found."""
     budget = Budget.parse('macs=50%@256x256')
-    settings = Settings(method='random', eval_images=0, window_size=4, round_to=1)
+    settings = PruneSettings(method='random', eval_images=0, window_size=4, round_to=1)
     plan = prune(cfg, checkpoint, budget, tmp_path / 'out', settings).plan
     text = (tmp_path / 'out/report.md').read_text()
     assert f'save them as `{tmp_path}/out/detector.py`' in text
@@ -219,6 +221,6 @@ def test_the_report_gives_the_detector_that_was_counted(cfg, checkpoint, tmp_pat
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_a_checkpoint_may_be_an_address(cfg, checkpoint, target, tmp_path, monkeypatch):
     monkeypatch.setattr('upvit_mm.checkpoints.io._download', lambda url: Path(checkpoint))
-    settings = Settings(method='magnitude', eval_images=0)
+    settings = PruneSettings(method='magnitude', eval_images=0)
     meta = prune(cfg, 'https://example.org/dense.pth', target, tmp_path / 'out', settings).plan.meta
     assert (meta['checkpoint'], meta['sha256']) == ('https://example.org/dense.pth', sha256_of(checkpoint))

@@ -20,10 +20,10 @@ from upvit_mm.pruning import PrunePlan, prunable_dims
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.score_file import save_scores
-from upvit_mm.pruning.scoring import Crew
+from upvit_mm.pruning.shared_work import Crew
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.prune import PruneJob, prune
-from upvit_mm.workflow.settings import Settings, goal_and_settings, source_of
+from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings, source_of
 
 ROOT = Path(__file__).parents[2]
 QUICK = dict(method='random', eval_images=0, per_class=1)
@@ -51,7 +51,7 @@ def test_widths_and_the_settings_of_a_config(cfg, checkpoint, tmp_path, family):
     cfg.prune = dict(target='deit-small', method='random', per_class=3)
     widths = {'mlp_hidden_dims': 40}
     goal, settings = goal_and_settings(cfg, {'widths': widths, 'per_class': 1, 'eval_images': 0, 'config': 'x'})
-    assert settings == Settings(method='random', per_class=1, eval_images=0)
+    assert settings == PruneSettings(method='random', per_class=1, eval_images=0)
     plan = prune(cfg, checkpoint, goal, tmp_path / 'out', settings).plan
     assert {w for stage in plan.target_arch.mlp_hidden_dims for w in stage} == {40}
     assert plan.target_arch.qk_scales == plan.source_arch.qk_scales
@@ -69,16 +69,16 @@ def test_widths_and_the_settings_of_a_config(cfg, checkpoint, tmp_path, family):
 def test_scores_and_plans_as_inputs_need_no_images(family, cfg, checkpoint, target, tmp_path, caplog):
     """The data set is not there, and still: another target from scores, the same result from the plan."""
     arch = ArchSpec.from_dict(cfg.arch)
-    first = prune(cfg, checkpoint, goal := _wide(arch), tmp_path / 'first', Settings(method='taylor', **_few()))
+    first = prune(cfg, checkpoint, goal := _wide(arch), tmp_path / 'first', PruneSettings(method='taylor', **_few()))
     for part in ('train', 'val', 'test'):
         cfg[f'{part}_dataloader'].dataset.data_root = '/no/such/folder'
     scores = str(tmp_path / 'first/scores.pt')
-    again = prune(cfg, checkpoint, goal, tmp_path / 'again', Settings(eval_images=0), scores_file=scores)
+    again = prune(cfg, checkpoint, goal, tmp_path / 'again', PruneSettings(eval_images=0), scores_file=scores)
     assert all(torch.equal(again.plan.kept[n], first.plan.kept[n]) for n in first.plan.kept)
     assert again.plan.meta['method'] == 'taylor'
     assert again.held_out == {}
     plan = PrunePlan.load(tmp_path / 'first/plan.json')
-    prune(cfg, checkpoint, plan, tmp_path / 'carried', Settings(eval_images=0))
+    prune(cfg, checkpoint, plan, tmp_path / 'carried', PruneSettings(eval_images=0))
     files = [torch.load(tmp_path / f / 'sliced.pth', weights_only=True)['state_dict'] for f in ('first', 'carried')]
     assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
     assert 'not judged' in (tmp_path / 'carried/report.md').read_text().lower()
@@ -97,7 +97,7 @@ def test_scores_of_another_checkpoint_or_of_nobody(family, cfg, checkpoint, tmp_
     scores = random_scores(arch, 0)
     save_scores(tmp_path / 'foreign.pt', scores, arch, checkpoint_sha256='0' * 64)
     save_scores(tmp_path / 'nameless.pt', scores, arch, method='kl')
-    job = (cfg, checkpoint, _wide(arch), tmp_path / 'out', Settings(eval_images=0))
+    job = (cfg, checkpoint, _wide(arch), tmp_path / 'out', PruneSettings(eval_images=0))
     with pytest.raises(ValueError, match='belong to another checkpoint'):
         prune(*job, scores_file=str(tmp_path / 'foreign.pt'))
     assert not (tmp_path / 'out').exists()
@@ -112,7 +112,7 @@ def test_scores_of_another_checkpoint_or_of_nobody(family, cfg, checkpoint, tmp_
 
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_unchanged_steps_are_skipped(cfg, checkpoint, target, tmp_path):
-    settings = Settings(method='fisher', draws=1, compensate=True, **_few())
+    settings = PruneSettings(method='fisher', draws=1, compensate=True, **_few())
     work = tmp_path / 'out'
 
     def stamps() -> dict[str, int]:
@@ -125,9 +125,9 @@ def test_unchanged_steps_are_skipped(cfg, checkpoint, target, tmp_path):
     assert outcome.held_out['compensated']['kl'] > 0
     job = PruneJob(cfg, checkpoint, target, work, settings)
     job.run()
-    assert not {'dense', 'proxy', 'held_out'} & set(vars(job))  # nothing was built or read
+    assert not {'net', 'proxy', 'held_out'} & {*vars(job.network), *vars(job.images)}  # nothing was built or read
     # another ridge: compensated and judged anew, not scored
-    prune(cfg, checkpoint, target, work, Settings(method='fisher', draws=1, compensate=True, ridge=0.1, **_few()))
+    prune(cfg, checkpoint, target, work, PruneSettings(method='fisher', draws=1, compensate=True, ridge=0.1, **_few()))
     changed = {name for name, stamp in stamps().items() if stamp != before[name]}
     assert {'sliced.pth', 'report.json'} <= changed
     assert not {'scores.pt', 'proxy.txt', 'plan.json'} & changed
@@ -146,7 +146,9 @@ def test_hybrid_follows_exact_scores_near_the_cut(cfg, checkpoint, target, tmp_p
         'hybrid': dict(method='hybrid', near_share=1.0),
         'fisher': dict(method='fisher'),
     }.items():
-        plans[name] = prune(cfg, checkpoint, goal, tmp_path / name, Settings(draws=1, **settings, **_few())).plan.kept
+        plans[name] = prune(
+            cfg, checkpoint, goal, tmp_path / name, PruneSettings(draws=1, **settings, **_few())
+        ).plan.kept
     names = [n for n in plans['kl'] if n.endswith('mlp_hidden')]
     assert all(torch.equal(plans['kl'][n], plans['hybrid'][n]) for n in names)
     assert any(not torch.equal(plans['kl'][n], plans['fisher'][n]) for n in names)
@@ -155,6 +157,8 @@ def test_hybrid_follows_exact_scores_near_the_cut(cfg, checkpoint, target, tmp_p
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_dry_run_writes_nothing(prune_tool, run, tmp_path):
     output = run(prune_tool('--budget', 'params=50%', '--work-dir', 'out', '--dry-run'))
+    assert 'method fisher: ' in output
+    assert 'draws = 4, seed = 0' in output
     assert 'FFN hidden' in output
     assert '50.0 %' in output or '49.' in output
     assert not (tmp_path / 'out').exists()
@@ -217,13 +221,13 @@ def _parts(folder: Path) -> int:
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_windows_of_a_pvtv2_are_refused_before_anything_is_scored(cfg, checkpoint, target, tmp_path):
     with pytest.raises(ValueError, match='window_size = 7: pvtv2 has spatial reduction instead of windows'):
-        PruneJob(cfg, checkpoint, target, tmp_path / 'out', Settings(window_size=7))
+        PruneJob(cfg, checkpoint, target, tmp_path / 'out', PruneSettings(window_size=7))
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_missing_data_are_named_before_anything_is_scored(cfg, checkpoint, target, tmp_path):
     cfg.train_dataloader.dataset.data_root = '/no/imagenet'
-    job = PruneJob(cfg, checkpoint, target, tmp_path / 'out', Settings(eval_images=0))
+    job = PruneJob(cfg, checkpoint, target, tmp_path / 'out', PruneSettings(eval_images=0))
     assert job.target() == target  # which needs none
     with pytest.raises(FileNotFoundError, match=r"'/no/imagenet' does not exist: .* without labels: --images FOLDER"):
         job.run()
@@ -231,7 +235,7 @@ def test_missing_data_are_named_before_anything_is_scored(cfg, checkpoint, targe
 
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_a_finished_job_does_without_the_data(cfg, checkpoint, target, tmp_path, monkeypatch):
-    settings = Settings(method='taylor', per_class=1, eval_images=20)
+    settings = PruneSettings(method='taylor', per_class=1, eval_images=20)
     first = prune(cfg, checkpoint, target, tmp_path, settings)
     monkeypatch.setattr('upvit_mm.workflow.prune.check_images', lambda *args: pytest.fail('looked for images'))
     assert prune(cfg, checkpoint, target, tmp_path, settings).held_out == first.held_out
@@ -259,9 +263,9 @@ def test_the_config_of_a_detector_is_refused(cfg):
 
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_a_plan_of_the_same_network_by_another_name(cfg, checkpoint, target, tmp_path):
-    plan = prune(cfg, checkpoint, target, tmp_path / 'first', Settings(**QUICK)).plan
+    plan = prune(cfg, checkpoint, target, tmp_path / 'first', PruneSettings(**QUICK)).plan
     renamed = replace(plan, source_arch=replace(plan.source_arch, name='other'))
-    settings = Settings(**QUICK, compensate=True)
+    settings = PruneSettings(**QUICK, compensate=True)
     assert prune(cfg, checkpoint, renamed, tmp_path / 'again', settings).plan.target_arch == target
 
 
@@ -334,8 +338,8 @@ def test_goals_out_of_reach_are_refused_before_anything_is_scored(cfg, checkpoin
 )
 def test_settings_that_make_no_sense(given, message):
     with pytest.raises(ValueError, match=message):
-        Settings(**given)
-    assert Settings(ridge=1, images=None).ridge == 1
+        PruneSettings(**given)
+    assert PruneSettings(ridge=1, images=None).ridge == 1
 
 
 @pytest.mark.parametrize(
@@ -378,7 +382,7 @@ def test_a_mistake_gives_one_line(prune_tool, run, words, message):
 @pytest.mark.parametrize('family', ['deit'])
 def test_a_full_disk_spoils_nothing(cfg, checkpoint, tmp_path, monkeypatch):
     """The second target meets a full disk: what the first left stays whole, and its record says so."""
-    goal, settings = _wide(ArchSpec.from_dict(cfg.arch)), Settings(**QUICK)
+    goal, settings = _wide(ArchSpec.from_dict(cfg.arch)), PruneSettings(**QUICK)
     prune(cfg, checkpoint, goal, tmp_path / 'out', settings)
     before = {p.name: p.read_bytes() for p in (tmp_path / 'out').iterdir()}
 

@@ -14,7 +14,7 @@ from PIL import Image
 from upvit_mm.arch import ArchSpec
 from upvit_mm.compare.evaluation import Evaluation
 from upvit_mm.workflow.prune import PruneJob, prune
-from upvit_mm.workflow.settings import Settings
+from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.trainings import Training
 
 QUICK = dict(method='taylor', per_class=1, eval_images=20)
@@ -51,14 +51,14 @@ def replace_pictures(folder: Path, seed: int) -> None:
 def test_scores_of_other_pictures_are_not_reused(cfg, checkpoint, target, tmp_path):
     pictures, work = tmp_path / 'pictures', tmp_path / 'out'
     shutil.copytree(tmp_path / 'data/train', pictures)
-    before = (prune(cfg, checkpoint, target, work, Settings(images=str(pictures), **PICTURES)), _read(work))
+    before = (prune(cfg, checkpoint, target, work, PruneSettings(images=str(pictures), **PICTURES)), _read(work))
     replace_pictures(pictures, 0)
-    after = (prune(cfg, checkpoint, target, work, Settings(images=str(pictures), **PICTURES)), _read(work))
+    after = (prune(cfg, checkpoint, target, work, PruneSettings(images=str(pictures), **PICTURES)), _read(work))
     assert before[1]['scores.pt'] != after[1]['scores.pt']
     assert before[0].held_out['sliced']['kl'] != after[0].held_out['sliced']['kl']
 
     pictures.rename(tmp_path / 'moved')
-    job = PruneJob(cfg, checkpoint, target, work, Settings(images=str(tmp_path / 'moved'), **PICTURES))
+    job = PruneJob(cfg, checkpoint, target, work, PruneSettings(images=str(tmp_path / 'moved'), **PICTURES))
     assert job.run().held_out == after[0].held_out
     assert not {'proxy', 'held_out'} & set(vars(job.images))  # nothing was read
     assert _read(work)['scores.pt'] == after[1]['scores.pt']
@@ -66,7 +66,7 @@ def test_scores_of_other_pictures_are_not_reused(cfg, checkpoint, target, tmp_pa
 
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_only_what_saw_the_pictures_is_done_again(cfg, checkpoint, target, tmp_path):
-    settings, stamps = Settings(compensate=True, **QUICK), []
+    settings, stamps = PruneSettings(compensate=True, **QUICK), []
 
     def run() -> set[str]:
         prune(cfg, checkpoint, target, tmp_path / 'out', settings)
@@ -84,7 +84,7 @@ def test_only_what_saw_the_pictures_is_done_again(cfg, checkpoint, target, tmp_p
 @pytest.mark.parametrize('family', ['pvtv2'])
 @pytest.mark.parametrize('method', ['magnitude', 'random'])
 def test_methods_without_pictures(cfg, checkpoint, target, tmp_path, method):
-    settings = Settings(method=method, per_class=1, eval_images=0)
+    settings = PruneSettings(method=method, per_class=1, eval_images=0)
     before = (prune(cfg, checkpoint, target, tmp_path / 'out', settings), _read(tmp_path / 'out'))
     shutil.rmtree(tmp_path / 'data')
     prune(cfg, checkpoint, target, tmp_path / 'out', settings)
@@ -94,7 +94,7 @@ def test_methods_without_pictures(cfg, checkpoint, target, tmp_path, method):
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_finished_work_needs_no_data(cfg, checkpoint, target, tmp_path):
     """They are taken for what they were; another place that never was there is a mistake."""
-    settings = Settings(**QUICK)
+    settings = PruneSettings(**QUICK)
     first = prune(cfg, checkpoint, target, tmp_path / 'out', settings)
     (tmp_path / 'data').rename(tmp_path / 'away')
     assert prune(cfg, checkpoint, target, tmp_path / 'out', settings).held_out == first.held_out

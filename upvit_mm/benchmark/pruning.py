@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,22 +19,14 @@ from upvit_mm.checkpoints import load_classifier
 from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
 from upvit_mm.models import build_backbone
 from upvit_mm.pruning import PrunableDim, make_plan, plan_for_target, prunable_dims, slice_state
-from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.compensate import compensate
-from upvit_mm.pruning.importance import (
-    Batch,
-    Scores,
-    fisher_scores,
-    kl_scores,
-    kl_sums,
-    log_posteriors,
-    taylor_scores,
-)
+from upvit_mm.pruning.importance import Batch, Scores, fisher_scores, kl_scores, kl_sums, log_posteriors
+from upvit_mm.pruning.methods import METHODS, scores_by
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.workflow.posteriors import build_net, judge, peak_memory
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 logger = logging.getLogger('upvit_mm')
-METHODS = ('kl', 'fisher', 'taylor', 'magnitude', 'random')
 TARGETS = {'half of attention and FFN': (1.0, 0.5), 'three quarters of every width': (0.75, 0.75)}
 FISHER_DRAWS = 4  # of the timings
 AGREEMENT_DRAWS = 16
@@ -89,22 +82,45 @@ def benchmark_pruning(
     scores = {seed: score_by_every_method(net, state, sets[seed], seed) for seed in seeds}
     agreed = fisher_scores(net, sets[seeds[0]], draws=AGREEMENT_DRAWS, seed=seeds[0])
     results['agreement'] = agreement(scores[seeds[0]]['kl'], agreed) | {'draws': AGREEMENT_DRAWS}
-    results['one-shot'] = {}
-    for name, (embed, rest) in TARGETS.items():
-        target = scaled(arch, embed, rest)
-        rows = {method: {'plain': [], 'compensated': []} for method in METHODS}
-        for seed in seeds:
-            images = proxy_set(cfg, compensate_per_class, seed)
-            for method in METHODS:
-                plan = plan_for_target(arch, target, scores[seed][method])
-                pruned = build_net(target, slice_state(state, plan))
-                rows[method]['plain'].append(judge(net, pruned, held_out))
-                compensate(net, pruned, plan, images, ridge)
-                rows[method]['compensated'].append(judge(net, pruned, held_out))
-            logger.info('%s, seed %d judged', name, seed)
-        results['one-shot'][name] = rows
+    images = {seed: proxy_set(cfg, compensate_per_class, seed) for seed in seeds}
+    results['one-shot'] = {
+        name: one_shot(net, state, scaled(arch, *shares), scores, images, held_out, ridge)
+        for name, shares in TARGETS.items()
+    }
     results['peak_memory_bytes'] = peak_memory('cpu')
     return results
+
+
+def one_shot(
+    net: PosteriorNet,
+    state: dict,
+    target: ArchSpec,
+    scores: dict[int, dict[str, Scores]],
+    images: dict[int, ImageSet],
+    held_out: ImageSet,
+    ridge: float,
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """What each method's target is worth, as ``judge`` says: by method, plain and compensated, one result a seed.
+
+    Args:
+        net: the dense classifier.
+        state: its weights.
+        target: widths to reach.
+        scores: by seed and method.
+        images: by seed, to compensate on.
+        held_out: images that judge.
+        ridge: of the compensation.
+    """
+    rows = {method: {'plain': [], 'compensated': []} for method in next(iter(scores.values()))}
+    for seed, by_method in scores.items():
+        for method, values in by_method.items():
+            plan = plan_for_target(net.backbone.arch, target, values)
+            pruned = build_net(target, slice_state(state, plan))
+            rows[method]['plain'].append(judge(net, pruned, held_out))
+            compensate(net, pruned, plan, images[seed], ridge)
+            rows[method]['compensated'].append(judge(net, pruned, held_out))
+        logger.info('seed %d judged', seed)
+    return rows
 
 
 def scaled(arch: ArchSpec, embed: float, rest: float) -> ArchSpec:
@@ -192,15 +208,10 @@ def time_large_network(
 
 
 def score_by_every_method(net: PosteriorNet, state: dict, proxy: ImageSet, seed: int) -> dict[str, Scores]:
-    """Scores by method and dim."""
-    arch = net.backbone.arch
-    return {
-        'kl': kl_scores(net, proxy),
-        'fisher': fisher_scores(net, proxy, draws=FISHER_DRAWS, seed=seed),
-        'taylor': taylor_scores(net, proxy),
-        'magnitude': magnitude_scores(arch, state),
-        'random': random_scores(arch, seed),
-    }
+    """Scores by method and dim, of all methods but those that need a plan."""
+    settings = asdict(PruneSettings(draws=FISHER_DRAWS, seed=seed))
+    methods = [method for method in METHODS.values() if method.near_cut is None]
+    return {method.name: scores_by(method, net, state, proxy, settings) for method in methods}
 
 
 def agreement(exact: Scores, estimate: Scores) -> dict[str, Any]:

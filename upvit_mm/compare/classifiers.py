@@ -27,8 +27,8 @@ from upvit_mm.workflow.finetune import Lesson, balanced_subset, check_dense_conf
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.prune import prune
 from upvit_mm.workflow.prune_checks import check_goal, check_readout, check_training_data
+from upvit_mm.workflow.prune_settings import Goal, PruneSettings, goal_text, source_of
 from upvit_mm.workflow.record import Say
-from upvit_mm.workflow.settings import Goal, Settings, goal_text, source_of
 from upvit_mm.workflow.trainings import Training, evaluate, train_all
 
 
@@ -127,7 +127,7 @@ class Comparison:
         cfg: Config,
         checkpoint: str | None,
         goal: Goal,
-        settings: Settings,
+        settings: PruneSettings,
         options: Options,
         work_dir: Path,
         say: Say = print,

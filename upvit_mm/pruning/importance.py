@@ -2,7 +2,7 @@
 
 Scores are means over images, in float64, higher = keep; every channel is judged alone, in the unpruned network. Each
 method is a function of one batch that gives sums over its images, dim by dim, so that the work can be spread over
-processes, stopped and resumed (``scoring.py``).
+processes, stopped and resumed (``shared_work.py``); ``methods.py`` lists them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def select_dims(net: PosteriorNet, names: Iterable[str] | None) -> list[Prunable
 def kl_scores(net: PosteriorNet, batches: Iterable[Batch], names: Iterable[str] | None = None, **settings) -> Scores:
     """Means of ``kl_sums`` over all images; ``names`` as ``select_dims`` has them."""
     channels = {dim.name: torch.arange(dim.size) for dim in select_dims(net, names)}
-    return _means(net, batches, list(channels), partial(kl_sums, channels=channels, **settings))
+    return mean_scores(net, batches, list(channels), partial(kl_sums, channels=channels, **settings))
 
 
 def fisher_scores(
@@ -66,13 +66,13 @@ def fisher_scores(
 ) -> Scores:
     """Means of ``fisher_sums`` over all images; ``names`` as ``select_dims`` has them."""
     names = [dim.name for dim in select_dims(net, names)]
-    return _means(net, batches, names, partial(fisher_sums, names=names, **settings))
+    return mean_scores(net, batches, names, partial(fisher_sums, channels=names, **settings))
 
 
 def taylor_scores(net: PosteriorNet, batches: Iterable[Batch], names: Iterable[str] | None = None) -> Scores:
     """Means of ``taylor_sums`` over all images; ``names`` as ``select_dims`` has them."""
     names = [dim.name for dim in select_dims(net, names)]
-    return _means(net, batches, names, partial(taylor_sums, names=names))
+    return mean_scores(net, batches, names, partial(taylor_sums, channels=names))
 
 
 @torch.inference_mode()
@@ -123,7 +123,7 @@ def _kl_without(net, dim: PrunableDim, channels: Tensor, x: Tensor, grid, refere
 def fisher_sums(
     net: PosteriorNet,
     batch: Batch,
-    names: Iterable[str] | None = None,
+    channels: Iterable[str] | None = None,
     draws: int = 4,
     seed: int = 0,
     report: Report | None = None,
@@ -137,7 +137,7 @@ def fisher_sums(
     Args:
         net: the dense classifier.
         batch: of the proxy set; an image's signs depend on ``seed`` and its number alone.
-        names: dims to score; None scores all. Costs are the same.
+        channels: dims of which sums are wanted, all channels of each; None = all dims. Costs are the same.
         draws: backward passes an image, at least 1; the error falls with its square root.
         seed: of the signs.
         report: called after each backward pass.
@@ -147,45 +147,54 @@ def fisher_sums(
     """
     if draws < 1:
         raise ValueError(f'draws = {draws}: at least 1 backward pass is needed.')
-    dims = select_dims(net, names)
-    leaves, log_p = _gated_posteriors(net, batch, dims)
+    dims = select_dims(net, channels)
+    leaves, log_p = _gated_posteriors(net, batch)
     weights = log_p.detach().exp().sqrt()
     signs = _signs(batch.numbers, draws, log_p.shape[1], seed).to(log_p)  # (draws, B, classes)
     sums = {dim.name: torch.zeros(dim.size, dtype=torch.float64, device=log_p.device) for dim in dims}
     for draw in range(draws):
         target = (signs[draw] * weights * log_p).sum()
-        gradients = torch.autograd.grad(target, leaves, retain_graph=draw + 1 < draws)
-        for dim, gradient in zip(dims, gradients):
-            sums[dim.name] += 0.5 / draws * gradient[:, 0].double().square().sum(dim=0)
+        gradients = torch.autograd.grad(target, list(leaves.values()), retain_graph=draw + 1 < draws)
+        by_dim = dict(zip(leaves, gradients))
+        for dim in dims:
+            gradient = by_dim[dim.name][:, 0]  # (B, size)
+            sums[dim.name] += 0.5 / draws * gradient.double().square().sum(dim=0)
             if report:
-                report(dim.kind, gradient[:, 0].numel() / draws)
+                report(dim.kind, gradient.numel() / draws)
     yield from ((name, values.cpu()) for name, values in sums.items())
 
 
 def taylor_sums(
-    net: PosteriorNet, batch: Batch, names: Iterable[str] | None = None, report: Report | None = None
+    net: PosteriorNet, batch: Batch, channels: Iterable[str] | None = None, report: Report | None = None
 ) -> Sums:
     """First-order baseline: sum over images of ``|d cross entropy / d gate|`` (arXiv 1905.10650, eq. 2).
 
-    It needs labels; where they are not known, the network's own predictions take their place.
+    It needs labels; where they are not known, the network's own predictions take their place. ``channels`` as
+    ``fisher_sums`` has them.
 
     Raises:
         ValueError: an unknown dim, or posteriors that are not finite.
     """
-    dims = select_dims(net, names)
-    leaves, log_p = _gated_posteriors(net, batch, dims)
+    dims = select_dims(net, channels)
+    leaves, log_p = _gated_posteriors(net, batch)
     labels = log_p.argmax(dim=1) if batch.labels is None else batch.labels.to(log_p.device)
-    gradients = torch.autograd.grad(F.nll_loss(log_p, labels, reduction='sum'), leaves)
-    for dim, gradient in zip(dims, gradients):
+    gradients = torch.autograd.grad(F.nll_loss(log_p, labels, reduction='sum'), list(leaves.values()))
+    by_dim = dict(zip(leaves, gradients))
+    for dim in dims:
+        gradient = by_dim[dim.name][:, 0]  # (B, size)
         if report:
-            report(dim.kind, gradient[:, 0].numel())
-        yield dim.name, gradient[:, 0].double().abs().sum(dim=0).cpu()
+            report(dim.kind, gradient.numel())
+        yield dim.name, gradient.double().abs().sum(dim=0).cpu()
 
 
-def _gated_posteriors(net: PosteriorNet, batch: Batch, dims: Sequence[PrunableDim]) -> tuple[list[Tensor], Tensor]:
-    """Gates of each image as leaves ``(B, 1, size)``, and log posteriors ``(B, classes)`` that depend on them."""
-    leaves = [batch.images.new_ones(len(batch.images), 1, dim.size, requires_grad=True) for dim in dims]
-    with torch.enable_grad(), gates(net.backbone, {dim.name: leaf for dim, leaf in zip(dims, leaves)}):
+def _gated_posteriors(net: PosteriorNet, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Gates of each image as leaves ``(B, 1, size)`` by dim, and log posteriors ``(B, classes)`` that depend on them.
+
+    All dims get gates, whichever are asked for: without some of them the others would be rounded differently.
+    """
+    dims = prunable_dims(net.backbone.arch).values()
+    leaves = {dim.name: batch.images.new_ones(len(batch.images), 1, dim.size, requires_grad=True) for dim in dims}
+    with torch.enable_grad(), gates(net.backbone, leaves):
         return leaves, log_posteriors(net(batch.images))
 
 
@@ -210,7 +219,14 @@ def _signs(numbers: Sequence[int], draws: int, classes: int, seed: int) -> Tenso
     return torch.stack(signs, dim=1)
 
 
-def _means(net, batches: Iterable[Batch], names: Sequence[str], sums_of: Callable[..., Sums]) -> Scores:
+def mean_scores(
+    net: PosteriorNet, batches: Iterable[Batch], names: Sequence[str], sums_of: Callable[[PosteriorNet, Batch], Sums]
+) -> Scores:
+    """Means over all images, in one process and in memory.
+
+    Raises:
+        ValueError: no images; whatever ``sums_of`` raises.
+    """
     dims = prunable_dims(net.backbone.arch)
     totals = {name: torch.zeros(dims[name].size, dtype=torch.float64) for name in names}
     count = 0

@@ -78,8 +78,8 @@ def import_official_scores(
 ) -> Path:
     """Write the authors' scores as a file of ours.
 
-    Its ``meta`` says whence they are, over how many images and how they were parsed. It has no ``checkpoint_sha256``:
-    which weights the authors scored is known by name only.
+    Its ``meta`` says where they are from, over how many images and how they were parsed. It has no
+    ``checkpoint_sha256``: which weights the authors scored is known by name only.
 
     Args:
         folder, arch, official_parsing: see ``read_official_scores``.
@@ -121,23 +121,19 @@ def read_official_scores(
         ValueError: a file of another architecture or length, a line that is no finite number, or files that contradict
             each other.
     """
-    files = official_files(folder, arch)
+    lines = {file: _lines(file) for file in official_files(folder, arch)}
+    number = _last_digits if official_parsing else float
     scores: dict[str, Tensor] = {}
-    misread = total = 0
-    for file in files:
-        lines, sums = _read(file)
-        if official_parsing:
-            right, sums = sums, [_as_the_authors_read(line) for line in lines]
-            misread += sum(a != b for a, b in zip(right, sums))
-            total += len(sums)
-        means = torch.tensor(sums, dtype=torch.float64) / file.images
+    for file, of_file in lines.items():
+        means = torch.tensor([number(line) for line in of_file], dtype=torch.float64) / file.images
         scores |= {name: means.clone() for name in file.dims}
     if official_parsing:
+        misread = [float(line) != number(line) for of_file in lines.values() for line in of_file]
         logger.warning(
             "official_parsing: %d of %d scores in %s are misread on purpose, as by the authors' ranking script; use "
             'them for comparison only.',
-            misread,
-            total,
+            sum(misread),
+            len(misread),
             folder,
         )
     return scores
@@ -217,31 +213,28 @@ def _check_complete(folder: Path, found: dict[tuple[str, int | None], ScoreFile]
             )
 
 
-def _read(file: ScoreFile) -> tuple[list[str], list[float]]:
-    """The lines of a file and the numbers in them."""
+def _lines(file: ScoreFile) -> list[str]:
+    """The lines of a file, each a finite number."""
     # undecodable bytes become a line that is no number, with its own error
     lines = file.path.read_text(encoding='utf-8', errors='replace').rstrip().splitlines()
-    numbers = [_number(file, i, line) for i, line in enumerate(lines, 1)]
-    if len(numbers) != file.size:
+    for i, line in enumerate(lines, 1):
+        _check_number(line, f'line {i} of {str(file.path)!r} = {line.strip()[:40]!r}')
+    if len(lines) != file.size:
         raise ValueError(
-            f'{str(file.path)!r} has {len(numbers)} numbers: {file.dims[0]} has {file.size} channels; get the file '
-            'again.'
+            f'{str(file.path)!r} has {len(lines)} numbers: {file.dims[0]} has {file.size} channels; get the file again.'
         )
-    return lines, numbers
+    return lines
 
 
-def _number(file: ScoreFile, number: int, line: str) -> float:
-    where = f'line {number} of {str(file.path)!r} = {line.strip()[:40]!r}'
+def _check_number(line: str, where: str) -> None:
     try:
         value = float(line)
     except ValueError:
         raise ValueError(f'{where}: must be one number; get the file again.') from None
     if not math.isfinite(value):
         raise ValueError(f'{where}: must be a finite number; get the file again.')
-    return value
 
 
-def _as_the_authors_read(line: str) -> float:
-    """The last group of digits of a number that Python printed: its exponent, if it has one, without any sign."""
-    mantissa, _, exponent = line.lower().partition('e')
-    return abs(float(exponent or mantissa))
+def _last_digits(line: str) -> float:
+    """A number as the authors' ranking script reads it."""
+    return float(re.findall('[0-9.]+', line)[-1])

@@ -33,10 +33,9 @@ def plan_for_target(
         scores: by dim name, ``(size,)``, higher = keep; ties go to the higher channel.
         head_policy: what happens to attention heads. ``'within'``: every head shrinks, by the scores inside it (the
             number of heads stays). ``'select'``: whole heads of q/k and v together stay, by the sum of their mean
-            scores (their widths stay).
-            ``'regroup'``: the channels are cut into as many runs as there are new heads and the best of each run
-            form one, as the authors' code does; a new head then mixes old ones, so the network computes something else
-            than what was scored.
+            scores (their widths stay). ``'regroup'``: the channels are cut into as many runs as there are new heads,
+            and the best of each run form one, as in the authors' code; this mixes old heads, so the network computes
+            something else than what was scored.
         tie_qkv: one index set for q, k and v, by the sum of both scores, as in the authors' code. It needs equal widths
             in source and target.
         kept_blocks: source blocks of the target's blocks when it is shallower; None for equal depths.
@@ -47,8 +46,7 @@ def plan_for_target(
     if head_policy not in HEAD_POLICIES:
         raise ValueError(f'head_policy = {head_policy!r}: must be one of {", ".join(HEAD_POLICIES)}.')
     blocks = _blocks(source, target, kept_blocks)
-    dims = prunable_dims(source)
-    check_scores(dims, scores)
+    check_scores(prunable_dims(source), scores)
     kept: dict[str, Tensor] = {}
     for i, pairs in enumerate(blocks):
         name = f'{stage_name(i)}.embed'
@@ -56,10 +54,9 @@ def plan_for_target(
         for new, (attn, mlp) in enumerate(pairs):
             hidden = f'{block_name(i, mlp)}.mlp_hidden'
             kept[hidden] = best(scores[hidden], target.mlp_hidden_dims[i][new], hidden)
-            names = [f'{block_name(i, attn)}.{kind}' for kind in ('qk', 'v')]
-            widths = (target.qk_dims[i][new], target.v_dims[i][new])
-            heads = (source.num_heads[i][attn], target.num_heads[i][new])
-            kept |= _attention(scores, dict(zip(names, widths)), *heads, head_policy, tie_qkv)
+            name, heads = block_name(i, attn), (source.num_heads[i][attn], target.num_heads[i][new])
+            widths = {f'{name}.qk': target.qk_dims[i][new], f'{name}.v': target.v_dims[i][new]}
+            kept |= _attention(scores, widths, *heads, head_policy, tie_qkv)
     plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name)
     for field in ('embed_dims', 'qk_dims', 'v_dims', 'mlp_hidden_dims'):
         assert getattr(plan.target_arch, field) == getattr(target, field), f'the plan misses the {field} of its target'
@@ -97,9 +94,9 @@ def best(scores: Tensor, count: int, name: str) -> Tensor:
 
 
 def joint_scores(scores: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
-    """Scores of dims that lose channels together, to be added up.
+    """Scores of dims that lose channels together, to be added up: each measurement once.
 
-    Equal ones are one measurement of all these dims at once, as the authors' of q, k and v, and are given once.
+    The authors removed a channel of q, k and v at once, so both of our dims hold the same numbers; these count once.
     """
     first, *others = (scores[name] for name in names)
     return [first, *(other for other in others if not torch.equal(other, first))]

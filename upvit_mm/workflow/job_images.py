@@ -11,7 +11,7 @@ from upvit_mm.data.identity import identity_of
 from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, part_data, proxy_set, test_pipeline
 from upvit_mm.models.network import preprocessing_of
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.settings import Settings
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 
 class JobImages:
@@ -26,7 +26,7 @@ class JobImages:
         seen: identities of the data sets that were looked at, for the ledger.
     """
 
-    def __init__(self, cfg: Config, settings: Settings, ledger: Ledger):
+    def __init__(self, cfg: Config, settings: PruneSettings, ledger: Ledger):
         self.cfg, self.settings, self.ledger = cfg, settings, ledger
         self.seen: dict[str, str] = {}
 

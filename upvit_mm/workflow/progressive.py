@@ -15,8 +15,9 @@ from mmengine.registry import init_default_scope
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import load_classifier, local_file, save_checkpoint
 from upvit_mm.files import sha256_of, write_text_atomically
-from upvit_mm.pruning.budget import Budget, narrowest, target_for_budget
+from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params, total, widths_of
+from upvit_mm.pruning.spending import narrowest, target_for_budget
 from upvit_mm.workflow.finetune import (
     Lesson,
     balanced_subset,
@@ -28,8 +29,8 @@ from upvit_mm.workflow.finetune import (
 )
 from upvit_mm.workflow.prune import Outcome, prune
 from upvit_mm.workflow.prune_checks import check_training_data
+from upvit_mm.workflow.prune_settings import Goal, PruneSettings
 from upvit_mm.workflow.record import Say
-from upvit_mm.workflow.settings import Goal, Settings
 from upvit_mm.workflow.trainings import Training, train_all
 
 SLACK = 0.99  # by which an intermediate budget is lowered until widths can meet it
@@ -94,7 +95,7 @@ class Progressive:
         cfg: Config,
         checkpoint: str,
         goal: Goal,
-        settings: Settings,
+        settings: PruneSettings,
         schedule: Schedule,
         work_dir: Path,
         say: Say = print,
@@ -169,7 +170,9 @@ class Progressive:
         return content
 
 
-def stage_budgets(source: ArchSpec, goal: Budget, stages: int, settings: Settings, num_classes: int) -> list[Budget]:
+def stage_budgets(
+    source: ArchSpec, goal: Budget, stages: int, settings: PruneSettings, num_classes: int
+) -> list[Budget]:
     """Budgets in absolute numbers, each the same share of the one before it, the last one the goal.
 
     Where all blocks shrink alike, widths are tried at once, and intermediate budgets that no widths meet are lowered a

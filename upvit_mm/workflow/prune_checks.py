@@ -14,11 +14,12 @@ from upvit_mm.checkpoints import load_classifier, local_file
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.data.datasets import PARTS
 from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims
-from upvit_mm.pruning.budget import Budget, check_budget, target_for_budget
+from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.pruning.depth import all_blocks
+from upvit_mm.pruning.spending import check_budget, target_for_budget
 from upvit_mm.registry import MODELS, is_type
-from upvit_mm.workflow.settings import Goal, Settings
+from upvit_mm.workflow.prune_settings import Goal, PruneSettings
 
 HEAD = "the checkpoint's head"
 
@@ -89,7 +90,7 @@ def check_training_data(cfg: Config, checkpoint: str | None) -> None:
     check_datasets(cfg, ('train', 'val'), {HEAD: len(head)} if len(head) else None)
 
 
-def check_goal(goal: Goal, source: ArchSpec, settings: Settings, num_classes: int) -> None:
+def check_goal(goal: Goal, source: ArchSpec, settings: PruneSettings, num_classes: int) -> None:
     """Refuse, before anything is trained or scored, a goal that no scores could reach.
 
     Args:

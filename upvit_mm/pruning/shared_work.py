@@ -1,4 +1,4 @@
-"""Scoring as a long job: batch by batch, on any number of processes, stopped and resumed at will.
+"""Scoring as a long job: batch by batch, on any number of processes, stopped and resumed at any time.
 
 The proxy set is cut into batches whatever the number of processes; process r of W takes every W-th of them. The first
 process collects what they sum to and adds it up in the order of the batches, so the result depends neither on who did
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from upvit_mm.files import check_records, save_atomically
 from upvit_mm.pruning.importance import Batch, Scores, Sums
-from upvit_mm.pruning.planner import joint_scores
 
 logger = logging.getLogger('upvit_mm')
 SAVE_EVERY = 10.0  # seconds between two savings of a batch that is being scored
@@ -52,7 +51,7 @@ class Crew:
         return [value]
 
     def leave(self) -> None:
-        """Meet no more, for the time being."""
+        """Meet no more until the next ``share`` or ``collect``."""
 
 
 def score_in_parts(
@@ -144,64 +143,3 @@ def _read(path: Path) -> dict | None:
     except Exception as error:  # whatever torch makes of a spoiled file
         logger.warning('%s is damaged (%s); its batch is scored again', path, type(error).__name__)
         return None
-
-
-def tied(scores: Scores) -> Scores:
-    """Scores with those of q/k and v of each block summed, as ``tie_qkv`` ranks them.
-
-    Blocks in which both differ in width, which no plan ties, keep theirs.
-    """
-    total = dict(scores)
-    for name in (name for name in scores if name.endswith('.qk')):
-        v = f'{name.removesuffix("qk")}v'
-        if v in scores and len(scores[v]) == len(scores[name]):
-            total[name] = total[v] = sum(joint_scores(scores, (name, v)))
-    return total
-
-
-def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], share: float) -> Scores:
-    """Channels whose keeping or going is a close matter: what ``hybrid`` scores exactly.
-
-    Args:
-        scores: by dim name.
-        kept: of a plan made from them, by dim name.
-        groups: runs (heads) of each dim in which a choice was made.
-        share: of each run, centred on the cut.
-
-    Returns:
-        Channels by dim name, sorted; dims that keep or lose whole runs are left out.
-    """
-    chosen = {}
-    for name, indices in kept.items():
-        run = len(scores[name]) // groups[name]
-        window = max(2, round(share * run))
-        near = []
-        for k, (part, lost) in enumerate(_runs(scores[name], indices, groups[name])):
-            if 0 < lost < run:
-                start = min(max(lost - window // 2, 0), run - min(window, run))
-                near.append(part.argsort(stable=True)[start : start + window] + k * run)
-        if near:
-            chosen[name] = torch.cat(near).sort().values
-    return chosen
-
-
-def rerank(scores: Scores, exact: Scores, near: dict[str, Tensor], groups: dict[str, int]) -> Scores:
-    """Order the channels near the cut by their exact scores, within the values they had.
-
-    The estimates' values are dealt out anew, so that the others keep their place and dims stay comparable.
-    """
-    result = {name: values.clone() for name, values in scores.items()}
-    for name, channels in near.items():
-        run = len(scores[name]) // groups[name]
-        for k in range(groups[name]):
-            members = channels[(channels >= k * run) & (channels < (k + 1) * run)]
-            order = members[exact[name][members].argsort(stable=True)]
-            result[name][order] = scores[name][members].sort().values
-    return result
-
-
-def _runs(scores: Tensor, kept: Tensor, groups: int) -> Iterator[tuple[Tensor, int]]:
-    """Scores of each run, and how many of its channels go."""
-    run = len(scores) // groups
-    stays = torch.zeros(len(scores), dtype=torch.bool).index_fill(0, kept, True)
-    yield from ((part, int((~flags).sum())) for part, flags in zip(scores.split(run), stays.split(run)))

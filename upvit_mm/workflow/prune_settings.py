@@ -11,23 +11,24 @@ from mmengine.config import Config
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.arch.size import Windows
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
-from upvit_mm.pruning.budget import Budget, Grain
+from upvit_mm.pruning.budget import Budget
+from upvit_mm.pruning.knobs import Grain
+from upvit_mm.pruning.methods import METHODS
 from upvit_mm.registry import require_family, scope_of
 
 GOALS = ('target', 'widths', 'budget', 'plan')
-METHODS = ('fisher', 'kl', 'hybrid', 'taylor', 'magnitude', 'random')
 WIDTHS = ('depths', 'embed_dims', 'num_heads', 'qk_dims', 'v_dims', 'mlp_hidden_dims', 'qk_scales')  # --widths
 Goal = ArchSpec | Budget | PrunePlan
 
 
 @dataclass(frozen=True)
-class Settings:
+class PruneSettings:
     """How to prune.
 
     Attributes:
-        method: of scoring, one of ``METHODS``.
-        draws: backward passes an image (fisher, hybrid).
-        near_share: share of each dim (or head) around the cut that ``hybrid`` scores exactly.
+        method: of scoring, one of ``METHODS`` (``pruning/methods.py``).
+        draws: backward passes an image, see ``fisher_sums``.
+        near_share: share of each dim (or head) around the cut that a second method scores again, see ``Method``.
         per_class: images of every class in the proxy set.
         images: plain folder of images to use instead of the config's data.
         num_images: size of the proxy set when it comes from ``images``.
@@ -40,7 +41,7 @@ class Settings:
         seed: of the proxy set and of what is random in the method.
         eval_images: held-out images on which the result is judged, at most; 0 = it is not judged.
         batch_size: images at once.
-        max_rows: images x candidates at once (kl, hybrid); bounds the memory.
+        max_rows: images x candidates at once, see ``kl_sums``; bounds the memory.
         device: ``'cpu'`` or ``'cuda'`` (``'cuda:3'``).
 
     Raises:
@@ -138,20 +139,20 @@ def goal_text(goal: Goal) -> str:
     return f'budget {goal}' if isinstance(goal, Budget) else 'plan given'
 
 
-def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Settings]:
+def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, PruneSettings]:
     """What to reach and how: the config's ``prune = dict(...)``, overridden by what was given.
 
     Args:
         cfg: mmpretrain config of the dense classifier.
-        given: fields of ``Settings``, and one of ``target`` (stock name or ``arch.json``), ``widths`` (fields of an
-            ArchSpec that change), ``budget`` (see ``Budget.parse``) and ``plan`` (``plan.json``); other keys and None
-            are ignored.
+        given: fields of ``PruneSettings``, and one of ``target`` (stock name or ``arch.json``), ``widths`` (fields of
+            an ArchSpec that change), ``budget`` (see ``Budget.parse``) and ``plan`` (``plan.json``); other keys and
+            None are ignored.
 
     Raises:
         ValueError: no goal or several, an unknown setting in the config, a setting or a goal that cannot be read.
     """
     chosen = dict(cfg.get('prune', {}))
-    names = {field.name for field in fields(Settings)}
+    names = {field.name for field in fields(PruneSettings)}
     if unknown := sorted(set(chosen) - names - set(GOALS)):
         raise ValueError(f'prune = dict({unknown[0]}=...) of the config: unknown; known: {", ".join(sorted(names))}.')
     goals = {kind: given[kind] for kind in GOALS if given.get(kind)}
@@ -167,4 +168,4 @@ def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Sett
         goal = source_of(cfg).with_widths(value)
     else:
         goal = {'target': resolve_arch, 'budget': Budget.parse, 'plan': PrunePlan.load}[kind](value)
-    return goal, Settings(**settings)
+    return goal, PruneSettings(**settings)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from upvit_mm.pruning import scoring
-from upvit_mm.pruning.importance import Batch, fisher_sums, kl_scores, kl_sums, taylor_sums
+from upvit_mm.pruning import shared_work
+from upvit_mm.pruning.importance import Batch, kl_scores, kl_sums
+from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.posterior import PosteriorNet
-from upvit_mm.pruning.scoring import Crew, near_cut, rerank, score_in_parts, tied
+from upvit_mm.pruning.shared_work import Crew, score_in_parts
 
 NAMES = ['stages.0.embed', 'stages.0.blocks.0.v', 'stages.0.blocks.0.mlp_hidden']
 
@@ -29,14 +29,13 @@ def batches(image):
     return [Batch(part, [3 * k, 3 * k + 1, 3 * k + 2][: len(part)]) for k, part in enumerate(x.split(3))]
 
 
-@pytest.fixture(params=['kl', 'fisher', 'taylor'])
+@pytest.fixture(params=[name for name, method in METHODS.items() if method.needs_images])
 def sums_of(request, net):
     """A method as ``score_in_parts`` calls it."""
-    if request.param == 'kl':
-        channels = {name: torch.arange(width) for name, width in widths(net).items()}
-        return lambda batch, names: kl_sums(net, batch, {n: channels[n] for n in names})
-    method = partial(fisher_sums, draws=2, seed=1) if request.param == 'fisher' else taylor_sums
-    return lambda batch, names: ((n, sums) for n, sums in method(net, batch, NAMES) if n in names)
+    method, settings = METHODS[request.param], dict(draws=2, seed=1, max_rows=256)
+    own = {name: settings[name] for name in method.settings}
+    channels = {name: torch.arange(width) for name, width in widths(net).items()}
+    return lambda batch, names: method.of_batch(net, batch, {n: channels[n] for n in names}, **own)
 
 
 def widths(net) -> dict[str, int]:
@@ -95,7 +94,7 @@ def test_parts_of_two_processes_serve_three(sums_of, batches, tmp_path):
 
 @pytest.mark.parametrize('stop_after', [0, 1, 5, 8])
 def test_an_interruption_changes_no_bit(sums_of, batches, tmp_path, stop_after, monkeypatch):
-    monkeypatch.setattr(scoring, 'SAVE_EVERY', -1.0)  # after every dim
+    monkeypatch.setattr(shared_work, 'SAVE_EVERY', -1.0)  # after every dim
     undisturbed = score_in_parts(batches, sums_of, NAMES, tmp_path / 'whole', Crew())
     calls = []
 
@@ -137,49 +136,3 @@ def test_a_spoiled_part_is_made_again(sums_of, batches, tmp_path, caplog):
 def test_no_images(sums_of, tmp_path):
     with pytest.raises(ValueError, match='no images'):
         score_in_parts([], sums_of, NAMES, tmp_path, Crew())
-
-
-# ------------------------------------------------------------------------ hybrid
-
-
-def test_near_cut_takes_the_ranks_around_it():
-    scores = {'a': torch.arange(20.0).flip(0), 'b': torch.arange(20.0), 'c': torch.arange(20.0)}
-    kept = {'a': torch.arange(10), 'b': torch.tensor([*range(4, 10), *range(14, 20)]), 'c': torch.arange(20)}
-    near = near_cut(scores, kept, {'a': 1, 'b': 2, 'c': 2}, share=0.4)
-    assert near['a'].tolist() == list(range(6, 14))  # 10 go: ranks 6 to 13
-    assert near['b'].tolist() == [2, 3, 4, 5, 12, 13, 14, 15]  # 4 of 10 go in each run
-    assert 'c' not in near
-
-
-def test_near_cut_stays_inside_and_may_cover_all():
-    scores = {'a': torch.arange(10.0)}
-    assert near_cut(scores, {'a': torch.arange(1, 10)}, {'a': 1}, 0.4)['a'].tolist() == [0, 1, 2, 3]
-    assert near_cut(scores, {'a': torch.tensor([9])}, {'a': 1}, 0.4)['a'].tolist() == [6, 7, 8, 9]
-    assert near_cut(scores, {'a': torch.tensor([9])}, {'a': 1}, 1.0)['a'].tolist() == list(range(10))
-    assert near_cut(scores, {'a': torch.arange(5, 10)}, {'a': 1}, 0.01)['a'].tolist() == [4, 5]
-
-
-def test_rerank_orders_by_exact_scores_and_keeps_the_values():
-    scores = {'a': torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8]), 'b': torch.tensor([1.0, 2])}
-    exact = {'a': torch.tensor([0.0, 9, 8, 7, 0, 1, 2, 0])}
-    near = {'a': torch.tensor([1, 2, 3, 5, 6])}
-    result = rerank(scores, exact, near, {'a': 2, 'b': 1})
-    assert result['a'].tolist() == [1, 4, 3, 2, 5, 6, 7, 8]
-    assert result['b'].tolist() == [1, 2]
-    assert scores['a'].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
-
-
-def test_tied_dims_are_ranked_by_their_sum():
-    """The channels around the cut of the sum are looked at, in both dims, and both values keep their order by it."""
-    qk, v = torch.tensor([1.0, 2, 3, 4, 5, 6]), torch.tensor([9.0, 1, 7, 3, 5, 1])
-    scores = {'b.qk': qk, 'b.v': v, 'b.mlp_hidden': torch.arange(3.0)}
-    total = tied(scores)
-    assert total['b.qk'].tolist() == total['b.v'].tolist() == [10, 3, 10, 7, 10, 7]
-    assert total['b.mlp_hidden'] is scores['b.mlp_hidden']
-    kept = {name: torch.tensor([0, 2, 4]) for name in ('b.qk', 'b.v')}
-    near = near_cut(total, kept, dict.fromkeys(kept, 1), share=0.5)
-    assert near['b.qk'].tolist() == near['b.v'].tolist() == [0, 2, 5]  # ranks 2 to 4 of 1, 3, 5, 0, 2, 4
-    exact = tied({'b.qk': torch.tensor([0.0, 0, 1, 0, 0, 2]), 'b.v': torch.tensor([0.0, 0, 9, 0, 0, 0])})
-    result = rerank(scores, exact, near, dict.fromkeys(kept, 1))
-    assert result['b.qk'].tolist() == [1, 2, 6, 4, 5, 3]
-    assert result['b.v'].tolist() == [1, 1, 9, 3, 5, 7]

@@ -1,0 +1,72 @@
+"""The arithmetic of ``hybrid``: which channels lie near the cut of an estimate, and how exact scores order them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from upvit_mm.pruning.importance import Scores
+from upvit_mm.pruning.planner import joint_scores
+
+
+def tied(scores: Scores) -> Scores:
+    """Scores with those of q/k and v of each block summed, as ``tie_qkv`` ranks them.
+
+    Blocks in which both differ in width, which no plan ties, keep theirs.
+    """
+    total = dict(scores)
+    for name in (name for name in scores if name.endswith('.qk')):
+        v = f'{name.removesuffix("qk")}v'
+        if v in scores and len(scores[v]) == len(scores[name]):
+            total[name] = total[v] = sum(joint_scores(scores, (name, v)))
+    return total
+
+
+def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], share: float) -> Scores:
+    """Channels whose keeping or going is a close matter: what ``hybrid`` scores exactly.
+
+    Args:
+        scores: by dim name.
+        kept: of a plan made from them, by dim name.
+        groups: runs (heads) of each dim in which a choice was made.
+        share: of each run, centred on the cut.
+
+    Returns:
+        Channels by dim name, sorted; dims that keep or lose whole runs are left out.
+    """
+    chosen = {}
+    for name, indices in kept.items():
+        run = len(scores[name]) // groups[name]
+        window = max(2, round(share * run))
+        near = []
+        for k, (part, lost) in enumerate(_runs(scores[name], indices, groups[name])):
+            if 0 < lost < run:
+                start = min(max(lost - window // 2, 0), run - min(window, run))
+                near.append(part.argsort(stable=True)[start : start + window] + k * run)
+        if near:
+            chosen[name] = torch.cat(near).sort().values
+    return chosen
+
+
+def rerank(scores: Scores, exact: Scores, near: dict[str, Tensor], groups: dict[str, int]) -> Scores:
+    """Order the channels near the cut by their exact scores, within the values they had.
+
+    The estimates' values are given to them in that order, so the others keep their place and dims stay comparable.
+    """
+    result = {name: values.clone() for name, values in scores.items()}
+    for name, channels in near.items():
+        run = len(scores[name]) // groups[name]
+        for k in range(groups[name]):
+            members = channels[(channels >= k * run) & (channels < (k + 1) * run)]
+            order = members[exact[name][members].argsort(stable=True)]
+            result[name][order] = scores[name][members].sort().values
+    return result
+
+
+def _runs(scores: Tensor, kept: Tensor, groups: int) -> Iterator[tuple[Tensor, int]]:
+    """Scores of each run, and how many of its channels go."""
+    run = len(scores) // groups
+    stays = torch.zeros(len(scores), dtype=torch.bool).index_fill(0, kept, True)
+    yield from ((part, int((~flags).sum())) for part, flags in zip(scores.split(run), stays.split(run)))

@@ -1,0 +1,133 @@
+"""The scoring methods, one entry each.
+
+A new one is a function, of a batch as in ``importance.py`` or of the weights as in ``baselines.py``, and its entry in
+``METHODS``: the command line, the job, its fingerprints, the dry run and the benchmark read the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.pruning.baselines import magnitude_scores, random_scores
+from upvit_mm.pruning.dims import prunable_dims
+from upvit_mm.pruning.importance import Batch, Scores, Sums, fisher_sums, kl_sums, mean_scores, taylor_sums
+from upvit_mm.pruning.posterior import PosteriorNet
+
+NEEDS = ('weights', 'images', 'gradients', 'labels')
+
+
+@dataclass(frozen=True)
+class Method:
+    """How channels are scored.
+
+    Attributes:
+        name: on the command line, in configs and in files.
+        summary: what a score is, in a few words.
+        needs: of ``NEEDS``: what the method looks at. Where labels are not known, it must do without.
+        settings: names of the settings that its function takes, by keyword.
+        of_batch: ``(net, batch, channels, report=..., **settings)`` -> ``Sums`` over the images of at least these
+            channels. The sums of a dim must not depend on which others are asked for.
+        of_weights: in its place ``(arch, state, **settings)`` -> ``Scores``, for a method that looks at no image.
+        near_cut: a second method, which scores the channels near the cut of a plan again and puts them in its order
+            (``hybrid.py``); None = all scores stay as they are.
+    """
+
+    name: str
+    summary: str
+    needs: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    of_batch: Callable[..., Sums] | None = None
+    of_weights: Callable[..., Scores] | None = None
+    near_cut: Method | None = None
+
+    def __post_init__(self):
+        assert set(self.needs) <= set(NEEDS), f'{self.name}: needs one of {NEEDS}'
+        assert (self.of_batch is None) != (self.of_weights is None), f'{self.name}: one function, of a batch or weights'
+        assert self.needs_images == ('images' in self.needs), f'{self.name}: a function of a batch needs images'
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it needs a proxy set, and a network with a head."""
+        return self.of_batch is not None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of all settings that its scores depend on, but for those that decide the images and the plan."""
+        more = () if self.near_cut is None else (*self.near_cut.settings, 'near_share')
+        return (*self.settings, *more)
+
+
+def all_channels(arch: ArchSpec) -> dict[str, Tensor]:
+    """Every channel of every dim."""
+    return {name: torch.arange(dim.size) for name, dim in prunable_dims(arch).items()}
+
+
+def scores_by(
+    method: Method,
+    net: PosteriorNet,
+    state: Mapping[str, Tensor],
+    batches: Iterable[Batch],
+    settings: Mapping[str, Any],
+) -> Scores:
+    """Scores by one method, in one process and in memory; without the second look near a cut, which needs a plan.
+
+    Args:
+        method: which.
+        net: the dense classifier.
+        state: its weights, see ``magnitude_scores``.
+        batches: the proxy set.
+        settings: values by name; the method takes its own.
+    """
+    own = {name: settings[name] for name in method.settings}
+    if not method.needs_images:
+        return method.of_weights(net.backbone.arch, state, **own)
+    channels = all_channels(net.backbone.arch)
+    return mean_scores(net, batches, list(channels), partial(method.of_batch, channels=channels, **own))
+
+
+FISHER = Method(
+    'fisher',
+    'an estimate of kl for all channels at once, far cheaper',
+    needs=('images', 'gradients'),
+    settings=('draws', 'seed'),
+    of_batch=fisher_sums,
+)
+KL = Method(
+    'kl',
+    'KL of the posteriors without the channel, exact (UP-ViTs)',
+    needs=('images',),
+    settings=('max_rows',),
+    of_batch=kl_sums,
+)
+HYBRID = Method(
+    'hybrid',
+    'fisher, and kl for the channels near the cut',
+    needs=FISHER.needs,
+    settings=FISHER.settings,
+    of_batch=FISHER.of_batch,
+    near_cut=KL,
+)
+TAYLOR = Method(
+    'taylor', 'size of the slope of the cross entropy', needs=('images', 'gradients', 'labels'), of_batch=taylor_sums
+)
+MAGNITUDE = Method('magnitude', 'norm of what belongs to the channel', needs=('weights',), of_weights=magnitude_scores)
+RANDOM = Method(
+    'random',
+    'drawn at random',
+    needs=(),
+    settings=('seed',),
+    of_weights=lambda arch, state, seed: random_scores(arch, seed),
+)
+METHODS: dict[str, Method] = {method.name: method for method in (FISHER, KL, HYBRID, TAYLOR, MAGNITUDE, RANDOM)}
+
+
+def readers_of(setting: str) -> list[str]:
+    """Names of the methods that read a setting."""
+    return [name for name, method in METHODS.items() if setting in method.reads]

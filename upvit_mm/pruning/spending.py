@@ -1,0 +1,226 @@
+"""How a budget is spent: from what a network may cost to the widths that cost it."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.size import GLOBAL, Windows
+from upvit_mm.pruning.budget import Budget
+from upvit_mm.pruning.costs import Term, total
+from upvit_mm.pruning.dims import prunable_dims
+from upvit_mm.pruning.knobs import Grain, Knob, knobs_of, set_share, widths_at
+from upvit_mm.pruning.table import block_name
+
+TOLERANCE = 0.01  # how far below its budget a network may stay
+
+
+class Step(NamedTuple):
+    """One step of a knob.
+
+    Attributes:
+        price: score for each unit of cost, lost on the way down and gained on the way up.
+        cost: what it saves, or adds.
+    """
+
+    price: float
+    cost: int
+
+
+def target_for_budget(
+    source: ArchSpec,
+    budget: Budget,
+    grain: Grain,
+    num_classes: int = 0,
+    scores: Mapping[str, Tensor] | None = None,
+    windows: Windows = GLOBAL,
+) -> ArchSpec:
+    """The widths that spend a budget, within 1 % from below.
+
+    Args:
+        source: the dense architecture.
+        budget: what the result may cost.
+        grain: which widths there are.
+        num_classes: outputs of the head, which counts.
+        scores: by dim name, higher = keep. When given, each block gets its own widths: from the dense network on, the
+            channels that cost most for the score they carry go first. None narrows everything alike, so that the
+            blocks of a stage stay equal and the network regular.
+        windows: of the detector's attention.
+
+    Raises:
+        ValueError: the budget is above what the dense network costs, below what the narrowest one does, or no
+            combination of widths meets it; the message lists what is reachable.
+    """
+    knobs = knobs_of(source, grain, scores)
+    spending = _Spending(budget, budget.terms(source, num_classes, windows), knobs)
+    if scores is None:
+        spending.narrow_alike()
+    else:
+        spending.narrow_by_score()
+    spending.check_met()
+    return _arch_of(source, knobs, grain, f'{source.name or source.family}@{budget}')
+
+
+def check_budget(
+    source: ArchSpec, budget: Budget, grain: Grain, num_classes: int = 0, windows: Windows = GLOBAL
+) -> None:
+    """Refuse, before anything is scored, a budget that no widths of single blocks can meet.
+
+    Raises:
+        ValueError: as ``target_for_budget``, but for what depends on the scores.
+    """
+    scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
+    _Spending(budget, budget.terms(source, num_classes, windows), knobs_of(source, grain, scores))
+
+
+def narrowest(source: ArchSpec, grain: Grain) -> ArchSpec:
+    """The network with the least widths that a grain allows."""
+    knobs = knobs_of(source, grain, None)
+    set_share(knobs, 0.0)
+    return _arch_of(source, knobs, grain, source.name)
+
+
+class _Spending:
+    """Moves knobs until a budget is met.
+
+    Raises:
+        ValueError: the budget is above what the dense network costs, or below what the narrowest one does.
+    """
+
+    def __init__(self, budget: Budget, terms: Sequence[Term], knobs: Sequence[Knob]):
+        self.budget, self.terms, self.knobs = budget, terms, knobs
+        self.terms_of: dict[str, list[Term]] = {}
+        for term in terms:
+            for name in set(term.dims):
+                self.terms_of.setdefault(name, []).append(term)
+        least, dense = self._cost_at(0.0), self._cost_at(1.0)  # which leaves all knobs at the dense widths
+        self.limit = budget.amount * (dense if budget.relative else 1)
+        if self.limit > dense:
+            raise ValueError(f'budget {budget} is above what the dense network costs, {dense:,} {budget.metric}.')
+        if least > self.limit:
+            raise ValueError(
+                f'budget {budget} = {int(self.limit):,} {budget.metric} is out of reach: the narrowest network costs '
+                f'{least:,}, the dense one {dense:,}; lower min_share or round_to, or remove blocks first.'
+            )
+
+    def cost(self) -> int:
+        """Of the widths where the knobs stand."""
+        return total(self.terms, widths_at(self.knobs))
+
+    def narrow_alike(self) -> None:
+        """One share for all widths; what is left goes to single knobs, the narrowest first."""
+        shares = sorted({width / knob.widths[-1] for knob in self.knobs for width in knob.widths})
+        fitting = bisect.bisect_right(shares, self.limit, key=lambda share: self._cost_at(share))
+        set_share(self.knobs, shares[max(fitting - 1, 0)])
+        while True:
+            fitting = [k for k in self.knobs if k.step + 1 < len(k.widths) and self._fits_up(k)]
+            if not fitting:
+                return
+            min(fitting, key=lambda k: k.widths[k.step + 1] / k.widths[-1]).step += 1
+
+    def narrow_by_score(self) -> None:
+        """The step that saves most for the score it loses goes first; at last, what is left over is given back."""
+        self._give_back(self._narrow())
+
+    def _narrow(self) -> int:
+        """Step down until the limit holds; returns the cost.
+
+        Invariant: ``widths`` are where the knobs stand, and ``cost`` is theirs. Each step lowers it, and the lowest of
+        all widths are within the limit, so there is a step until the limit holds.
+        """
+        knobs, widths, cost = self.knobs, widths_at(self.knobs), self.cost()
+        touched = {k.dims: {n for d in k.dims for t in self.terms_of.get(d, ()) for n in t.dims} for k in knobs}
+        steps: dict[tuple[str, ...], Step] = {}
+        while cost > self.limit:
+            # What a step saves depends on the widths in the terms of its own dims and on nothing else. So it is
+            # remembered, and forgotten as soon as one of these widths changes.
+            for knob in knobs:
+                if knob.dims not in steps and knob.step > 0:
+                    saved = self._change(knob, knob.step, knob.step - 1, widths)
+                    steps[knob.dims] = Step((knob.lost[knob.step - 1] - knob.lost[knob.step]) / saved, saved)
+            # A large step at the end would leave more than the tolerance unspent: as long as other steps stay above
+            # `floor`, they go first, whatever their price.
+            floor = (1 - TOLERANCE) * self.limit
+            best = min(
+                (k for k in knobs if k.step > 0),
+                key=lambda k: (cost - steps[k.dims].cost < floor, steps[k.dims].price),
+            )
+            cost -= steps[best.dims].cost
+            best.step -= 1
+            widths |= best.at(best.step)
+            steps = {dims: step for dims, step in steps.items() if not touched[best.dims] & set(dims)}
+        return cost
+
+    def _give_back(self, cost: int) -> None:
+        """Step up as long as a step fits in the limit, where it gains most score for what it adds."""
+        knobs, widths = self.knobs, widths_at(self.knobs)
+        while True:
+            steps = {}
+            for index, knob in enumerate(knobs):
+                if knob.step + 1 < len(knob.widths):
+                    added = self._change(knob, knob.step + 1, knob.step, widths)
+                    if cost + added <= self.limit:
+                        steps[index] = Step((knob.lost[knob.step] - knob.lost[knob.step + 1]) / added, added)
+            if not steps:
+                return
+            best = max(steps, key=lambda index: steps[index].price)
+            knobs[best].step += 1
+            cost += steps[best].cost
+            widths |= knobs[best].at(knobs[best].step)
+
+    def check_met(self) -> None:
+        """Refuse a result that leaves more than the tolerance unspent."""
+        cost = self.cost()
+        if cost >= (1 - TOLERANCE) * self.limit:
+            return
+        steps, widths = [], widths_at(self.knobs)
+        for knob in self.knobs:
+            if knob.step + 1 < len(knob.widths):
+                above = cost + self._change(knob, knob.step + 1, knob.step, widths)
+                steps.append(f'{above:,} with {knob.dims[0]} {knob.widths[knob.step + 1]} wide')
+        raise ValueError(
+            f'budget {self.budget} = {int(self.limit):,} {self.budget.metric} is not met within {TOLERANCE:.0%}. '
+            f'Reachable: {cost:,} below it; above it {"; ".join(sorted(steps)[:5])}. Name one of '
+            'these, or lower round_to.'
+        )
+
+    def _change(self, knob: Knob, high: int, low: int, widths: dict[str, int]) -> int:
+        """How much more a network costs with a knob on a higher step, the others at ``widths``."""
+        terms = {id(t): t for name in knob.dims for t in self.terms_of.get(name, ())}.values()
+        return total(terms, widths | knob.at(high)) - total(terms, widths | knob.at(low))
+
+    def _fits_up(self, knob: Knob) -> bool:
+        return self.cost() + self._change(knob, knob.step + 1, knob.step, widths_at(self.knobs)) <= self.limit
+
+    def _cost_at(self, share: float) -> int:
+        set_share(self.knobs, share)
+        return self.cost()
+
+
+def _arch_of(source: ArchSpec, knobs: Sequence[Knob], grain: Grain, name: str) -> ArchSpec:
+    widths = widths_at(knobs)
+
+    def of_blocks(kind: str) -> tuple[tuple[int, ...], ...]:
+        return tuple(
+            tuple(widths[f'{block_name(i, j)}.{kind}'] for j in range(depth)) for i, depth in enumerate(source.depths)
+        )
+
+    heads = source.num_heads
+    if grain.head_policy == 'select':
+        runs = zip(of_blocks('qk'), source.qk_dims, source.num_heads)
+        heads = tuple(tuple(w * h // full for w, full, h in zip(*stage)) for stage in runs)
+    return replace(
+        source,
+        name=name,
+        embed_dims=tuple(widths[f'stages.{i}.embed'] for i in range(source.num_stages)),
+        num_heads=heads,
+        qk_dims=of_blocks('qk'),
+        v_dims=of_blocks('v'),
+        mlp_hidden_dims=of_blocks('mlp_hidden'),
+    )

@@ -1,0 +1,84 @@
+"""From a pruning job's goal and its scores to the plan: what stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+from torch import Tensor
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims
+from upvit_mm.pruning.budget import Budget
+from upvit_mm.pruning.depth_scores import choose_blocks
+from upvit_mm.pruning.importance import Scores
+from upvit_mm.pruning.plan import Blocks
+from upvit_mm.pruning.spending import target_for_budget
+from upvit_mm.pruning.table import block_name
+from upvit_mm.workflow.dense_classifier import DenseClassifier
+from upvit_mm.workflow.job_images import JobImages
+from upvit_mm.workflow.prune_settings import Goal, PruneSettings
+
+
+class JobPlan:
+    """Makes plans for one goal.
+
+    Args:
+        dense: what is pruned.
+        goal: what to reach.
+        settings: how.
+        images: on which blocks are chosen, where the target has fewer.
+
+    Attributes:
+        chooses_blocks: whether blocks are chosen, by the dense network's head.
+    """
+
+    def __init__(self, dense: DenseClassifier, goal: Goal, settings: PruneSettings, images: JobImages):
+        self.dense, self.goal, self.settings, self.images = dense, goal, settings, images
+        self.chooses_blocks = isinstance(goal, ArchSpec) and goal.depths != dense.arch.depths
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The blocks that stay for a target of other depths."""
+        return choose_blocks(self.dense.net, self.images.proxy, self.goal.depths)
+
+    @property
+    def inputs(self) -> dict:
+        """The settings that decide a plan, together with the goal."""
+        return self.settings.some(
+            'head_policy', 'tie_qkv', 'round_to', 'min_share', 'non_uniform', 'window_size', 'max_rows'
+        )
+
+    @property
+    def spends_by_score(self) -> bool:
+        """Whether the target depends on the scores."""
+        return isinstance(self.goal, Budget) and self.settings.non_uniform
+
+    def target(self, scores: Scores | None) -> ArchSpec:
+        """The architecture that comes out; None will do for scores where nothing is spent by them."""
+        if isinstance(self.goal, PrunePlan):
+            return self.goal.target_arch
+        if isinstance(self.goal, ArchSpec):
+            return replace(self.goal, img_size=self.dense.arch.img_size)
+        s = self.settings
+        assert scores is not None or not s.non_uniform, 'widths by score need scores'
+        by_score = scores if s.non_uniform else None
+        return target_for_budget(self.dense.arch, self.goal, s.grain, self.dense.num_classes, by_score, s.windows)
+
+    def make(self, scores: Scores) -> PrunePlan:
+        """The plan that these scores give."""
+        target, blocks = self.target(scores), None
+        if target.depths != self.dense.arch.depths:
+            blocks = self.blocks
+        s = self.settings
+        return plan_for_target(self.dense.arch, target, scores, s.head_policy, s.tie_qkv, blocks)
+
+    def cut(self, scores: Scores) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """What a plan from these scores keeps, and the runs of each dim in which it chose."""
+        plan = self.make(scores)
+        groups = {name: dim.groups for name, dim in prunable_dims(self.dense.arch).items()}
+        if self.settings.head_policy == 'regroup':
+            for i, pairs in enumerate(plan.kept_blocks):
+                for (attn, _), heads in zip(pairs, plan.target_arch.num_heads[i]):
+                    groups |= {f'{block_name(i, attn)}.{kind}': heads for kind in ('qk', 'v')}
+        return plan.kept, groups

@@ -1,0 +1,124 @@
+"""The scores of a pruning job: from a file, from an earlier run with the same inputs, or made now."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+
+from upvit_mm.files import write_text_atomically
+from upvit_mm.pruning.importance import Scores
+from upvit_mm.pruning.methods import METHODS
+from upvit_mm.pruning.score_file import load_scores, save_scores
+from upvit_mm.pruning.shared_work import Crew
+from upvit_mm.workflow.dense_classifier import DenseClassifier
+from upvit_mm.workflow.job_images import JobImages
+from upvit_mm.workflow.job_plan import JobPlan
+from upvit_mm.workflow.ledger import fingerprint
+from upvit_mm.workflow.posteriors import peak_memory
+from upvit_mm.workflow.run_method import score_images
+
+logger = logging.getLogger('upvit_mm')
+
+
+class JobScores:
+    """Scores by the method that the settings name, in ``scores.pt`` and ``proxy.txt`` of the job's work dir.
+
+    Args:
+        dense: what is scored.
+        images: its proxy set is scored on; it knows settings, ledger and work dir.
+        planning: of the job: a method with a second look asks what a plan would keep.
+        crew: which of the job's processes this is.
+        check: called before anything is scored.
+        file: scores to use instead.
+
+    Attributes:
+        method: name of the method that made the scores; a file knows its own.
+    """
+
+    def __init__(
+        self,
+        dense: DenseClassifier,
+        images: JobImages,
+        planning: JobPlan,
+        crew: Crew,
+        check: Callable[[], None],
+        file: str | None,
+    ):
+        self.dense, self.images, self.planning = dense, images, planning
+        self.crew, self.check, self.file = crew, check, file
+        self.settings, self.ledger, self.folder = images.settings, images.ledger, images.ledger.folder
+        self.method = self.settings.method
+
+    def get(self) -> Scores | None:
+        """Scores by dim name for the first process, None for others.
+
+        Raises:
+            ValueError: the file's scores belong to another checkpoint or architecture; whatever scoring raises.
+        """
+        if self.file:
+            return None if self.crew.rank else self._given(self.file)
+        method = METHODS[self.settings.method]
+        if self.crew.rank and not method.needs_images:
+            return None  # the first process does it alone
+        inputs, done = self.crew.share(self._scored_before) if method.needs_images else self._scored_before()
+        if done:
+            self.crew.leave()
+            logger.info('%s: scored before from the same inputs', self.folder / 'scores.pt')
+            return None if self.crew.rank else load_scores(self.folder / 'scores.pt', self.dense.arch)[0]
+        self.check()
+        if method.needs_images:
+            return self._score(inputs)
+        own = self.settings.some(*method.settings)
+        return self._save(method.of_weights(self.dense.arch, self.dense.state, **own), inputs)
+
+    def text(self) -> str:
+        """Where the scores are from, with the settings that they depend on, in a line."""
+        if self.file:
+            return f'scores: {self.file}'
+        method = METHODS[self.settings.method]
+        reads = ', '.join(f'{name} = {value}' for name, value in self.settings.some(*method.reads).items())
+        needs = ', '.join(method.needs) or 'nothing'
+        return f'method {method.name}: {method.summary}; needs {needs}; {reads or "no settings"}'
+
+    def _score(self, inputs: str) -> Scores | None:
+        """On images, by all processes; inputs are the fingerprint of what decides the scores."""
+        s, proxy, parts = self.settings, self.images.proxy, self.folder / 'partial'
+        scores = score_images(self.dense.net, proxy, s, parts / inputs[:16], self.crew, self.planning.cut)
+        if scores is not None:
+            write_text_atomically(self.folder / 'proxy.txt', '\n'.join(proxy.paths) + '\n')
+            logger.info('scored; peak memory of this process %.0f MiB', peak_memory(s.device) / 2**20)
+            self._save(scores, inputs, 'proxy.txt', images=len(proxy.numbers))
+        self.crew.share(lambda: None)  # the parts go when all is saved
+        self.crew.leave()  # the first process goes on alone
+        shutil.rmtree(parts, ignore_errors=True)
+        return scores
+
+    def _scored_before(self) -> tuple[str, bool]:
+        """Fingerprint of what decides the scores, and whether scores made from it are there."""
+        method = METHODS[self.settings.method]
+        data = self.images.proxy_data if method.needs_images else None
+        decides = self.settings.some('method', 'seed', *method.reads)
+        if method.near_cut:
+            decides |= {'goal': str(self.planning.goal), **self.planning.inputs}
+        inputs = fingerprint('scores', self.dense.sha256, self.dense.arch.to_dict(), data, decides)
+        return inputs, self.ledger.is_current('scores', inputs)
+
+    def _save(self, scores: Scores, inputs: str, *files: str, **meta) -> Scores:
+        meta |= {'method': self.settings.method, 'checkpoint_sha256': self.dense.sha256, 'inputs': inputs}
+        save_scores(self.folder / 'scores.pt', scores, self.dense.arch, **meta)
+        self.ledger.record('scores', inputs, 'scores.pt', *files, data=self.images.seen)
+        return scores
+
+    def _given(self, path: str) -> Scores:
+        scores, meta = load_scores(path, self.dense.arch)
+        self.method, belongs_to = meta.get('method', 'unknown'), meta.get('checkpoint_sha256')
+        sha256, checkpoint = self.dense.sha256, self.dense.checkpoint
+        if belongs_to is None:
+            logger.warning('%s does not say which checkpoint was scored; make sure that it is %s', path, checkpoint)
+        elif belongs_to != sha256:
+            raise ValueError(
+                f'scores {path!r} belong to another checkpoint (sha256 {belongs_to[:12]}..., {checkpoint!r} has '
+                f'{sha256[:12]}...); score again.'
+            )
+        return scores

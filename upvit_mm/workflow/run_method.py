@@ -1,0 +1,88 @@
+"""Running a scoring method over images: with progress, shared by processes and resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from upvit_mm.data.image_set import ImageSet
+from upvit_mm.pruning import prunable_dims
+from upvit_mm.pruning.hybrid import near_cut, rerank, tied
+from upvit_mm.pruning.importance import Batch, Scores, Sums
+from upvit_mm.pruning.methods import METHODS, Method, all_channels
+from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.shared_work import Crew, score_in_parts
+from upvit_mm.workflow.prune_settings import PruneSettings
+from upvit_mm.workflow.scoring_progress import ScoringProgress
+
+Cut = Callable[[Scores], tuple[dict[str, Tensor], dict[str, int]]]  # to kept channels, and runs of each dim
+
+
+def score_images(
+    net: PosteriorNet,
+    proxy: ImageSet,
+    settings: PruneSettings,
+    folder: Path,
+    crew: Crew,
+    cut: Cut,
+) -> Scores | None:
+    """Scores by a method that looks at images (``settings.method``).
+
+    Args:
+        net: the dense classifier.
+        proxy: the images.
+        settings: which method, and how.
+        folder: for partial sums, of these inputs alone.
+        crew: who works.
+        cut: what a plan made from scores keeps; a method with a second look asks it, in the first process.
+
+    Returns:
+        Scores by dim name for the first process, None for others.
+    """
+    known = settings.method in METHODS and METHODS[settings.method].needs_images
+    assert known, f'method = {settings.method!r}: not one that looks at images'
+    method = METHODS[settings.method]
+    first = _score(method, net, proxy, all_channels(net.backbone.arch), settings, folder / method.name, crew)
+    second = method.near_cut
+    if second is None:
+        return first
+    ranked = tied if settings.tie_qkv else dict  # by what the plan chooses channels
+
+    def look() -> tuple[dict[str, Tensor], dict[str, int]]:
+        kept, groups = cut(first)
+        return near_cut(ranked(first), kept, groups, settings.near_share), groups
+
+    near, groups = crew.share(look)
+    if not near:
+        return first
+    scores = _score(second, net, proxy, near, settings, folder / second.name, crew)
+    return None if scores is None else rerank(first, ranked(scores), near, groups)
+
+
+def _score(
+    method: Method,
+    net: PosteriorNet,
+    proxy: ImageSet,
+    channels: dict[str, Tensor],
+    settings: PruneSettings,
+    folder: Path,
+    crew: Crew,
+) -> Scores | None:
+    """Run a method over this process's share of the images."""
+    dims, own = prunable_dims(net.backbone.arch), settings.some(*method.settings)
+    mine = [proxy.size_of(k) for k in range(crew.rank, len(proxy), crew.size)]
+    totals: dict[str, int] = {}
+    for name, indices in channels.items():
+        totals[dims[name].kind] = totals.get(dims[name].kind, 0) + sum(mine) * len(indices)
+    with ScoringProgress(totals) as progress:
+
+        def of_batch(batch: Batch, wanted: set[str]) -> Sums:
+            some = {name: channels[name] for name in wanted}
+            return method.of_batch(net, batch, some, report=progress.advance, **own)
+
+        def resumed(name: str, images: int) -> None:
+            progress.resume(dims[name].kind, images * len(channels[name]))
+
+        return score_in_parts(proxy, of_batch, list(channels), folder, crew, resumed)
