@@ -24,7 +24,7 @@ ALLOWED = {
     'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry'}
     | {'runner', 'launch', 'cli', 'stopwatch'},
     'compare': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'openmmlab'}
-    | {'runner', 'cli', 'stopwatch'},
+    | {'runner', 'cli', 'stopwatch', 'table'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'workflow', 'registry', 'cli', 'stopwatch'},
     'export': {'arch', 'checkpoints', 'models', 'registry', 'stopwatch'},
     'doctor': {'checkpoints', 'models', 'optim', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
@@ -33,6 +33,7 @@ ALLOWED = {
     'registry': set(),
     'openmmlab': set(),
     'stopwatch': {'arch'},
+    'table': set(),
     'cli': {'openmmlab'},
     'runner': {'data', 'optim', 'registry', 'launch', 'openmmlab'},
 }

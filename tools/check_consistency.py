@@ -11,7 +11,8 @@ from rich.progress import Progress
 from upvit_mm.arch.size import parse_size
 from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.compare.token_figures import draw_queries, draw_stages
-from upvit_mm.compare.token_report import check_thresholds, stage_rows, write_comparison
+from upvit_mm.compare.token_report import check_thresholds, write_pair
+from upvit_mm.compare.token_table import stage_table
 from upvit_mm.consistency import compare
 from upvit_mm.data.image_files import find_images
 from upvit_mm.launch import command_line
@@ -71,10 +72,11 @@ def main() -> None:
     largest = max(sizes, key=math.prod)
     figures = {'stages.png': draw_stages(results)}
     figures['queries.png'] = draw_queries({'dense': dense, 'pruned': pruned}, images, largest, args.pictures)
-    write_comparison(args.work_dir, content, figures)
+    write_pair(args.work_dir, content, figures)
     console = Console()
     for size, stages in results.items():
-        console.print(table_of(size, *stage_rows(stages)))
+        table = stage_table(stages)
+        console.print(table_of(size, table.columns, table.texts()))
     console.print(f'{args.work_dir}: consistency.md, .json, stages.png, queries.png', highlight=False, soft_wrap=True)
     check_thresholds(results, args.fail_under, args.last_stage_only)
 

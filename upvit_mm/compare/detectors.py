@@ -42,7 +42,7 @@ from upvit_mm.workflow.whole_detector import default_size, padded
 
 
 @dataclass(frozen=True)
-class Options:
+class DetectorOptions:
     """How to compare.
 
     Attributes:
@@ -96,7 +96,7 @@ class DetectorComparison:
     """
 
     def __init__(
-        self, cfg: Config, contestants: Sequence[Contestant], options: Options, work_dir: Path, say: Say = print
+        self, cfg: Config, contestants: Sequence[Contestant], options: DetectorOptions, work_dir: Path, say: Say = print
     ):
         names = [contestant.name for contestant in contestants]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -143,7 +143,7 @@ class DetectorComparison:
             'kinds': list(ap_kinds(self.cfg, 'test')),
             'size': list(self.size),
             'speed': self._speed(evaluations) if self.options.repeats else None,
-            'rows': summarise(self._rows(trainings, evaluations), self.baseline),
+            'rows': with_statistics(self._rows(trainings, evaluations), self.baseline),
         }
         write_detectors(self.work_dir, content)
         title = f'{type_name(self.cfg.model.type)} on {", ".join(c.name for c in self.contestants)}'
@@ -216,7 +216,7 @@ def _costs(detector: nn.Module, size: Size) -> dict[str, int]:
     }
 
 
-def summarise(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+def with_statistics(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
     """The rows with ``mean``, ``std`` and ``over_baseline``, a ``paired_difference``, of every metric over their runs.
 
     Args:
