@@ -107,7 +107,7 @@ def run_complexity(args: argparse.Namespace, console: Console) -> dict:
 
 def run_latency(args: argparse.Namespace, console: Console) -> dict:
     sizes = [parse_size(text) for text in args.sizes]
-    settings = latency.Settings(
+    settings = latency.LatencySettings(
         sizes, args.batch, args.device, args.amp, args.channels_last, args.compile, args.threads
     )
     networks = latency.backbones(args.arch) if args.arch else latency.detectors(args.config)

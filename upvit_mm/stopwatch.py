@@ -1,13 +1,15 @@
-"""Time and peak memory of networks, side by side."""
+"""One way to time, to measure memory, and to say on which machine."""
 
 from __future__ import annotations
 
 import contextlib
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,26 +67,53 @@ def training_step(model: nn.Module, x: Tensor, amp: bool = False) -> None:
 def time_alternating(
     models: Mapping[str, Net], step: Callable[[Net, Tensor], object], x: Tensor, repeats: int
 ) -> dict[str, Timing]:
-    """Run the networks in turn, so that a disturbance of the machine meets all of them alike.
+    """``time_in_turn`` of one step of each network on the same images.
 
     Args:
         models: networks by name.
         step: ``forward_step``, ``training_step``, or what else runs such a network.
         x: ``(B, 3, h, w)``.
-        repeats: timed runs of each, at least 2; two more in front are not timed.
+        repeats: timed runs of each, at least 2.
+
+    Raises:
+        ValueError: see ``check_repeats``.
+    """
+    return time_in_turn({name: partial(step, model, x) for name, model in models.items()}, repeats)
+
+
+def time_in_turn(work: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Do several things in turn, so that a disturbance of the machine meets all of them alike.
+
+    Args:
+        work: by name.
+        repeats: timed runs of each, at least 2; two more before them are not timed.
 
     Raises:
         ValueError: see ``check_repeats``.
     """
     check_repeats(repeats)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+    taken: dict[str, list[float]] = {name: [] for name in work}
     for round_ in range(-WARM_UP, repeats):
-        order = list(models.items())
-        for name, model in order if round_ % 2 else reversed(order):
-            elapsed = _timed(step, model, x)
+        order = list(work.items())
+        for name, act in order if round_ % 2 else reversed(order):
+            elapsed = seconds(act)
             if round_ >= 0:
-                seconds[name].append(elapsed)
-    return {name: Timing.of(values) for name, values in seconds.items()}
+                taken[name].append(elapsed)
+    return {name: Timing.of(values) for name, values in taken.items()}
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """How long something takes once, on the GPU too.
+
+    Args:
+        work: what is timed.
+        clock: another one counts other seconds, as ``time.process_time`` those of the processor.
+    """
+    _synchronise()
+    start = clock()
+    work()
+    _synchronise()
+    return clock() - start
 
 
 def check_repeats(repeats: int) -> None:
@@ -97,17 +126,9 @@ def check_repeats(repeats: int) -> None:
         raise ValueError(f'repeats = {repeats}: at least 2 are needed for a median with spread.')
 
 
-def _timed(step: Callable[[Net, Tensor], object], model: Net, x: Tensor) -> float:
-    _synchronise(x)
-    start = time.perf_counter()
-    step(model, x)
-    _synchronise(x)
-    return time.perf_counter() - start
-
-
-def _synchronise(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+def _synchronise() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: Tensor) -> int:
@@ -129,6 +150,13 @@ def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: 
     before = _resident('VmRSS')
     step(model, x)
     return _resident('VmHWM') - before
+
+
+def process_peak(device: str) -> int:
+    """Bytes that this process has held at most, on its GPU or on the host."""
+    if device.startswith('cuda'):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 def _resident(field: str) -> int:

@@ -65,8 +65,6 @@ def test_a_whole_comparison_and_its_files(compare, tmp_path):
     ]
     assert end.startswith('1/5 vanilla, from scratch, seed 0: top-1')
     assert len(said) == 1 + 5 * 4
-    times = content['step_times']
-    assert times['ratio'] == times['distilled'] / times['plain']
 
     lines = (out / 'compare.md').read_text().splitlines()
     table = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines if line.startswith('| ')]

@@ -80,9 +80,7 @@ def test_a_whole_comparison_and_its_files(compare, detector_config, archs, save_
             assert run['curve'] == [run['metrics']['bbox_mAP']]  # judged on the same images after the only epoch
             assert (out / run['predictions']).is_file()
             assert run['checkpoint_sha256'] == sha256_of(run['checkpoint'])
-        speed = content['speed']['detectors'][row['name']]
-        assert speed['throughput'] > 0
-        assert speed['latency']['runs'] == 2
+        assert content['speed']['detectors'][row['name']]['latency']['runs'] == 2
     assert [line for line in lines if line.startswith('Every seed is a training of the detector. up: all seeds start')]
     assert 'Bold: the interval is wholly above or below 0.' in '\n'.join(lines)
     arch = Contestant.parse(words[0]).arch

@@ -28,9 +28,10 @@ from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.score_file import load_scores, save_scores, scores_digest
 from upvit_mm.pruning.scoring import Crew
 from upvit_mm.pruning.table import block_name
+from upvit_mm.stopwatch import process_peak
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.posteriors import build_net, judge, peak_memory
+from upvit_mm.workflow.posteriors import build_net, judge
 from upvit_mm.workflow.prune_checks import check_goal, check_images, check_readout
 from upvit_mm.workflow.prune_report import write_report
 from upvit_mm.workflow.scoring import score_images, score_weights
@@ -170,7 +171,7 @@ class PruneJob:
         scores = score_images(self.dense, self.proxy, self.settings, parts / inputs[:16], self.crew, self._cut)
         if scores is not None:
             write_text_atomically(self.work_dir / 'proxy.txt', '\n'.join(self.proxy.paths) + '\n')
-            logger.info('scored; peak memory of this process %.0f MiB', peak_memory(self.settings.device) / 2**20)
+            logger.info('scored; peak memory of this process %.0f MiB', process_peak(self.settings.device) / 2**20)
             self._save_scores(scores, inputs, 'proxy.txt', images=len(self.proxy.numbers))
         self.crew.share(lambda: None)  # the parts go when all is saved
         self.crew.leave()  # the first process goes on alone
