@@ -66,7 +66,7 @@ def main() -> None:
     options = DetectorOptions(seeds, args.epochs, args.baseline, size, args.jobs, args.batch, args.repeats)
     contestants = [Contestant.parse(text) for text in args.backbones]
     comparison = DetectorComparison(cfg, contestants, options, Path(args.work_dir), console.print)
-    if comparison.run(command=command_line(args.launcher)):
+    if comparison.run(command=command_line()):
         console.print((Path(args.work_dir) / 'detectors.md').read_text(encoding='utf-8'))
     end_together()
 
