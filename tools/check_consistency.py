@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from upvit_mm.arch.size import parse_size
-from upvit_mm.cli import check_device, one_line_errors, table_of
+from upvit_mm.cli import check_device, default_device, one_line_errors, table_of
 from upvit_mm.compare.token_figures import draw_queries, draw_stages
 from upvit_mm.compare.token_report import check_thresholds, write_pair
 from upvit_mm.compare.token_table import stage_table
@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--last-stage-only', action='store_true', help='thresholds hold for the last stage alone')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
     parser.add_argument('--seed', type=int, default=0, help='of the choice of images and tokens')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default=default_device())
     parser.add_argument('--threads', type=int, help="CPU threads (default: torch's setting)")
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for the report')
     return parser.parse_args()

@@ -6,10 +6,9 @@ Everything that is finished is reused, and what was cut off goes on, when the co
 import argparse
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from upvit_mm.cli import one_line_errors
+from upvit_mm.cli import default_device, one_line_errors
 from upvit_mm.compare.classifiers import WAYS, ClassifierOptions, Comparison
 from upvit_mm.launch import command_line
 from upvit_mm.runner import OptionsAction, load_config
@@ -71,8 +70,7 @@ def main() -> None:
     lesson = Lesson(args.soft_weight, args.feature_weight, args.token_weight, args.temperature)
     names = ('epochs', 'seeds', 'train_images', 'dense_epochs', 'lr', 'finetune_lr', 'rows', 'jobs')
     options = ClassifierOptions(lesson=lesson, **{name: getattr(args, name) for name in names})
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    cfg.prune = dict(compensate=True, device=device) | dict(cfg.get('prune') or {}) | args.prune_options
+    cfg.prune = dict(compensate=True, device=default_device()) | dict(cfg.get('prune') or {}) | args.prune_options
     given = {'target': args.target, 'widths': args.widths, 'budget': args.budget}
     goal, settings = goal_and_settings(cfg, given)
     comparison = Comparison(cfg, args.checkpoint, goal, settings, options, args.work_dir, console.print)

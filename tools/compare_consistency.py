@@ -4,12 +4,11 @@ import argparse
 from pathlib import Path
 from statistics import fmean
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from upvit_mm.arch.size import parse_size, size_text
-from upvit_mm.cli import check_device, one_line_errors
+from upvit_mm.cli import check_device, default_device, one_line_errors
 from upvit_mm.compare.contestants import Contestant
 from upvit_mm.compare.kept_tokens import FILLS
 from upvit_mm.compare.seeds import mean_over_seeds
@@ -47,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--ap', default='bbox_mAP', help='which AP (default: bbox_mAP)')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
     parser.add_argument('--seed', type=int, default=0, help='of the choice of images and tokens')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default=default_device())
     parser.add_argument('--work-dir', required=True, help='folder for the report')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How this process was started: its place among others, and the words that start it again."""
+"""How this process was started: its place among others, and the command that started it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import platform
 import resource
 import statistics
@@ -102,17 +103,22 @@ def time_in_turn(work: Mapping[str, Callable[[], object]], repeats: int) -> dict
     return {name: Timing.of(values) for name, values in taken.items()}
 
 
-def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """How long something takes once, on the GPU too.
+def now() -> float:
+    """Seconds on the clock, when the GPU has done all that was asked of it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float] = now) -> float:
+    """How long something takes once.
 
     Args:
         work: what is timed.
         clock: another one counts other seconds, as ``time.process_time`` those of the processor.
     """
-    _synchronise()
     start = clock()
     work()
-    _synchronise()
     return clock() - start
 
 
@@ -126,16 +132,11 @@ def check_repeats(repeats: int) -> None:
         raise ValueError(f'repeats = {repeats}: at least 2 are needed for a median with spread.')
 
 
-def _synchronise() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-
-
 def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: Tensor) -> int:
     """Bytes that one step needs at its peak beyond what was held before it.
 
-    On a CPU this is the growth of the process's resident memory, so it needs a fresh process: memory that an earlier
-    step has left in the allocator would hide it.
+    On a CPU this is the growth of the process's resident memory, so it needs ``in_fresh_process``: memory that an
+    earlier step has left in the allocator would hide it.
 
     Raises:
         OSError: on a CPU without Linux's ``/proc``.
@@ -150,6 +151,13 @@ def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: 
     before = _resident('VmRSS')
     step(model, x)
     return _resident('VmHWM') - before
+
+
+def in_fresh_process(work: Callable[..., int], *arguments: object) -> int:
+    """What a function of a module gives in a process of its own, with as many threads as this one."""
+    threads = (torch.get_num_threads(),)
+    with multiprocessing.get_context('spawn').Pool(1, initializer=torch.set_num_threads, initargs=threads) as pool:
+        return pool.apply(work, arguments)
 
 
 def process_peak(device: str) -> int:

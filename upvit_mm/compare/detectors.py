@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from torch import nn
 
 from upvit_mm.arch.size import Size
+from upvit_mm.cli import default_device
 from upvit_mm.compare.contestants import (
     Contestant,
     ap_kinds,
@@ -134,7 +134,7 @@ class DetectorComparison:
             **notes,
             'upvit_mm_version': __version__,
             'config_sha256': fingerprint(self.cfg.to_dict()),
-            'machine': device_name('cuda' if torch.cuda.is_available() else 'cpu'),
+            'machine': device_name(default_device()),
             'processes': get_world_size(),
             'trained': self.trained,
             'seeds': list(self.options.seeds),
@@ -196,7 +196,7 @@ class DetectorComparison:
         for (name, _), run in evaluations.items():
             first.setdefault(name, run)
         ledger, path = Ledger(self.work_dir), self.work_dir / 'speed.json'
-        machine = device_name('cuda' if torch.cuda.is_available() else 'cpu')
+        machine = device_name(default_device())
         digests = {name: run.record()['sha256'] for name, run in first.items()}
         inputs = fingerprint('speed', digests, self.size, self.options.batch, self.options.repeats, machine)
         if not ledger.is_current('speed', inputs):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
+from upvit_mm.cli import default_device
 from upvit_mm.models.network import preprocessing_of
 from upvit_mm.stopwatch import time_in_turn
 
@@ -28,7 +28,7 @@ def step_times(cfg: Config, plain: Mapping, distilled: Mapping) -> dict[str, flo
     """
     from mmpretrain.registry import DATASETS, MODELS
 
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = default_device()
     loader = cfg.train_dataloader
     data = DATASETS.build(dict(loader.dataset, _scope_='mmpretrain'))
     batch = pseudo_collate([data[k % len(data)] for k in range(loader.batch_size)])
