@@ -1,4 +1,4 @@
-"""Networks beside one another: how consistent are their tokens with those of the dense one, and does it foretell AP?"""
+"""Networks beside one another: how consistent are their tokens with those of the dense one, and does it predict AP?"""
 
 import argparse
 from pathlib import Path
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--detectors',
         help='detectors.json of tools/compare_detectors.py with backbones of these names: how well does each measure, '
-        'at the last of --sizes, foretell AP?',
+        'at the last of --sizes, predict AP?',
     )
     parser.add_argument('--ap', default='bbox_mAP', help='which AP (default: bbox_mAP)')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')

@@ -205,7 +205,7 @@ def earlier_medians(path: str | Path, record: Mapping[str, Any], networks: Netwo
     if other:
         raise ValueError(
             f'against = {str(path)!r}: was measured differently: {", ".join(other)}. Times can be compared only on one '
-            'machine with the same settings; measure it anew.'
+            'machine with the same settings; measure it again.'
         )
     wanted = {(part, name) for part, models in networks.items() for name in models}
     if wanted.isdisjoint((part, name) for part, *_, name in medians):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,22 +88,46 @@ def benchmark_pruning(
     scores = {seed: score_by_every_method(net, state, sets[seed], seed) for seed in seeds}
     agreed = fisher_scores(net, sets[seeds[0]], draws=AGREEMENT_DRAWS, seed=seeds[0])
     results['agreement'] = agreement(scores[seeds[0]]['kl'], agreed) | {'draws': AGREEMENT_DRAWS}
-    results['one-shot'] = {}
+    results['one-shot'] = one_shot(net, state, cfg, scores, held_out, compensate_per_class, ridge)
+    results['peak_memory_bytes'] = process_peak('cpu')
+    return results
+
+
+def one_shot(
+    net: PosteriorNet,
+    state: dict,
+    cfg: Config,
+    scores: Mapping[int, dict[str, Scores]],
+    held_out: ImageSet,
+    per_class: int,
+    ridge: float,
+) -> dict[str, Any]:
+    """What every target and method gives before any training: what ``judge`` says of each seed.
+
+    Args:
+        net: the dense network.
+        state: its tensors.
+        cfg: its config, for the images of the compensation.
+        scores: by seed and method.
+        held_out: images that judge.
+        per_class: images of every class to compensate on.
+        ridge: of the compensation.
+    """
+    arch, found = net.backbone.arch, {}
     for name, (embed, rest) in TARGETS.items():
         target = scaled(arch, embed, rest)
         rows = {method: {'plain': [], 'compensated': []} for method in METHODS}
-        for seed in seeds:
-            images = proxy_set(cfg, compensate_per_class, seed)
+        for seed, by_method in scores.items():
+            images = proxy_set(cfg, per_class, seed)
             for method in METHODS:
-                plan = plan_for_target(arch, target, scores[seed][method])
+                plan = plan_for_target(arch, target, by_method[method])
                 pruned = build_net(target, slice_state(state, plan))
                 rows[method]['plain'].append(judge(net, pruned, held_out))
                 compensate(net, pruned, plan, images, ridge)
                 rows[method]['compensated'].append(judge(net, pruned, held_out))
             logger.info('%s, seed %d judged', name, seed)
-        results['one-shot'][name] = rows
-    results['peak_memory_bytes'] = process_peak('cpu')
-    return results
+        found[name] = rows
+    return found
 
 
 def scaled(arch: ArchSpec, embed: float, rest: float) -> ArchSpec:

@@ -10,7 +10,7 @@ class KeptChannelError:
 
     0 for equal channels, 1 for a pruned net of zeros; no upper bound. Unlike the other measures it is tied to the
     channels' identity: fine-tuning may leave it large while the representation is as good. Stage outputs are compared
-    behind their norm, which runs over fewer channels in the pruned net, so even a lossless cut leaves an error.
+    after their norm, which runs over fewer channels in the pruned net, so even a lossless cut leaves an error.
 
     Args:
         kept: channels of the dense stage that the pruned one has, in order: sorted, unique, int64.

@@ -105,7 +105,7 @@ class DetectorRuns:
         if path.name != PREDICTIONS or not path.resolve().is_relative_to(self.folder.resolve()):
             raise ValueError(
                 f'{str(self.folder / DETECTORS.name)!r}: runs.predictions = {name!r}: must be a {PREDICTIONS} in that '
-                f'folder; run {DETECTORS.tool} again, which judges anew what an older version has judged.'
+                f'folder; run {DETECTORS.tool} again, which judges again what an older version has judged.'
             )
         return existing(path, DETECTORS.tool)
 
