@@ -23,7 +23,7 @@ ALLOWED = {
     'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry'},
     'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry'} | {'runner', 'launch', 'cli'},
     'compare': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'openmmlab'}
-    | {'runner', 'cli', 'stopwatch'},
+    | {'runner', 'cli', 'stopwatch', 'table'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'workflow', 'registry', 'cli', 'stopwatch'},
     'export': {'arch', 'checkpoints', 'models', 'registry', 'stopwatch'},
     'doctor': {'arch', 'checkpoints', 'models', 'optim', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
@@ -32,6 +32,7 @@ ALLOWED = {
     'registry': {'arch'},
     'openmmlab': set(),
     'stopwatch': set(),
+    'table': set(),
     'cli': set(),
     'runner': {'data', 'optim', 'registry', 'launch', 'openmmlab'},
 }

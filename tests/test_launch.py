@@ -1,65 +1,43 @@
-"""The words that a report gives to be said again."""
+"""The place of a process in its job, and the command that a report gives."""
 
 from __future__ import annotations
 
-import shlex
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from upvit_mm.launch import command_line, place_in_job
 
+ROOT = Path(__file__).parents[1]
 TORCHRUN = {'RANK': '1', 'WORLD_SIZE': '8', 'LOCAL_RANK': '1'}
 SLURM = {'SLURM_PROCID': '0', 'SLURM_NTASKS': '16', 'SLURM_LOCALID': '0'}
-SLURM |= {'SLURM_JOB_PARTITION': 'gpu', 'SLURM_JOB_NAME': 'up b0'}
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """``said(words, launcher, environment)``: what a tool that was started so records."""
-
-    def say(words: str, launcher: str, environment: dict[str, str]) -> str:
-        monkeypatch.setattr('sys.argv', shlex.split(words))
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        return command_line(launcher)
-
-    return say
+def test_command_line(monkeypatch):
+    monkeypatch.delenv('UPVIT_MM_COMMAND', raising=False)
+    monkeypatch.setattr('sys.argv', ['tools/prune.py', 'c.py', 'a b.pth'])
+    assert command_line() == "python tools/prune.py c.py 'a b.pth'"
+    monkeypatch.setenv('UPVIT_MM_COMMAND', 'tools/dist_prune.sh c.py w.pth 8')
+    assert command_line() == 'tools/dist_prune.sh c.py w.pth 8'
 
 
 @pytest.mark.parametrize(
-    ('words', 'launcher', 'environment', 'again'),
+    ('given', 'said'),
     [
-        ('tools/prune.py c.py w.pth', 'none', {}, 'python tools/prune.py c.py w.pth'),
-        (
-            '/opt/upvit_mm/tools/compare.py c.py --launcher pytorch --work-dir "a b"',
-            'pytorch',
-            TORCHRUN,
-            "tools/dist_compare.sh c.py 8 --work-dir 'a b'",
-        ),
-        (
-            '/opt/upvit_mm/tools/compare.py c.py --work-dir out --launcher slurm --seeds 0',
-            'slurm',
-            SLURM,
-            "GPUS=16 tools/slurm_compare.sh gpu 'up b0' c.py out --seeds 0",
-        ),
-        (
-            'compare.py c.py --launcher pytorch',
-            'pytorch',
-            TORCHRUN | {'LOCAL_WORLD_SIZE': '4'},
-            'NNODES=2 tools/dist_compare.sh c.py 4',
-        ),
-        (
-            'compare.py c.py --work-dir out --launcher slurm',
-            'slurm',
-            SLURM | {'SLURM_NTASKS_PER_NODE': '4'},
-            "GPUS=16 GPUS_PER_NODE=4 tools/slurm_compare.sh gpu 'up b0' c.py out",
-        ),
-        ('compare.py c.py --launcher=slurm', 'slurm', SLURM, 'python compare.py c.py --launcher=slurm'),  # by hand
-        ('compare.py c.py --launcher mpi', 'mpi', {}, 'python compare.py c.py --launcher mpi'),
+        ({}, '{script} c.py 2 --work-dir a\\ b'),
+        ({'NNODES': '2', 'GPUS': '', 'PORT': '1'}, 'NNODES=2 {script} c.py 2 --work-dir a\\ b'),
+        ({'GPUS': '16', 'GPUS_PER_NODE': '4'}, 'GPUS=16 GPUS_PER_NODE=4 {script} c.py 2 --work-dir a\\ b'),
     ],
 )
-def test_command_line(said, words, launcher, environment, again):
-    assert said(words, launcher, environment) == again
+def test_scripts_pass_on_the_command_as_it_was_given(given, said, tmp_path):
+    script = tmp_path / 'dist_it.sh'
+    script.write_text(f'set -euo pipefail\n. {ROOT / "tools/launchers.sh"}\necho "$UPVIT_MM_COMMAND"\n')
+    environment = {name: value for name, value in os.environ.items() if name not in ('NNODES', 'GPUS', 'GPUS_PER_NODE')}
+    words = ['bash', str(script), 'c.py', '2', '--work-dir', 'a b']
+    done = subprocess.run(words, env=environment | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said.format(script=script)
 
 
 def test_place_in_job(monkeypatch):

@@ -23,6 +23,29 @@ from upvit_mm.launch import command_line
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
+    costs = add_complexity(commands)
+    speed, rivals = add_latency(commands), add_backbone(commands)
+    for command, repeats in ((speed, 15), (rivals, 7)):
+        command.add_argument('--repeats', type=int, default=repeats, help='timed runs of each network')
+        command.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+        command.add_argument('--amp', action='store_true', help='autocast')
+    pruning = add_pruning(commands)
+    large = commands.add_parser('large-pruning', help='fisher against exact scores on a large network, random weights')
+    large.add_argument('--arch', default='deit-small', help='stock name or arch.json')
+    large.add_argument('--images', type=int, default=4, help='in the batch')
+    annotations = commands.add_parser(
+        'annotations', help='the check of an annotation file, by default of the size of COCO'
+    )
+    annotations.add_argument('--images', type=int, default=118_287, help='pictures that it lists')
+    annotations.add_argument('--objects', type=int, default=860_001, help='objects that it lists')
+    for command in (speed, rivals, pruning, large):
+        command.add_argument('--threads', type=int, default=torch.get_num_threads(), help='CPU threads')
+    for command in (costs, speed, rivals, pruning, large, annotations):
+        command.add_argument('--save', help='write the figures to this .json file')
+    return parser.parse_args()
+
+
+def add_complexity(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     costs = commands.add_parser('complexity', help='multiply-accumulates and parameters, module by module')
     network = costs.add_mutually_exclusive_group(required=True)
     network.add_argument('--arch', help='stock name or arch.json')
@@ -32,6 +55,10 @@ def parse_args() -> argparse.Namespace:
     costs.add_argument(
         '--depth', type=int, choices=range(5), default=3, help='1 stages, 2 blocks, 3 parts of blocks, 4 modules'
     )
+    return costs
+
+
+def add_latency(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     speed = commands.add_parser('latency', help='latency and throughput, networks side by side')
     network = speed.add_mutually_exclusive_group(required=True)
     network.add_argument('--arch', nargs='+', help='backbones: stock names or arch.json, random weights')
@@ -47,16 +74,20 @@ def parse_args() -> argparse.Namespace:
     speed.add_argument('--channels-last', action='store_true', help='memory format of the images')
     speed.add_argument('--compile', action='store_true', help='with torch.compile')
     speed.add_argument('--against', help='file that an earlier run has saved, with the same settings')
+    return speed
+
+
+def add_backbone(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     rivals = commands.add_parser('backbone', help='our backbone against others, same weights')
     rivals.add_argument('--arch', default='pvtv2-b0', help='stock name or arch.json')
     rivals.add_argument('--size', default='800x1344', help='HEIGHTxWIDTH of the forward pass')
     rivals.add_argument('--train-size', default='512x512', help='HEIGHTxWIDTH of the training step')
     rivals.add_argument('--against', nargs='*', help='of timm, mmdet (default: all that have it)')
     rivals.add_argument('--batch', type=int, default=1, help='images a step')
-    for command, repeats in ((speed, 15), (rivals, 7)):
-        command.add_argument('--repeats', type=int, default=repeats, help='timed runs of each network')
-        command.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-        command.add_argument('--amp', action='store_true', help='autocast')
+    return rivals
+
+
+def add_pruning(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     pruning = commands.add_parser('pruning', help='speed, agreement and worth of the scores of a trained classifier')
     pruning.add_argument('config', help='its mmpretrain config')
     pruning.add_argument('checkpoint', help='its weights')
@@ -65,19 +96,7 @@ def parse_args() -> argparse.Namespace:
     pruning.add_argument('--compensate-per-class', type=int, default=40, help='images of every class to compensate on')
     pruning.add_argument('--ridge', type=float, default=1e-2, help='of the compensation')
     pruning.add_argument('--eval-images', type=int, default=1000, help='held-out images that judge')
-    large = commands.add_parser('large-pruning', help='fisher against exact scores on a large network, random weights')
-    large.add_argument('--arch', default='deit-small', help='stock name or arch.json')
-    large.add_argument('--images', type=int, default=4, help='in the batch')
-    annotations = commands.add_parser(
-        'annotations', help='the check of an annotation file, by default of the size of COCO'
-    )
-    annotations.add_argument('--images', type=int, default=118_287, help='pictures that it lists')
-    annotations.add_argument('--objects', type=int, default=860_001, help='objects that it lists')
-    for command in (speed, rivals, pruning, large):
-        command.add_argument('--threads', type=int, default=torch.get_num_threads(), help='CPU threads')
-    for command in (costs, speed, rivals, pruning, large, annotations):
-        command.add_argument('--save', help='write the figures to this .json file')
-    return parser.parse_args()
+    return pruning
 
 
 def main() -> None:
@@ -105,7 +124,7 @@ def run_complexity(args: argparse.Namespace, console: Console) -> dict:
 
 def run_latency(args: argparse.Namespace, console: Console) -> dict:
     sizes = [parse_size(text) for text in args.sizes]
-    settings = latency.Settings(
+    settings = latency.LatencySettings(
         sizes, args.batch, args.device, args.amp, args.channels_last, args.compile, args.threads
     )
     networks = latency.backbones(args.arch) if args.arch else latency.detectors(args.config)

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from upvit_mm.arch.size import parse_size
-from upvit_mm.cli import check_device, one_line_errors, table_of
+from upvit_mm.cli import check_device, default_device, one_line_errors, table_of
 from upvit_mm.compare.token_figures import draw_queries, draw_stages
-from upvit_mm.compare.token_report import check_thresholds, stage_rows, write_comparison
+from upvit_mm.compare.token_report import check_thresholds, write_pair
+from upvit_mm.compare.token_table import stage_table
 from upvit_mm.consistency import compare
 from upvit_mm.data.image_files import find_images
 from upvit_mm.launch import command_line
@@ -43,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--last-stage-only', action='store_true', help='thresholds hold for the last stage alone')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
     parser.add_argument('--seed', type=int, default=0, help='of the choice of images and tokens')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default=default_device())
     parser.add_argument('--threads', type=int, help="CPU threads (default: torch's setting)")
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for the report')
     return parser.parse_args()
@@ -71,10 +72,11 @@ def main() -> None:
     largest = max(sizes, key=math.prod)
     figures = {'stages.png': draw_stages(results)}
     figures['queries.png'] = draw_queries({'dense': dense, 'pruned': pruned}, images, largest, args.pictures)
-    write_comparison(args.work_dir, content, figures)
+    write_pair(args.work_dir, content, figures)
     console = Console()
     for size, stages in results.items():
-        console.print(table_of(size, *stage_rows(stages)))
+        table = stage_table(stages)
+        console.print(table_of(size, table.columns, table.texts()))
     console.print(f'{args.work_dir}: consistency.md, .json, stages.png, queries.png', highlight=False, soft_wrap=True)
     check_thresholds(results, args.fail_under, args.last_stage_only)
 

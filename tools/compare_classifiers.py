@@ -6,11 +6,10 @@ Everything that is finished is reused, and what was cut off goes on, when the co
 import argparse
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from upvit_mm.cli import one_line_errors
-from upvit_mm.compare.classifiers import ROWS, Comparison, Options
+from upvit_mm.cli import default_device, one_line_errors
+from upvit_mm.compare.classifiers import WAYS, ClassifierOptions, Comparison
 from upvit_mm.launch import command_line
 from upvit_mm.runner import OptionsAction, load_config
 from upvit_mm.workflow.finetune import Lesson
@@ -54,7 +53,7 @@ def parse_args() -> argparse.Namespace:
         help = f'weight of the {what}; 0 = without (default: {default:g})'
         parser.add_argument(f'--{name}-weight', type=float, default=default, help=help)
     parser.add_argument('--temperature', type=float, default=LESSON.temperature, help='of the soft KL')
-    rows = [row.key for row in ROWS]
+    rows = [way.key for way in WAYS]
     parser.add_argument(
         '--rows', nargs='+', choices=rows, help='which trainings (default: all; vanilla-long only with --dense-epochs)'
     )
@@ -70,9 +69,8 @@ def main() -> None:
     cfg = load_config(args)
     lesson = Lesson(args.soft_weight, args.feature_weight, args.token_weight, args.temperature)
     names = ('epochs', 'seeds', 'train_images', 'dense_epochs', 'lr', 'finetune_lr', 'rows', 'jobs')
-    options = Options(lesson=lesson, **{name: getattr(args, name) for name in names})
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    cfg.prune = dict(compensate=True, device=device) | dict(cfg.get('prune') or {}) | args.prune_options
+    options = ClassifierOptions(lesson=lesson, **{name: getattr(args, name) for name in names})
+    cfg.prune = dict(compensate=True, device=default_device()) | dict(cfg.get('prune') or {}) | args.prune_options
     given = {'target': args.target, 'widths': args.widths, 'budget': args.budget}
     goal, settings = goal_and_settings(cfg, given)
     comparison = Comparison(cfg, args.checkpoint, goal, settings, options, args.work_dir, console.print)

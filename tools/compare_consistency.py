@@ -1,15 +1,14 @@
-"""Networks beside one another: how consistent are their tokens with those of the dense one, and does it foretell AP?"""
+"""Networks beside one another: how consistent are their tokens with those of the dense one, and does it predict AP?"""
 
 import argparse
 from pathlib import Path
 from statistics import fmean
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from upvit_mm.arch.size import parse_size, size_text
-from upvit_mm.cli import check_device, one_line_errors
+from upvit_mm.cli import check_device, default_device, one_line_errors
 from upvit_mm.compare.contestants import Contestant
 from upvit_mm.compare.kept_tokens import FILLS
 from upvit_mm.compare.seeds import mean_over_seeds
@@ -42,12 +41,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--detectors',
         help='detectors.json of tools/compare_detectors.py with backbones of these names: how well does each measure, '
-        'at the last of --sizes, foretell AP?',
+        'at the last of --sizes, predict AP?',
     )
     parser.add_argument('--ap', default='bbox_mAP', help='which AP (default: bbox_mAP)')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
     parser.add_argument('--seed', type=int, default=0, help='of the choice of images and tokens')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default=default_device())
     parser.add_argument('--work-dir', required=True, help='folder for the report')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     args = parser.parse_args()

@@ -12,11 +12,11 @@ from rich.console import Console
 from upvit_mm.arch.size import parse_size
 from upvit_mm.cli import one_line_errors
 from upvit_mm.compare.contestants import Contestant
-from upvit_mm.compare.detectors import DetectorComparison, Options
+from upvit_mm.compare.detectors import DetectorComparison, DetectorOptions
 from upvit_mm.launch import command_line
 from upvit_mm.runner import LAUNCHERS, OptionsAction, end_together, load_config, set_training_options
 
-OPTIONS = Options()
+OPTIONS = DetectorOptions()
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,10 +63,10 @@ def main() -> None:
     cfg = load_config(args)
     set_training_options(cfg, args.amp, args.auto_scale_lr, resume=None)
     size = None if args.size is None else parse_size(args.size)
-    options = Options(seeds, args.epochs, args.baseline, size, args.jobs, args.batch, args.repeats)
+    options = DetectorOptions(seeds, args.epochs, args.baseline, size, args.jobs, args.batch, args.repeats)
     contestants = [Contestant.parse(text) for text in args.backbones]
     comparison = DetectorComparison(cfg, contestants, options, Path(args.work_dir), console.print)
-    if comparison.run(command=command_line(args.launcher)):
+    if comparison.run(command=command_line()):
         console.print((Path(args.work_dir) / 'detectors.md').read_text(encoding='utf-8'))
     end_together()
 

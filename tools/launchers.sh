@@ -2,6 +2,14 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
+# the command as it was given, which the tools write into their reports
+UPVIT_MM_COMMAND=
+for name in NNODES GPUS GPUS_PER_NODE; do
+  if [ -n "${!name:-}" ]; then UPVIT_MM_COMMAND+="$name=${!name} "; fi
+done
+UPVIT_MM_COMMAND+=$(printf '%q ' "$0" "$@")
+export UPVIT_MM_COMMAND=${UPVIT_MM_COMMAND% }
+
 # run_dist GPUS TOOL [words of the tool]: torchrun; environment: NNODES, NODE_RANK, MASTER_ADDR, PORT
 run_dist() {
   if ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then

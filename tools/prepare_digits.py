@@ -7,7 +7,7 @@ from rich.progress import track
 
 from upvit_mm.cli import one_line_errors
 from upvit_mm.compare.pictures import save_ground_truth_sheet
-from upvit_mm.data.prepare import LAYOUTS, prepare_digits
+from upvit_mm.data.prepare import SCENE_KINDS, prepare_digits
 
 
 def parse_args() -> argparse.Namespace:
@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument(
         '--layout',
-        choices=tuple(LAYOUTS),
+        choices=tuple(SCENE_KINDS),
         default='digits',
         help='coco: folders, files and category names of COCO, so that configs for COCO run as they are',
     )

@@ -23,13 +23,20 @@ def table_of(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -
     return table
 
 
+def default_device() -> str:
+    """``'cuda'`` where torch sees a GPU, else ``'cpu'``."""
+    import torch  # the doctor uses this module where torch does not import
+
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
 def check_device(device: str) -> None:
     """Refuse a GPU that is not there.
 
     Raises:
         ValueError: torch sees none.
     """
-    import torch  # the doctor uses this module where torch does not import
+    import torch
 
     if device == 'cuda' and not torch.cuda.is_available():
         raise ValueError(f'device = {device!r}: torch {torch.__version__} sees no GPU on this machine; take cpu.')

@@ -1,4 +1,4 @@
-"""How this process was started: its place among others, and the words that start it again."""
+"""How this process was started: its place among others, and the command that started it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 VARIABLES = {  # number of this process, of all, and of this one on its machine
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
@@ -55,22 +54,6 @@ def _output_of(*command: str) -> str:
         return ''
 
 
-def command_line(launcher: str = 'none') -> str:
-    """The words that start this tool again; those of the script in ``tools/`` where one has started it.
-
-    Args:
-        launcher: that this process was told of.
-    """
-    tool, words = Path(sys.argv[0]).stem, sys.argv[1:]
-    if launcher == 'pytorch' and words[1:3] == ['--launcher', launcher]:
-        _, size, _ = place_in_job(launcher)
-        here = int(os.environ.get('LOCAL_WORLD_SIZE', size))
-        nodes = f'NNODES={size // here} ' if size > here else ''
-        return nodes + shlex.join([f'tools/dist_{tool}.sh', words[0], str(here), *words[3:]])
-    if launcher == 'slurm' and words[1:2] + words[3:5] == ['--work-dir', '--launcher', launcher]:
-        _, size, _ = place_in_job(launcher)
-        job = [os.environ.get(f'SLURM_JOB_{name}', name) for name in ('PARTITION', 'NAME')]
-        per_node = os.environ.get('SLURM_NTASKS_PER_NODE')
-        nodes = f'GPUS_PER_NODE={per_node} ' if per_node else ''
-        return f'GPUS={size} {nodes}' + shlex.join([f'tools/slurm_{tool}.sh', *job, words[0], words[2], *words[5:]])
-    return shlex.join(['python', *sys.argv])
+def command_line() -> str:
+    """The command as it was given: to the script in ``tools/`` that started this process, or to the tool itself."""
+    return os.environ.get('UPVIT_MM_COMMAND') or shlex.join(['python', *sys.argv])

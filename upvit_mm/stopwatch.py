@@ -1,13 +1,16 @@
-"""Time and peak memory of networks, side by side."""
+"""One way to time, to measure memory, and to say on which machine."""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,26 +68,58 @@ def training_step(model: nn.Module, x: Tensor, amp: bool = False) -> None:
 def time_alternating(
     models: Mapping[str, Net], step: Callable[[Net, Tensor], object], x: Tensor, repeats: int
 ) -> dict[str, Timing]:
-    """Run the networks in turn, so that a disturbance of the machine meets all of them alike.
+    """``time_in_turn`` of one step of each network on the same images.
 
     Args:
         models: networks by name.
         step: ``forward_step``, ``training_step``, or what else runs such a network.
         x: ``(B, 3, h, w)``.
-        repeats: timed runs of each, at least 2; two more in front are not timed.
+        repeats: timed runs of each, at least 2.
+
+    Raises:
+        ValueError: see ``check_repeats``.
+    """
+    return time_in_turn({name: partial(step, model, x) for name, model in models.items()}, repeats)
+
+
+def time_in_turn(work: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Do several things in turn, so that a disturbance of the machine meets all of them alike.
+
+    Args:
+        work: by name.
+        repeats: timed runs of each, at least 2; two more before them are not timed.
 
     Raises:
         ValueError: see ``check_repeats``.
     """
     check_repeats(repeats)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+    taken: dict[str, list[float]] = {name: [] for name in work}
     for round_ in range(-WARM_UP, repeats):
-        order = list(models.items())
-        for name, model in order if round_ % 2 else reversed(order):
-            elapsed = _timed(step, model, x)
+        order = list(work.items())
+        for name, act in order if round_ % 2 else reversed(order):
+            elapsed = seconds(act)
             if round_ >= 0:
-                seconds[name].append(elapsed)
-    return {name: Timing.of(values) for name, values in seconds.items()}
+                taken[name].append(elapsed)
+    return {name: Timing.of(values) for name, values in taken.items()}
+
+
+def now() -> float:
+    """Seconds on the clock, when the GPU has done all that was asked of it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float] = now) -> float:
+    """How long something takes once.
+
+    Args:
+        work: what is timed.
+        clock: another one counts other seconds, as ``time.process_time`` those of the processor.
+    """
+    start = clock()
+    work()
+    return clock() - start
 
 
 def check_repeats(repeats: int) -> None:
@@ -97,24 +132,11 @@ def check_repeats(repeats: int) -> None:
         raise ValueError(f'repeats = {repeats}: at least 2 are needed for a median with spread.')
 
 
-def _timed(step: Callable[[Net, Tensor], object], model: Net, x: Tensor) -> float:
-    _synchronise(x)
-    start = time.perf_counter()
-    step(model, x)
-    _synchronise(x)
-    return time.perf_counter() - start
-
-
-def _synchronise(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-
-
 def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: Tensor) -> int:
     """Bytes that one step needs at its peak beyond what was held before it.
 
-    On a CPU this is the growth of the process's resident memory, so it needs a fresh process: memory that an earlier
-    step has left in the allocator would hide it.
+    On a CPU this is the growth of the process's resident memory, so it needs ``in_fresh_process``: memory that an
+    earlier step has left in the allocator would hide it.
 
     Raises:
         OSError: on a CPU without Linux's ``/proc``.
@@ -129,6 +151,20 @@ def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: 
     before = _resident('VmRSS')
     step(model, x)
     return _resident('VmHWM') - before
+
+
+def in_fresh_process(work: Callable[..., int], *arguments: object) -> int:
+    """What a function of a module gives in a process of its own, with as many threads as this one."""
+    threads = (torch.get_num_threads(),)
+    with multiprocessing.get_context('spawn').Pool(1, initializer=torch.set_num_threads, initargs=threads) as pool:
+        return pool.apply(work, arguments)
+
+
+def process_peak(device: str) -> int:
+    """Bytes that this process has held at most, on its GPU or on the host."""
+    if device.startswith('cuda'):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 def _resident(field: str) -> int:

@@ -12,7 +12,6 @@ from upvit_mm.data.coco import USES, examine
 
 def test_what_is_measured(monkeypatch, tmp_path):
     results = measure_annotations(images=5, objects=40)
-    assert results['ratio'] == results['first'] / results['json']
     monkeypatch.setenv('UPVIT_MM_CACHE', str(tmp_path))
     path = tmp_path / 'a.json'
     path.write_text(''.join(_pieces(5, 40, np.random.default_rng(0))))

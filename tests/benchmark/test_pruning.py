@@ -14,7 +14,6 @@ from upvit_mm.benchmark.pruning import (
     benchmark_pruning,
     kl_by_rebuilding,
     scaled,
-    spearman,
     time_all_channels,
     time_candidates,
     time_large_network,
@@ -52,10 +51,7 @@ def test_the_rebuilt_network_scores_as_ours_does(net, state, batch):
 def test_every_dim_is_timed(net, state, batch):
     rows = time_candidates(net, state, batch, repeats=1)
     assert set(rows['by dim']) == set(prunable_dims(net.backbone.arch))
-    assert all(row['ratio'] == row['authors'] / row['ours'] > 0 for row in rows['by dim'].values())
-    every = time_all_channels(net, batch)
-    assert every['ratio'] == every['kl'] / every['fisher'] > 1
-    assert every['images'] == 3
+    assert time_all_channels(net, batch)['images'] == 3
 
 
 def test_large_network_extrapolates_by_size(tmp_path, stock_arch, monkeypatch):
@@ -65,7 +61,6 @@ def test_large_network_extrapolates_by_size(tmp_path, stock_arch, monkeypatch):
     results = time_large_network(str(tmp_path / 'arch.json'), images=2, classes=7)
     assert results['channels'] == sum(dim.size for dim in prunable_dims(arch).values())
     assert results['timed candidates'] == 5 * len(prunable_dims(arch))
-    assert results['ratio'] == results['kl'] / results['fisher']
 
 
 @pytest.mark.parametrize('kind', ['name', 'path', 'mapping'])
@@ -88,12 +83,9 @@ def test_a_config_may_name_its_arch(kind, tmp_path, monkeypatch):
     assert built == [spec]
 
 
-def test_spearman_and_agreement():
+def test_agreement():
     a = torch.tensor([0.1, 5.0, 2.0, 9.0])
-    assert spearman(a, a.exp()) == pytest.approx(1)
-    assert spearman(a, -a) == pytest.approx(-1)
     swapped = torch.tensor([0.1, 2.0, 5.0, 9.0])  # two neighbours: 1 - 6 * 2 / (4 * 15)
-    assert spearman(a, swapped) == pytest.approx(0.8)
     result = agreement({'x': a, 'y': a, 'z': a}, {'x': a, 'y': swapped, 'z': -a})
     assert result['median'] == pytest.approx(0.8)
     assert (result['worst dim'], result['worst']) == ('z', pytest.approx(-1))

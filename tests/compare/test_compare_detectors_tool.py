@@ -43,7 +43,7 @@ def test_two_processes_go_through_the_trainings_together(run, detector_config, a
     assert output.count('2 trainings, 0 of them finished before') == 1  # the first process alone speaks
     content = json.loads((tmp_path / 'out/detectors.json').read_text())
     assert content['processes'] == 2
-    assert content['command'].startswith('tools/dist_compare_detectors.sh retinanet.py 2 --backbones')
+    assert content['command'].startswith(f'{ROOT}/tools/dist_compare_detectors.sh retinanet.py 2 --backbones')
     assert [row['name'] for row in content['rows']] == ['up', 'dense']
     for row in content['rows']:
         folder = tmp_path / 'out' / row['name'] / 'seed0'

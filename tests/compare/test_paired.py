@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from upvit_mm.compare.paired import difference_text, how_differences, paired_difference
+from upvit_mm.compare.cells import Difference
+from upvit_mm.compare.paired import how_differences, paired_difference
 
 NAN = float('nan')
 
@@ -38,9 +39,9 @@ def test_numbers():
     ],
 )
 def test_text(differences, text):
-    assert difference_text(paired_difference(differences, [0] * len(differences)), 1) == text
+    assert Difference.of(paired_difference(differences, [0] * len(differences)), 1).markdown() == text
     shares = [None if d is None else d / 100 for d in differences]
-    assert difference_text(paired_difference(shares, [0] * len(shares)), 1, 100) == text
+    assert Difference.of(paired_difference(shares, [0] * len(shares)), 1, 100).markdown() == text
 
 
 def test_what_is_unknown_stays_unknown():

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from upvit_mm.compare.token_dropping import drop_tokens
 from upvit_mm.compare.token_figures import draw_contrast, draw_queries, draw_stages
-from upvit_mm.compare.token_report import check_thresholds, write_comparison, write_contrast
+from upvit_mm.compare.token_report import check_thresholds, write_contrast, write_pair
 from upvit_mm.consistency import compare, contrast
 
 NAN = float('nan')
@@ -49,7 +49,7 @@ def test_comparison_files(pair, images, tmp_path):
         'stages.png': draw_stages(results),
         'queries.png': draw_queries({'dense': pair.dense, 'pruned': pair.pruned}, images, (64, 96), 2),
     }
-    write_comparison(tmp_path, content, figures)
+    write_pair(tmp_path, content, figures)
     written = json.loads((tmp_path / 'consistency.json').read_text())
     label = next(iter(results['64x96']))
     assert written['results']['64x96'][label]['r2'] is None

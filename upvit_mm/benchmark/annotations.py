@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,6 +13,7 @@ from unittest.mock import patch
 import numpy as np
 
 from upvit_mm.data.coco import USES, examine
+from upvit_mm.stopwatch import seconds
 
 CATEGORIES = 80
 POINTS = (12, 27)  # of a polygon, so that 860,000 objects take about as many bytes as those of COCO
@@ -35,16 +36,11 @@ def measure_annotations(images: int, objects: int, seed: int = 0) -> dict[str, A
         path = Path(folder, 'instances.json')
         with path.open('w', encoding='utf-8') as file:
             file.writelines(_pieces(images, objects, np.random.default_rng(seed)))
-        times = {name: _seconds(lambda: examine(path).check(USES)) for name in ('first', 'second')}
-        times['json'] = _seconds(lambda: json.loads(path.read_bytes()))
+        # one thread works, so the processor's time is what a clock shows on a quiet machine
+        times = {name: seconds(lambda: examine(path).check(USES), time.process_time) for name in ('first', 'second')}
+        times['json'] = seconds(lambda: json.loads(path.read_bytes()), time.process_time)
         size = path.stat().st_size
     return {'images': images, 'objects': objects, 'bytes': size, **times, 'ratio': times['first'] / times['json']}
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()  # one thread works, so it is what a clock shows on a quiet machine
-    work()
-    return time.process_time() - start
 
 
 def _pieces(images: int, objects: int, rng: np.random.Generator) -> Iterator[str]:

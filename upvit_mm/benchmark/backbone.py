@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from upvit_mm.stopwatch import (
     Timing,
     device_name,
     forward_step,
+    in_fresh_process,
     noise,
     peak_memory,
     time_alternating,
@@ -78,7 +78,7 @@ def compare_backbones(
         ours = timings['ours'].median
         results[kind] = {'size': list(size)}
         for name, timing in timings.items():
-            peak = _peak_in_fresh_process(arch, name, kind, size, batch, device, amp)
+            peak = in_fresh_process(_peak, arch, name, kind, size, batch, device, amp)
             results[kind][name] = {
                 'seconds': timing.to_dict(),
                 'ratio': ours / timing.median,
@@ -117,14 +117,7 @@ def _check_agreement(models: dict[str, nn.Module], x: torch.Tensor) -> None:
             assert difference < TOLERANCE, f'{name} computes other maps than ours: {difference:.1e}'
 
 
-def _peak_in_fresh_process(arch, name, kind, size, batch, device, amp) -> int:
-    context = multiprocessing.get_context('spawn')
-    with context.Pool(1) as pool:
-        return pool.apply(_peak, (arch, name, kind, size, batch, device, amp, torch.get_num_threads()))
-
-
-def _peak(arch, name, kind, size, batch, device, amp, threads) -> int:
-    torch.set_num_threads(threads)
+def _peak(arch: ArchSpec, name: str, kind: str, size: tuple[int, int], batch: int, device: str, amp: bool) -> int:
     model = _build(arch, [] if name == 'ours' else [name], device)[name]
     step = partial(STEPS[kind], amp=amp)
     step(model, noise(batch, (64, 64), device))  # libraries load and allocate on first use

@@ -28,7 +28,7 @@ Networks = dict[str, dict[str, nn.Module]]  # by what is run of them, by name
 
 
 @dataclass(frozen=True)
-class Settings:
+class LatencySettings:
     """What decides a latency besides network and machine.
 
     Attributes:
@@ -134,7 +134,7 @@ class Features(nn.Module):
 
 
 def measure_latency(
-    networks: Networks, settings: Settings, repeats: int, against: str | Path | None = None
+    networks: Networks, settings: LatencySettings, repeats: int, against: str | Path | None = None
 ) -> dict[str, Any]:
     """Time networks in turn on the same random images, for every size and batch.
 
@@ -205,7 +205,7 @@ def earlier_medians(path: str | Path, record: Mapping[str, Any], networks: Netwo
     if other:
         raise ValueError(
             f'against = {str(path)!r}: was measured differently: {", ".join(other)}. Times can be compared only on one '
-            'machine with the same settings; measure it anew.'
+            'machine with the same settings; measure it again.'
         )
     wanted = {(part, name) for part, models in networks.items() for name in models}
     if wanted.isdisjoint((part, name) for part, *_, name in medians):

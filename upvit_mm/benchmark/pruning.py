@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import platform
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from scipy.stats import spearmanr
 
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import load_classifier
@@ -23,7 +22,8 @@ from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.importance import Batch, Scores, fisher_scores, kl_scores, kl_sums, log_posteriors
 from upvit_mm.pruning.methods import METHODS, scores_by
 from upvit_mm.pruning.posterior import PosteriorNet
-from upvit_mm.workflow.posteriors import build_net, judge, peak_memory
+from upvit_mm.stopwatch import device_name, process_peak, seconds
+from upvit_mm.workflow.posteriors import build_net, judge
 from upvit_mm.workflow.prune_settings import PruneSettings
 
 logger = logging.getLogger('upvit_mm')
@@ -72,7 +72,7 @@ def benchmark_pruning(
             'ridge': ridge,
             'seeds': list(seeds),
             'threads': torch.get_num_threads(),
-            'machine': platform.machine(),
+            'machine': device_name('cpu'),
             'torch': torch.__version__,
         },
         'candidate': time_candidates(net, state, batch),
@@ -87,7 +87,7 @@ def benchmark_pruning(
         name: one_shot(net, state, scaled(arch, *shares), scores, images, held_out, ridge)
         for name, shares in TARGETS.items()
     }
-    results['peak_memory_bytes'] = peak_memory('cpu')
+    results['peak_memory_bytes'] = process_peak('cpu')
     return results
 
 
@@ -216,21 +216,9 @@ def score_by_every_method(net: PosteriorNet, state: dict, proxy: ImageSet, seed:
 
 def agreement(exact: Scores, estimate: Scores) -> dict[str, Any]:
     """Spearman's rank correlation of two scorings, by dim."""
-    by_dim = {name: spearman(exact[name], estimate[name]) for name in exact}
+    by_dim = {name: float(spearmanr(exact[name], estimate[name]).statistic) for name in exact}
     worst = min(by_dim, key=by_dim.get)
     return {'by dim': by_dim, 'median': statistics.median(by_dim.values()), 'worst': by_dim[worst], 'worst dim': worst}
-
-
-def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Rank correlation in [-1, 1]; scores of real images have no ties."""
-    ranks = torch.stack([a.argsort().argsort(), b.argsort().argsort()]).double()
-    return torch.corrcoef(ranks)[0, 1].item()
-
-
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import load_classifier, local_file
 from upvit_mm.cli import check_device
-from upvit_mm.compare.classifier_report import write_comparison
+from upvit_mm.compare.classifier_report import write_classifiers
 from upvit_mm.compare.paired import paired_difference
 from upvit_mm.compare.step_times import step_times
 from upvit_mm.data.identity import run_identity
@@ -33,7 +33,7 @@ from upvit_mm.workflow.trainings import Training, evaluate, train_all
 
 
 @dataclass(frozen=True)
-class Row:
+class Way:
     """One way to train the target architecture.
 
     Attributes:
@@ -51,19 +51,19 @@ class Row:
     both_trainings: bool = False
 
 
-VANILLA = Row('vanilla', 'vanilla, from scratch', None, False)
-ROWS = (
+VANILLA = Way('vanilla', 'vanilla, from scratch', None, False)
+WAYS = (
     VANILLA,
-    Row('vanilla-distilled', 'vanilla, from scratch, distilled', None, True),
-    Row('sliced-distilled', 'UP, plain slice, distilled', 'plain.pth', True),
-    Row('compensated-distilled', 'UP, compensated, distilled', 'sliced.pth', True),
-    Row('compensated', 'UP, compensated, no teacher', 'sliced.pth', False),
-    Row('vanilla-long', 'vanilla, from scratch, the dense epochs too', None, False, both_trainings=True),
+    Way('vanilla-distilled', 'vanilla, from scratch, distilled', None, True),
+    Way('sliced-distilled', 'UP, plain slice, distilled', 'plain.pth', True),
+    Way('compensated-distilled', 'UP, compensated, distilled', 'sliced.pth', True),
+    Way('compensated', 'UP, compensated, no teacher', 'sliced.pth', False),
+    Way('vanilla-long', 'vanilla, from scratch, the dense epochs too', None, False, both_trainings=True),
 )
 
 
 @dataclass(frozen=True)
-class Options:
+class ClassifierOptions:
     """How to compare.
 
     Attributes:
@@ -74,7 +74,7 @@ class Options:
         lr: of networks from scratch; None = the config's.
         finetune_lr: of pruned networks; None = as ``lr``.
         lesson: what students learn from the dense network.
-        rows: keys of ``ROWS``; None = all that the known epochs allow.
+        rows: keys of ``WAYS``; None = all that the known epochs allow.
         jobs: trainings at a time.
 
     Raises:
@@ -96,7 +96,7 @@ class Options:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f'{name} = {value}: must be above 0.')
-        known = [row.key for row in ROWS]
+        known = [way.key for way in WAYS]
         for name, values in (('seeds', self.seeds), ('rows', known if self.rows is None else self.rows)):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f'{name} = {list(values)}: one or more, each once.')
@@ -128,7 +128,7 @@ class Comparison:
         checkpoint: str | None,
         goal: Goal,
         settings: PruneSettings,
-        options: Options,
+        options: ClassifierOptions,
         work_dir: Path,
         say: Say = print,
     ):
@@ -148,7 +148,7 @@ class Comparison:
         self.lr = options.lr or cfg.optim_wrapper.optimizer.lr
         self.finetune_lr = options.finetune_lr or self.lr
         self.dense_epochs = options.dense_epochs or (None if checkpoint else options.epochs)
-        self.rows = self._rows()
+        self.ways = self._ways()
         self.dense = self.work_dir / 'dense.pth'  # set to the file that is used
 
     def run(self, **notes: Any) -> dict[str, Any]:
@@ -156,14 +156,14 @@ class Comparison:
         dense = self._dense_row()
         pruning = self.work_dir / 'pruning'
         outcome = prune(self.cfg, str(self.dense), self.goal, pruning, self.settings)
-        rows = self.rows
-        for row in rows:
-            self._arch(row, outcome.plan).save_json(self.work_dir / row.key / 'arch.json')
-        runs = {(row.key, seed): self._training(row, seed, outcome.plan) for seed in self.options.seeds for row in rows}
+        ways, seeds = self.ways, self.options.seeds
+        for way in ways:
+            self._arch(way, outcome.plan).save_json(self.work_dir / way.key / 'arch.json')
+        runs = {(way.key, seed): self._training(way, seed, outcome.plan) for seed in seeds for way in ways}
         train_all(list(runs.values()), self.options.jobs, self.say)
-        records = {row.key: {seed: runs[row.key, seed].record() for seed in self.options.seeds} for row in rows}
+        records = {way.key: {seed: runs[way.key, seed].record() for seed in seeds} for way in ways}
         used = {'dense_epochs': self.dense_epochs, 'lr': self.lr, 'finetune_lr': self.finetune_lr}
-        used['rows'] = [row.key for row in rows]
+        used['rows'] = [way.key for way in ways]
         content = {
             **notes,
             'goal': goal_text(self.goal),
@@ -175,20 +175,20 @@ class Comparison:
             'one_shot': outcome.held_out,
             'target': self._costs(outcome.plan.target_arch),
             'step_times': self._step_times(outcome.plan),
-            'rows': summarise(rows, records),
+            'rows': rows_of(ways, records),
         }
-        write_comparison(self.work_dir, content)
+        write_classifiers(self.work_dir, content)
         return json.loads((self.work_dir / 'compare.json').read_text(encoding='utf-8'))
 
     # ---------------------------------------------------------------------- parts
 
-    def _rows(self) -> list[Row]:
+    def _ways(self) -> list[Way]:
         if self.options.rows is None:
-            return [row for row in ROWS if self.dense_epochs or not row.both_trainings]
-        rows = [row for row in ROWS if row.key in self.options.rows]
-        if not self.dense_epochs and (longer := [row.key for row in rows if row.both_trainings]):
+            return [way for way in WAYS if self.dense_epochs or not way.both_trainings]
+        ways = [way for way in WAYS if way.key in self.options.rows]
+        if not self.dense_epochs and (longer := [way.key for way in ways if way.both_trainings]):
             raise ValueError(f'rows: {longer[0]} needs dense_epochs, for how long the given checkpoint was trained.')
-        return rows
+        return ways
 
     def _dense_row(self) -> dict[str, Any]:
         o = self.options
@@ -209,28 +209,28 @@ class Comparison:
             ledger.record('dense', inputs, path.name)
         return json.loads(path.read_text(encoding='utf-8'))
 
-    def _arch(self, row: Row, plan: PrunePlan) -> ArchSpec:
-        """What a row trains; one from scratch has the usual scale of logits, a pruned one that of its source."""
-        if row.start is not None:
+    def _arch(self, way: Way, plan: PrunePlan) -> ArchSpec:
+        """What is trained; one from scratch has the usual scale of logits, a pruned one that of its source."""
+        if way.start is not None:
             return plan.target_arch
         return ArchSpec.from_dict({k: v for k, v in plan.target_arch.to_dict().items() if k != 'qk_scales'})
 
-    def _model(self, row: Row, plan: PrunePlan):
-        """A row's model and the files that decide what becomes of it."""
+    def _model(self, way: Way, plan: PrunePlan):
+        """Its model and the files that decide what becomes of it."""
         pruning = self.work_dir / 'pruning'
-        files = [] if row.start is None else [pruning / row.start]
-        plans = [] if row.start is None else [pruning / 'plan.json']
-        model = classifier(self.cfg, self._arch(row, plan), *files)
-        if row.distilled:
+        files = [] if way.start is None else [pruning / way.start]
+        plans = [] if way.start is None else [pruning / 'plan.json']
+        model = classifier(self.cfg, self._arch(way, plan), *files)
+        if way.distilled:
             model = taught(model, self.cfg, self.dense, self.options.lesson, plans)
             files += [self.dense]
         return model, tuple(files)
 
-    def _training(self, row: Row, seed: int, plan: PrunePlan) -> Training:
-        model, files = self._model(row, plan)
-        epochs = self.options.epochs + (self.dense_epochs if row.both_trainings else 0)
-        cfg = training(self.cfg, model, epochs, seed, self.finetune_lr if row.start else self.lr)
-        return Training(f'{row.title}, seed {seed}', self.work_dir / row.key / f'seed{seed}', cfg, files)
+    def _training(self, way: Way, seed: int, plan: PrunePlan) -> Training:
+        model, files = self._model(way, plan)
+        epochs = self.options.epochs + (self.dense_epochs if way.both_trainings else 0)
+        cfg = training(self.cfg, model, epochs, seed, self.finetune_lr if way.start else self.lr)
+        return Training(f'{way.title}, seed {seed}', self.work_dir / way.key / f'seed{seed}', cfg, files)
 
     def _costs(self, arch: ArchSpec) -> dict[str, int]:
         classes = self.cfg.model.head.num_classes
@@ -239,7 +239,7 @@ class Comparison:
     def _step_times(self, plan: PrunePlan) -> dict[str, float]:
         """Measured once for the same networks: another measurement would change a finished report."""
         ledger, path = Ledger(self.work_dir), self.work_dir / 'step_times.json'
-        models = [self._model(row, plan)[0] for row in ROWS[:2]]
+        models = [self._model(way, plan)[0] for way in WAYS[:2]]
         inputs = fingerprint('step_times', [model.to_dict() for model in models], self.cfg.train_dataloader.batch_size)
         if not ledger.is_current('step_times', inputs):
             write_text_atomically(path, json.dumps(step_times(self.cfg, *models)) + '\n')
@@ -247,31 +247,31 @@ class Comparison:
         return json.loads(path.read_text(encoding='utf-8'))
 
 
-def summarise(rows: Sequence[Row], records: dict[str, dict[int, dict]]) -> list[dict[str, Any]]:
+def rows_of(ways: Sequence[Way], records: dict[str, dict[int, dict]]) -> list[dict[str, Any]]:
     """Mean and spread of each row, its difference to vanilla, paired by seed, and when it reaches vanilla's final mean.
 
     Args:
-        rows: which.
-        records: by key and seed, what ``Training.record`` gives; the same seeds in every row.
+        ways: which were trained.
+        records: by key and seed, what ``Training.record`` gives; the same seeds in every way.
 
     Returns:
         By row, among others, ``mean``, ``std``, and ``mean``, ``interval`` and ``established`` of the
         ``paired_difference`` to vanilla, the first of them as ``over_vanilla``; without vanilla they are None.
     """
     table, vanilla = [], None
-    for row in rows:
-        curves = np.array([record['top1'] for record in records[row.key].values()], dtype=float)
-        timed = [record['seconds_per_step'] for record in records[row.key].values()]
+    for way in ways:
+        curves = np.array([record['top1'] for record in records[way.key].values()], dtype=float)
+        timed = [record['seconds_per_step'] for record in records[way.key].values()]
         known = [seconds for seconds in timed if seconds]  # lost where a run was cut off before it was judged
         final, curve = curves[:, -1], np.nanmean(curves, axis=0)  # an epoch whose accuracy got lost is NaN
-        if row == VANILLA:
+        if way == VANILLA:
             vanilla = final
         reached = [] if vanilla is None else np.flatnonzero(curve >= vanilla.mean())
         over = {} if vanilla is None else paired_difference(final, vanilla)
         table.append(
             {
-                **asdict(row),
-                'top1': dict(zip(map(str, records[row.key]), final.tolist())),
+                **asdict(way),
+                'top1': dict(zip(map(str, records[way.key]), final.tolist())),
                 'epochs': curves.shape[1],
                 'mean': float(final.mean()),
                 'std': float(final.std(ddof=1)) if len(final) > 1 else None,

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-# At least 3:1 against the light and the dark paper of benchmark/page/page.css.
+# At least 3:1 against the light and the dark paper of compare/page/page.css.
 COLOURS = ('tab:blue', '#d9690f', 'tab:green', 'tab:purple', 'tab:red', 'tab:gray', '#c2569f', '#168a92')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 DASHES = ('-', '--', '-.', (0, (5, 1, 1, 1, 1, 1)))  # dotted is left to lines of reference

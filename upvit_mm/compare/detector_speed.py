@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
-from torch import Tensor
 
 from upvit_mm.arch.size import Size
-from upvit_mm.stopwatch import device_name, forward_step, peak_memory, time_alternating
+from upvit_mm.cli import default_device
+from upvit_mm.stopwatch import device_name, forward_step, in_fresh_process, peak_memory, time_alternating
 from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, detector_state, first_images
 
 
@@ -30,7 +30,7 @@ def detector_speeds(detectors: Mapping[str, tuple[Path, str]], size: Size, batch
         ``settings``: what it was measured with; ``detectors``: by name ``latency`` (seconds of one image: median,
         quartiles), ``throughput`` (images a second, from the median) and ``peak_bytes`` (one image).
     """
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = default_device()
     nets = {name: _load(*files, device) for name, files in detectors.items()}
     cfg = Config.fromfile(next(iter(detectors.values()))[0])
     images = first_images(cfg, next(iter(nets.values())).detector, size, batch)
@@ -40,7 +40,7 @@ def detector_speeds(detectors: Mapping[str, tuple[Path, str]], size: Size, batch
         name: {
             'latency': latency[name].to_dict(),
             'throughput': batch / batches[name].median,
-            'peak_bytes': _peak_in_fresh_process(files, images[:1].cpu(), device),
+            'peak_bytes': in_fresh_process(_peak, files, images[:1].cpu().numpy(), device),
         }
         for name, files in detectors.items()
     }
@@ -55,13 +55,7 @@ def _load(config: Path, checkpoint: str, device: str) -> WholeDetector:
     return WholeDetector(detector).to(device)
 
 
-def _peak_in_fresh_process(files: tuple[Path, str], image: Tensor, device: str) -> int:
-    with multiprocessing.get_context('spawn').Pool(1) as pool:
-        return pool.apply(_peak, (files, image.numpy(), device, torch.get_num_threads()))
-
-
-def _peak(files: tuple[Path, str], image, device: str, threads: int) -> int:
-    torch.set_num_threads(threads)
+def _peak(files: tuple[Path, str], image: np.ndarray, device: str) -> int:
     net, x = _load(*files, device), torch.from_numpy(image).to(device)
     forward_step(net, x[..., :64, :64])  # libraries load and allocate on first use
     return peak_memory(net, forward_step, x)

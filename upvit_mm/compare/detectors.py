@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from torch import nn
 
 from upvit_mm.arch.size import Size
+from upvit_mm.cli import default_device
 from upvit_mm.compare.contestants import (
     Contestant,
     ap_kinds,
@@ -42,7 +42,7 @@ from upvit_mm.workflow.whole_detector import default_size, padded
 
 
 @dataclass(frozen=True)
-class Options:
+class DetectorOptions:
     """How to compare.
 
     Attributes:
@@ -96,7 +96,7 @@ class DetectorComparison:
     """
 
     def __init__(
-        self, cfg: Config, contestants: Sequence[Contestant], options: Options, work_dir: Path, say: Say = print
+        self, cfg: Config, contestants: Sequence[Contestant], options: DetectorOptions, work_dir: Path, say: Say = print
     ):
         names = [contestant.name for contestant in contestants]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -134,7 +134,7 @@ class DetectorComparison:
             **notes,
             'upvit_mm_version': __version__,
             'config_sha256': fingerprint(self.cfg.to_dict()),
-            'machine': device_name('cuda' if torch.cuda.is_available() else 'cpu'),
+            'machine': device_name(default_device()),
             'processes': get_world_size(),
             'trained': self.trained,
             'seeds': list(self.options.seeds),
@@ -143,7 +143,7 @@ class DetectorComparison:
             'kinds': list(ap_kinds(self.cfg, 'test')),
             'size': list(self.size),
             'speed': self._speed(evaluations) if self.options.repeats else None,
-            'rows': summarise(self._rows(trainings, evaluations), self.baseline),
+            'rows': with_statistics(self._rows(trainings, evaluations), self.baseline),
         }
         write_detectors(self.work_dir, content)
         title = f'{type_name(self.cfg.model.type)} on {", ".join(c.name for c in self.contestants)}'
@@ -196,7 +196,7 @@ class DetectorComparison:
         for (name, _), run in evaluations.items():
             first.setdefault(name, run)
         ledger, path = Ledger(self.work_dir), self.work_dir / 'speed.json'
-        machine = device_name('cuda' if torch.cuda.is_available() else 'cpu')
+        machine = device_name(default_device())
         digests = {name: run.record()['sha256'] for name, run in first.items()}
         inputs = fingerprint('speed', digests, self.size, self.options.batch, self.options.repeats, machine)
         if not ledger.is_current('speed', inputs):
@@ -216,7 +216,7 @@ def _costs(detector: nn.Module, size: Size) -> dict[str, int]:
     }
 
 
-def summarise(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
+def with_statistics(rows: list[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
     """The rows with ``mean``, ``std`` and ``over_baseline``, a ``paired_difference``, of every metric over their runs.
 
     Args:

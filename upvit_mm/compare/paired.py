@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
 LEVEL = 0.95
-ONE_SEED = 'one seed'  # in the place of an interval
 
 
 def paired_difference(values: Sequence[float | None], others: Sequence[float | None]) -> dict[str, Any]:
@@ -37,23 +36,6 @@ def paired_difference(values: Sequence[float | None], others: Sequence[float | N
     half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * std / n**0.5
     low, high = mean - half, mean + half
     return {'mean': mean, 'std': std, 'interval': [low, high], 'established': low > 0 or high < 0}
-
-
-def difference_text(difference: Mapping[str, Any], digits: int, scale: float = 1) -> str:
-    """``+5.4 [+1.4, +9.4]`` for a table in Markdown, bold where it is established; ``+5.4 (one seed)``; ``-``.
-
-    Args:
-        difference: with ``mean``, ``interval`` and ``established`` of ``paired_difference``.
-        digits: after the point.
-        scale: from its unit to the one that is shown.
-    """
-    if difference['mean'] is None:
-        return '-'
-    mean = f'{scale * difference["mean"]:+.{digits}f}'
-    if difference['interval'] is None:
-        return f'{mean} ({ONE_SEED})'
-    low, high = (f'{scale * end:+.{digits}f}' for end in difference['interval'])
-    return f'**{mean} [{low}, {high}]**' if difference['established'] else f'{mean} [{low}, {high}]'
 
 
 def how_differences(seeds: int) -> str:

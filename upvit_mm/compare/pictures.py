@@ -1,4 +1,8 @@
-"""Pictures of detections for reports."""
+"""Pictures of detections for reports.
+
+Not by mmdet's visualizer: it draws at the size of the picture, so that labels on the small scenes of the demo cannot be
+read, and shifts the colours of masks at random, so that the same files would give another page each time.
+"""
 
 from __future__ import annotations
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
+from upvit_mm.cli import default_device
 from upvit_mm.models.network import preprocessing_of
+from upvit_mm.stopwatch import time_in_turn
 
-ROUNDS, WARM_UP = 12, 2
+ROUNDS = 12
 
 
 def step_times(cfg: Config, plain: Mapping, distilled: Mapping) -> dict[str, float]:
@@ -29,7 +28,7 @@ def step_times(cfg: Config, plain: Mapping, distilled: Mapping) -> dict[str, flo
     """
     from mmpretrain.registry import DATASETS, MODELS
 
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = default_device()
     loader = cfg.train_dataloader
     data = DATASETS.build(dict(loader.dataset, _scope_='mmpretrain'))
     batch = pseudo_collate([data[k % len(data)] for k in range(loader.batch_size)])
@@ -51,20 +50,6 @@ def step_times(cfg: Config, plain: Mapping, distilled: Mapping) -> dict[str, flo
         'distilled': lambda: step(nets[1]),
         'teacher': lambda: teacher(images, {'logits'}),
     }
-    times = {name: [] for name in work}
-    for turn in range(ROUNDS + WARM_UP):  # in turn, so that a busy neighbour slows all alike
-        for name, act in work.items():
-            seconds = _timed(act)
-            if turn >= WARM_UP:
-                times[name].append(seconds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians = {name: timing.median for name, timing in time_in_turn(work, ROUNDS).items()}
     bound = (medians['plain'] + medians['teacher']) / medians['plain']
     return medians | {'ratio': medians['distilled'] / medians['plain'], 'ratio_bound': bound}
-
-
-def _timed(act: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    act()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start

@@ -1,25 +1,21 @@
-"""Reports of comparisons: tables as Markdown and CSV, everything as JSON, and the pictures beside them."""
+"""Reports of comparisons of tokens: tables as Markdown and CSV, everything as JSON, and the pictures beside them."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from upvit_mm.compare.seeds import mean_over_seeds, std_over_seeds
+from upvit_mm.compare.token_table import TokenTable, number, stage_table
 from upvit_mm.consistency.measure import Results
 from upvit_mm.consistency.metrics import LOWER_IS_BETTER, METRICS
 from upvit_mm.files import write_atomically, write_text_atomically
 from upvit_mm.version import __version__
 
-Row = tuple[str, ...]
 EXPLAINED = {  # by the names of METRICS
     'cka': 'centred kernel alignment: linear, unbiased, over the tokens of all images',
     'cka_within': 'CKA of the tokens of one image each, so that differences between images do not count',
@@ -31,24 +27,8 @@ EXPLAINED = {  # by the names of METRICS
 }
 
 
-def measured(results: Results) -> list[str]:
-    """The measures that results hold, in their order."""
-    stage = next(iter(next(iter(results.values())).values()))
-    return [name for name in METRICS if name in stage]
-
-
-def stage_rows(stages: Mapping[str, Mapping[str, Any]]) -> tuple[Row, list[Row]]:
-    """Header and one row a stage of the results at one size."""
-    names = [name for name in METRICS if name in next(iter(stages.values()))]
-    rows = []
-    for label, figures in stages.items():
-        grid = 'x'.join(map(str, figures['grid']))
-        rows.append((label, grid, *(_number(figures[name]) for name in names)))
-    return ('stage', 'grid (both)', *(METRICS[name] for name in names)), rows
-
-
-def write_comparison(folder: Path, content: dict[str, Any], figures: Mapping[str, Figure]) -> None:
-    """``consistency.json``, ``consistency.md`` and pictures.
+def write_pair(folder: Path, content: dict[str, Any], figures: Mapping[str, Figure]) -> None:
+    """``consistency.json``, ``consistency.md`` and pictures of one network beside the dense one.
 
     Args:
         folder: where.
@@ -59,62 +39,37 @@ def write_comparison(folder: Path, content: dict[str, Any], figures: Mapping[str
     for side in ('dense', 'pruned'):
         lines += [f'{side.capitalize()}: {_described(content[side])}.', '']
     for size, stages in content['results'].items():
-        lines += [f'## {size}', '', *_markdown(*stage_rows(stages)), '']
-    lines += [*_explained_lines(), *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
+        lines += [f'## {size}', '', *stage_table(stages).markdown(), '']
+    lines += _end(content.get('settings'), content.get('command'), figures)
     _write(folder, 'consistency', content, lines, figures)
 
 
 def write_contrast(folder: Path, content: dict[str, Any], figures: Mapping[str, Figure]) -> None:
-    """``contrast.json``, ``contrast.md``, ``contrast.csv`` and pictures.
+    """``contrast.json``, ``contrast.md``, ``contrast.csv`` and pictures of networks beside one another.
 
     Args:
         folder: where.
-        content: ``results`` of ``contrast``; if wanted ``groups`` (networks that share a row, see ``seeds``), ``macs``
-            (by name and size), ``dense``, ``settings``, ``command``, ``over`` (differences to the row ``to``, with
-            ``rows`` of them by title, size, stage and measure, and ``how``), ``foretold`` (``rows`` of
-            ``validity.correlations`` with ``ap``, ``size`` and ``file``).
+        content: see ``TokenTable``.
         figures: by the name of their ``.png`` file.
     """
-    results = content['results']
-    groups = content.get('groups') or {name: [name] for name in results}
-    means, spreads = mean_over_seeds(results, groups), std_over_seeds(results, groups)
+    found = TokenTable.of(content)
     lines = ['# Token consistency of networks beside one another', '']
-    if 'dense' in content:
-        lines += [f'Dense: {_described(content["dense"])}.', '']
-    if any(len(names) > 1 for names in groups.values()):
+    if found.dense is not None:
+        lines += [f'Dense: {_described(found.dense)}.', '']
+    if any(len(names) > 1 for names in found.groups.values()):
         lines += ['Mean ± standard deviation where a network was made with several seeds.', '']
-    for size in next(iter(results.values())):
-        for metric in METRICS:
-            rows = []
-            for title, found in means.items():
-                if metric in measured(found):
-                    macs = [content.get('macs', {}).get(name, {}).get(size) for name in groups[title]]
-                    cells = [_spread(s[metric], spreads[title][size][k][metric]) for k, s in found[size].items()]
-                    rows.append((title, '-' if None in macs else f'{fmean(macs) / 1e9:.4f} G', *cells))
-            if rows:
-                labels = next(iter(means.values()))[size]
-                lines += [f'## {METRICS[metric]}, {size}', '', *_markdown(('network', 'MACs', *labels), rows), '']
-    if 'over' in content:
-        lines += _over_lines(content['over'])
-    if 'foretold' in content:
-        lines += [*_foretold_lines(content['foretold']), '']
-    lines += [*_explained_lines(), *_settings_lines(content), *(f'![{name[:-4]}]({name})' for name in figures), '']
-    write_text_atomically(folder / 'contrast.csv', contrast_csv(results, content.get('macs', {})))
+    for size in found.sizes:
+        for measure, title in METRICS.items():
+            table = found.measure_table(measure, size)
+            if table.rows:
+                lines += [f'## {title}, {size}', '', *table.markdown(), '']
+    if found.over is not None:
+        lines += _over_lines(found)
+    if found.foretold is not None:
+        lines += _foretold_lines(found)
+    lines += _end(found.settings, found.command, figures)
+    write_text_atomically(folder / 'contrast.csv', found.sheet().csv())
     _write(folder, 'contrast', content, lines, figures)
-
-
-def contrast_csv(results: Mapping[str, Results], macs: Mapping[str, Mapping[str, int]]) -> str:
-    """One line for each variant, size and stage."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(['variant', 'size', 'stage', 'height', 'width', 'tokens', 'macs', *METRICS])
-    for variant, sizes in results.items():
-        for size, stages in sizes.items():
-            for stage, figures in stages.items():
-                cells = [figures.get(name, '') for name in METRICS]
-                costs = macs.get(variant, {}).get(size, '')
-                writer.writerow([variant, size, stage, *figures['grid'], figures['tokens'], costs, *cells])
-    return text.getvalue()
 
 
 def check_thresholds(results: Results, thresholds: Mapping[str, float], last_stage_only: bool = False) -> None:
@@ -138,50 +93,42 @@ def check_thresholds(results: Results, thresholds: Mapping[str, float], last_sta
             for name, least in thresholds.items():
                 value = stages[label][name]
                 if not value >= least:  # NaN too
-                    below.append((value - least, f'{name} = {_number(value)} < {least:g} in {label} at {size}'))
+                    below.append(
+                        (value - least, f'{name} = {number(value).markdown()} < {least:g} in {label} at {size}')
+                    )
     if below:
         worst = min(below, key=lambda entry: -math.inf if math.isnan(entry[0]) else entry[0])[1]
         raise ValueError(f'token consistency is too low: {worst} ({len(below)} below their threshold in all).')
 
 
-def _explained_lines() -> list[str]:
-    measures = [f'- **{METRICS[name]}**: {text}.' for name, text in EXPLAINED.items()]
-    scale = f'All but {METRICS["kept_error"]} are 1 for equal representations and about 0 for unrelated ones.'
-    return [*measures, '', scale, '']
-
-
-def _over_lines(over: Mapping[str, Any]) -> list[str]:
-    """Differences at the last stage: a table for each size, a row for each network, a column for each measure."""
+def _over_lines(found: TokenTable) -> list[str]:
+    """Differences at the last stage: a table for each size."""
     lines = []
-    for size, stages in next(iter(over['rows'].values())).items():
-        stage = list(stages)[-1]
-        found = {title: sizes[size][stage] for title, sizes in over['rows'].items()}
-        names = [name for name in METRICS if any(name in differences for differences in found.values())]
-        rows = [(title, *(_difference(own.get(name)) for name in names)) for title, own in found.items()]
-        header = ('network', *(METRICS[name] for name in names))
-        lines += [f'## Over {over["to"]}, {stage}, {size}', '', *_markdown(header, rows), '']
-    return [*lines, over['how'], '']
+    for size, stages in next(iter(found.over['rows'].values())).items():
+        title = f'## Over {found.over["to"]}, {list(stages)[-1]}, {size}'
+        lines += [title, '', *found.difference_table(size).markdown(), '']
+    return [*lines, found.over['how'], '']
 
 
-def _difference(difference: Mapping[str, Any] | None) -> str:
-    """Bold where it is established; without an interval where there is one seed."""
-    if difference is None or difference['mean'] is None:
-        return '-'
-    if difference['interval'] is None:
-        return f'{difference["mean"]:+.4f} (one seed)'
-    low, high = difference['interval']
-    text = f'{difference["mean"]:+.4f} [{low:+.4f}, {high:+.4f}]'
-    return f'**{text}**' if difference['established'] else text
+def _foretold_lines(found: TokenTable) -> list[str]:
+    told = found.foretold
+    intro = f'How measures at {told["size"]} rank the networks, against {told["ap"]} of `{told["file"]}`:'
+    return ['## Does it foretell AP?', '', intro, '', *found.foretold_table().markdown(), '']
 
 
-def _foretold_lines(foretold: Mapping[str, Any]) -> list[str]:
-    header = ('measure', 'stage', 'Spearman', 'p', 'networks')
-    rows = [
-        (METRICS.get(r['measure'], 'MACs'), r['stage'], *(_number(r[k]) for k in ('spearman', 'p')), str(r['networks']))
-        for r in foretold['rows']
+def _end(settings: Mapping[str, Any] | None, command: str | None, figures: Mapping[str, Figure]) -> list[str]:
+    """What the measures are, how it was measured, and the pictures."""
+    lines = [f'- **{METRICS[name]}**: {text}.' for name, text in EXPLAINED.items()]
+    lines += [
+        '',
+        f'All but {METRICS["kept_error"]} are 1 for equal representations and about 0 for unrelated ones.',
+        '',
     ]
-    intro = f'How measures at {foretold["size"]} rank the networks, against {foretold["ap"]} of `{foretold["file"]}`:'
-    return ['## Does it foretell AP?', '', intro, '', *_markdown(header, rows)]
+    if settings:
+        lines += [f'{", ".join(f"{name} {value}" for name, value in settings.items())}.', '']
+    if command is not None:
+        lines += ['```', command, '```', '']
+    return [*lines, *(f'![{name[:-4]}]({name})' for name in figures), '']
 
 
 def _write(folder: Path, name: str, content: Any, lines: Sequence[str], figures: Mapping[str, Figure]) -> None:
@@ -205,22 +152,3 @@ def _described(record: Mapping[str, Any]) -> str:
     arch = record['arch']
     digest = f', sha256 {record["sha256"][:12]}...' if 'sha256' in record else ''
     return f'{arch["name"] or arch["family"]}, `{record["checkpoint"]}` in `{record["config"]}`{digest}'
-
-
-def _settings_lines(content: Mapping[str, Any]) -> list[str]:
-    settings = content.get('settings', {})
-    lines = [f'{", ".join(f"{name} {value}" for name, value in settings.items())}.', ''] if settings else []
-    return [*lines, '```', content['command'], '```', ''] if 'command' in content else lines
-
-
-def _markdown(header: Row, rows: Sequence[Row]) -> list[str]:
-    rule = '|'.join('---' if k == 0 else '---:' for k in range(len(header)))
-    return [f'| {" | ".join(header)} |', f'|{rule}|', *(f'| {" | ".join(row)} |' for row in rows)]
-
-
-def _spread(mean: float, std: float) -> str:
-    return _number(mean) if math.isnan(std) else f'{mean:.4f} ± {std:.4f}'
-
-
-def _number(value: float) -> str:
-    return 'not defined' if math.isnan(value) else f'{value:.4f}'

@@ -86,11 +86,11 @@ class Field:
     def compare(
         self, images: ImageFiles, sizes: Sequence[Size], seed: int = 0, report: Report | None = None
     ) -> dict[str, Any]:
-        """What ``consistency.report.write_contrast`` takes: ``results``, ``groups``, ``macs``, ``dense``, ``networks``
+        """What ``write_contrast`` takes: ``results``, ``groups``, ``macs``, ``dense``, ``networks``
         and, with several rows, ``over``.
 
         Raises:
-            ValueError: see ``consistency.contrast``.
+            ValueError: see ``contrast``.
         """
         results = contrast(self.dense, self.networks, images, sizes, seed=seed, report=report)
         content = {
@@ -109,7 +109,7 @@ def differences(results: Mapping[str, Results], groups: Groups) -> dict[str, Any
     Token dropping has no seed: its one network stands against each of the first row's.
 
     Args:
-        results: of ``consistency.contrast``, by network.
+        results: of ``contrast``, by network.
         groups: names of networks by title of their row.
 
     Returns:
@@ -150,7 +150,7 @@ def groups_of(contestants: Sequence[Contestant]) -> dict[str, list[str]]:
 
 
 def predictors_of(groups: Groups, ap: Mapping[str, float]) -> dict[str, Sequence[str]]:
-    """What shall foretell AP: a row as the mean of its seeds, or each of its networks where these have an AP instead.
+    """What predicts AP: a row as the mean of its seeds, or each of its networks where these have an AP instead.
 
     Args:
         groups: of ``groups_of``; rows of token dropping, which no detector has, are not among them.
@@ -160,7 +160,7 @@ def predictors_of(groups: Groups, ap: Mapping[str, float]) -> dict[str, Sequence
         Names of networks by name in ``ap``.
 
     Raises:
-        ValueError: see ``consistency.validity.check_predictors``.
+        ValueError: see ``check_predictors``.
     """
     predictors: dict[str, Sequence[str]] = {}
     for title, names in groups.items():

@@ -164,6 +164,22 @@ def _innermost(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]
         yield from _innermost(inner, f'{place}.{key}')
 
 
+def unwrapped(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data set inside one that repeats or rebalances it.
+
+    Raises:
+        ValueError: another wrapper, as one of several data sets or of a fold.
+    """
+    while is_type(dataset['type'], 'RepeatDataset', 'ClassBalancedDataset', registry=DATASETS, scope='mmpretrain'):
+        dataset = dataset['dataset']
+    if 'dataset' in dataset or 'datasets' in dataset:
+        raise ValueError(
+            f'dataset.type = {type_name(dataset["type"])!r}: images are drawn from one data set, repeated or class '
+            'balanced at most; name one.'
+        )
+    return dataset
+
+
 def coco_metrics(cfg: Mapping[str, Any], part: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Key and settings of each CocoMetric of ``'val'`` or ``'test'`` that reads nothing but this machine's disk.
 

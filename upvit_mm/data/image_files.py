@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from upvit_mm.arch.size import Size
-from upvit_mm.data.image_set import MAX_UNREADABLE
-from upvit_mm.data.picture_files import PICTURE_ENDINGS
+from upvit_mm.data.picture_files import PICTURE_ENDINGS, leave_out
 
 logger = logging.getLogger('upvit_mm')
 PIXELS_AT_ONCE = 1 << 20  # of a batch: 20 images of 224x224, one of 800x1333
@@ -98,18 +97,15 @@ def _of_coco(file: Path, root: Path | None) -> list[Path]:
 
 def _readable(paths: Sequence[Path], source: Path) -> ImageFiles:
     """Decoding all once, before hours of work are lost to one bad file."""
-    good, bad = [], []
+    good, bad = [], {}
     for path in paths:
         try:
-            readable = mmcv.imread(path, 'color') is not None
+            if mmcv.imread(path, 'color') is None:
+                raise ValueError('no picture')
+            good.append(path)
         except Exception as error:  # decoders raise what they like
-            logger.debug('%s: %s', path, error)
-            readable = False
-        (good if readable else bad).append(path)
-    for path in bad:
-        logger.warning('%s cannot be read and is left out', path)
-    if len(bad) > MAX_UNREADABLE * len(paths):
-        raise ValueError(f'{len(bad)} of {len(paths)} images cannot be read, {bad[0]} among them; repair the data.')
+            bad[path] = error
+    leave_out(bad, len(paths))
     if len(good) < 2:
         raise ValueError(f'{str(source)!r} gives {len(good)} image: at least 2 are needed, one of them to judge on.')
-    return ImageFiles(good, bad)
+    return ImageFiles(good, list(bad))

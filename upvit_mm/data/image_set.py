@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS as ALL_DATASETS
 from torch import Tensor
 
-from upvit_mm.data.datasets import datasets_in, evaluation_part
-from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, look_through
+from upvit_mm.data.datasets import datasets_in, evaluation_part, unwrapped
+from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, leave_out, look_through
 from upvit_mm.models.network import preprocessing_of
 from upvit_mm.pruning.importance import Batch
-from upvit_mm.registry import is_type, type_name
 
 logger = logging.getLogger('upvit_mm')
-MAX_UNREADABLE = 0.01  # share
 
 
 def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
@@ -117,22 +114,6 @@ def _random_numbers(seed: int, start: int, stop: int) -> Callable[[Sequence], li
     return lambda images: np.sort(np.random.default_rng(seed).permutation(len(images))[start:stop]).tolist()
 
 
-def unwrapped(dataset: dict) -> dict:
-    """The data set inside one that repeats or rebalances it.
-
-    Raises:
-        ValueError: another wrapper, as one of several data sets or of a fold.
-    """
-    while is_type(dataset['type'], 'RepeatDataset', 'ClassBalancedDataset', registry=ALL_DATASETS, scope='mmpretrain'):
-        dataset = dataset['dataset']
-    if 'dataset' in dataset or 'datasets' in dataset:
-        raise ValueError(
-            f'dataset.type = {type_name(dataset["type"])!r}: images are drawn from one data set, repeated or class '
-            'balanced at most; name one.'
-        )
-    return dataset
-
-
 class ImageSet(Sequence[Batch]):
     """Some images of an mmpretrain dataset, in the config's test transforms, held as uint8; a sequence of batches.
 
@@ -186,17 +167,12 @@ class ImageSet(Sequence[Batch]):
 
     def _read(self) -> list[Tensor]:
         """Every image as uint8; unreadable ones are left out, listed, and too many of them are an error."""
-        images, unreadable = {}, []
+        images, unreadable = {}, {}
         for number in self.numbers:
             try:
                 images[number] = self.dataset[number]['inputs']
             except Exception as error:  # decoders raise what they like
-                unreadable.append(Path(str(self.dataset.get_data_info(number).get('img_path', number))))
-                logger.warning('%s cannot be read and is left out (%s)', unreadable[-1], error)
-        if len(unreadable) > MAX_UNREADABLE * len(self.numbers):
-            raise ValueError(
-                f'{len(unreadable)} of {len(self.numbers)} images cannot be read, {unreadable[0]} among them; repair '
-                'the data.'
-            )
+                unreadable[Path(str(self.dataset.get_data_info(number).get('img_path', number)))] = error
+        leave_out(unreadable, len(self.numbers))
         self.numbers = list(images)
         return list(images.values())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import mimetypes
 import os
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+logger = logging.getLogger('upvit_mm')
 PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 SHOWN = 5  # of many names
+MAX_UNREADABLE = 0.01  # share
 LITTER = ('__MACOSX', '@eaDir', '__pycache__')  # folders of macOS, of network storage and of Python
 
 
@@ -97,3 +100,21 @@ def check_litter(folder: Path, litter: Sequence[str], what: str) -> None:
 def counts_text(counts: dict[str, int]) -> str:
     """As ``'3 .webp, 1 .tiff'``."""
     return ', '.join(f'{count} {ending}' for ending, count in sorted(counts.items()))
+
+
+def leave_out(unreadable: Mapping[Path, object], count: int) -> None:
+    """Accept that some pictures cannot be read, as long as they are few; each is named in a warning.
+
+    Args:
+        unreadable: by file, the reason.
+        count: of all pictures.
+
+    Raises:
+        ValueError: more than 1 %.
+    """
+    for path, reason in unreadable.items():
+        logger.warning('%s cannot be read and is left out (%s)', path, reason)
+    if len(unreadable) > MAX_UNREADABLE * count:
+        raise ValueError(
+            f'{len(unreadable)} of {count} images cannot be read, {next(iter(unreadable))} among them; repair the data.'
+        )

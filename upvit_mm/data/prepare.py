@@ -26,7 +26,7 @@ Track = Callable[..., object]
 
 
 @dataclass(frozen=True)
-class Layout:
+class SceneKind:
     """How a data set lies on disk.
 
     Attributes:
@@ -49,9 +49,9 @@ class Layout:
         return CocoDataset.METAINFO['classes']
 
 
-LAYOUTS = {
-    'digits': Layout(),
-    'coco': Layout('{}2017', of_coco=True, classification=False),  # configs for COCO run as they are
+SCENE_KINDS = {
+    'digits': SceneKind(),
+    'coco': SceneKind('{}2017', of_coco=True, classification=False),  # configs for COCO run as they are
 }
 
 
@@ -71,7 +71,7 @@ def prepare_digits(
         size: side of a scene in pixels.
         seed: of the split and of every picture. The same seed gives the same bytes (with the same Pillow).
         track: wraps an iterable for a progress bar, called with ``description=`` and ``total=``.
-        layout: a key of ``LAYOUTS``.
+        layout: a key of ``SCENE_KINDS``.
 
     Returns:
         Whether anything was written.
@@ -91,7 +91,7 @@ def prepare_digits(
         'size': size,
         'seed': seed,
         'layout': layout,
-        'categories': len(LAYOUTS[layout].categories),
+        'categories': len(SCENE_KINDS[layout].categories),
     }
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         found = {'layout': 'digits', 'categories': len(CLASSES), **read_manifest(out)}
@@ -103,9 +103,9 @@ def prepare_digits(
 
     def write(folder: Path) -> None:
         for split, digits in splits.items():
-            if LAYOUTS[layout].classification:
+            if SCENE_KINDS[layout].classification:
                 write_classification(folder / 'classification' / split, digits, split, seed, track)
-            write_scenes(folder, digits, split, manifest['scenes'][split], size, seed, track, LAYOUTS[layout])
+            write_scenes(folder, digits, split, manifest['scenes'][split], size, seed, track, SCENE_KINDS[layout])
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
 
     write_folder_atomically(out, write)
@@ -144,10 +144,10 @@ def write_scenes(
     size: int,
     seed: int,
     track: Track | None = None,
-    layout: Layout = LAYOUTS['digits'],
+    kind: SceneKind = SCENE_KINDS['digits'],
 ) -> None:
     """Scenes and their COCO annotation file."""
-    place = layout.split.format(split)
+    place = kind.split.format(split)
     (folder / place).mkdir()
     images, annotations = [], []
     for i in _tracked(range(count), f'{split} scenes', track):
@@ -156,7 +156,7 @@ def write_scenes(
         Image.fromarray(picture).save(folder / place / name)
         images.append({'id': i + 1, 'file_name': name, 'width': size, 'height': size})
         annotations += [coco_annotation(x, i + 1, len(annotations) + 1 + k) for k, x in enumerate(instances)]
-    names = enumerate(layout.categories, start=1)
+    names = enumerate(kind.categories, start=1)
     content = {
         'info': {'description': f'MNIST-5k digits composed into scenes, {split}', 'version': str(LAYOUT_VERSION)},
         'licenses': [],

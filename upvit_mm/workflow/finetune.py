@@ -28,7 +28,7 @@ class Lesson:
 
     Attributes:
         soft: KL of the class posteriors (``SoftTargetKL``).
-        feature: squared error on the features in front of the head (``FeatureMSE``).
+        feature: squared error on the features before the head (``FeatureMSE``).
         token: squared error on every token (``TokenMSE``).
         temperature: of the KL.
 

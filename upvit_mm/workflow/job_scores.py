@@ -11,11 +11,11 @@ from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.score_file import load_scores, save_scores
 from upvit_mm.pruning.shared_work import Crew
+from upvit_mm.stopwatch import process_peak
 from upvit_mm.workflow.dense_classifier import DenseClassifier
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.job_plan import JobPlan
 from upvit_mm.workflow.ledger import fingerprint
-from upvit_mm.workflow.posteriors import peak_memory
 from upvit_mm.workflow.run_method import score_images
 
 logger = logging.getLogger('upvit_mm')
@@ -87,7 +87,7 @@ class JobScores:
         scores = score_images(self.dense.net, proxy, s, parts / inputs[:16], self.crew, self.planning.cut)
         if scores is not None:
             write_text_atomically(self.folder / 'proxy.txt', '\n'.join(proxy.paths) + '\n')
-            logger.info('scored; peak memory of this process %.0f MiB', peak_memory(s.device) / 2**20)
+            logger.info('scored; peak memory of this process %.0f MiB', process_peak(s.device) / 2**20)
             self._save(scores, inputs, 'proxy.txt', images=len(proxy.numbers))
         self.crew.share(lambda: None)  # the parts go when all is saved
         self.crew.leave()  # the first process goes on alone

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-
 import torch
 from torch import Tensor, nn
 
@@ -43,10 +41,3 @@ def judge(dense: PosteriorNet, pruned: PosteriorNet, images: ImageSet) -> dict[s
             right += int((q.argmax(dim=1).cpu() == batch.labels).sum())
     results = {'kl': divergence / len(images.numbers)}
     return results | ({'top1': 100 * right / len(images.numbers)} if labelled else {})
-
-
-def peak_memory(device: str) -> int:
-    """Bytes that this process has held at most, on its GPU or on the host."""
-    if device.startswith('cuda'):
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB

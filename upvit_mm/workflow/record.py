@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -18,6 +16,7 @@ from mmengine.runner import Runner
 
 from upvit_mm.files import write_text_atomically
 from upvit_mm.hooks.judge_resumed import is_judged
+from upvit_mm.stopwatch import now
 
 Say = Callable[[str], object]  # told how it goes, a line at a time
 
@@ -83,12 +82,10 @@ class RecordHook(Hook):
         self.values, self.earlier = known[self.metric.name], known['seconds_per_step']
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        self.started = time.perf_counter()
+        self.started = now()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self.started)
+        self.seconds.append(now() - self.started)
 
     def after_train_epoch(self, runner: Runner) -> None:
         if self.say and not is_judged(runner, extra=1):

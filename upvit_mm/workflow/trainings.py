@@ -195,7 +195,7 @@ def run_training(folder: Path, say: Say | None = None) -> str | None:
 
 
 class VerbatimConfig(Config):
-    """Writes itself as its file has it: mmengine formats the config anew for every checkpoint, which for a list of
+    """Writes itself as its file has it: mmengine formats the config again for every checkpoint, which for a list of
     images takes as long as some epochs."""
 
     @property

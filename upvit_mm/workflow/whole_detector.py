@@ -92,7 +92,7 @@ def first_images(cfg: Config, detector: nn.Module, size: Size, count: int) -> Te
         cfg: whose test data are taken.
         detector: its preprocessor normalises them.
         size: ``(height, width)``.
-        count: images; a smaller test set starts anew.
+        count: images; a smaller test set starts again from its first.
 
     Returns:
         ``(count, 3, height, width)`` on the detector's device.

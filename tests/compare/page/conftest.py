@@ -108,7 +108,13 @@ def detectors(tmp_path, digits_folder):
                 for n, kind in enumerate(('bbox', 'segm'), 1)
                 for end, share in AREAS.items()
             }
-            row = {'name': backbone, 'checkpoint': checkpoint and str(tmp_path / checkpoint), 'runs': [], 'mean': mean}
+            row = {
+                'name': backbone,
+                'arch': {'name': None},
+                'checkpoint': checkpoint and str(tmp_path / checkpoint),
+                'runs': [],
+                'mean': mean,
+            }
             row |= {'sha256': checkpoint and backbone[0] * 64}
             row['std'] = {key: value and 0.01 for key, value in mean.items()}
             params = PARAMS.get(backbone, 1)
@@ -145,11 +151,19 @@ def classifiers(tmp_path):
     for key, mean, reached in (('vanilla', 80.25, 3), ('compensated', 85.5, None)):
         row = {'key': key, 'title': f'the {key}', 'epochs': 3, 'mean': mean, 'std': 0.5, 'over_vanilla': mean - 80.25}
         row |= {'interval': [mean - 81, mean - 79.5], 'established': mean > 81}
-        row |= {'epochs_to_vanilla': reached, 'curve': [50.0, mean], 'curves': [[50.0, mean]]}
+        row |= {
+            'start': None,
+            'top1': {'0': mean},
+            'seconds_per_step': None,
+            'epochs_to_vanilla': reached,
+            'curve': [50.0, mean],
+            'curves': [[50.0, mean]],
+        }
         rows.append(row)
     content = {'goal': 'budget macs=25%', 'options': {'epochs': 3, 'seeds': [0], 'train_images': None}, 'rows': rows}
     content |= {'checkpoint': 'dense.pth', 'sha256': 'd' * 64, 'one_shot': {'compensated': {'kl': 1, 'top1': 70.0}}}
     content |= {'dense': {'top1': 90.0, 'macs': 8e6, 'params': 5e5}, 'target': {'macs': 2e6, 'params': 1e5}}
+    content['step_times'] = {}
     (tmp_path / 'classifiers').mkdir()
     (tmp_path / 'classifiers/compare.json').write_text(json.dumps(content))
     return tmp_path / 'classifiers'

@@ -6,6 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 
+from upvit_mm.compare.classifier_table import ClassifierTable
 from upvit_mm.compare.page.charts import classifier_charts, detector_charts
 from upvit_mm.compare.page.sources import DetectorRuns
 
@@ -26,8 +27,8 @@ def legend_of(svg: str) -> tuple[list[str], list[str]]:
 
 
 def test_rows_differ_without_colour(detectors, classifiers):
-    compared = {**json.loads((classifiers / 'compare.json').read_text()), 'folder': classifiers}
-    box, mask, curves = (legend_of(chart['svg']) for chart in detector_charts(DetectorRuns(detectors()), 'd'))
+    compared = ClassifierTable.of(json.loads((classifiers / 'compare.json').read_text()))
+    box, mask, curves = (legend_of(chart['svg']) for chart in detector_charts(DetectorRuns(detectors()).table, 'd'))
     top1, epochs = (legend_of(chart['svg']) for chart in classifier_charts(compared))
     for markers, _ in (box, mask, curves, top1):
         assert len(markers) == len(set(markers)) == 3

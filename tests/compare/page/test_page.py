@@ -8,13 +8,17 @@ import pickle
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from upvit_mm.compare.cells import Figure
+from upvit_mm.compare.classifier_table import ClassifierTable
 from upvit_mm.compare.page.sources import DetectorRuns
-from upvit_mm.compare.page.tables import kept_widths, last_stages, top1_of
+from upvit_mm.compare.page.tables import kept_widths, last_stage, top1_of
 from upvit_mm.compare.token_report import EXPLAINED
+from upvit_mm.compare.token_table import TokenTable
 
 NOTHING, MINUS, TIMES = '\N{EN DASH}', '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN}'
 
@@ -191,14 +195,14 @@ def test_two_of_one_detector_are_told_apart(write, detectors):
 
 
 def test_top1_of_a_backbone(classifiers, detectors):
-    compared = {**json.loads((classifiers / 'compare.json').read_text()), 'folder': classifiers}
-    dense, up, vanilla = DetectorRuns(detectors()).rows
-    assert top1_of(dense, compared)['mean'] == 90.0
-    assert top1_of(up, compared) == {'mean': 85.5, 'std': 0.5}
+    compared = ClassifierTable.of({**json.loads((classifiers / 'compare.json').read_text()), 'folder': classifiers})
+    dense, up, vanilla = DetectorRuns(detectors()).table.rows
+    assert top1_of(dense, compared) == Figure(90.0)
+    assert top1_of(up, compared) == Figure(85.5, 0.5)
     assert top1_of(vanilla, compared) is None
     for name, top1 in (('pruning/sliced.pth', 70.0), ('pruning/plain.pth', None), ('../other.pth', None)):
-        found = top1_of({**up, 'checkpoint': str(classifiers / name)}, compared)
-        assert (found and found['mean']) == top1
+        found = top1_of(replace(up, checkpoint=str(classifiers / name)), compared)
+        assert (found and found.mean) == top1
 
 
 def test_a_block_that_went_keeps_nothing(plan):
@@ -217,10 +221,24 @@ def test_a_block_that_went_keeps_nothing(plan):
 def test_networks_without_groups_are_rows_of_their_own(consistency):
     contrast = json.loads((consistency / 'contrast.json').read_text())
     del contrast['groups'], contrast['macs'], contrast['over']
-    (table,) = last_stages(contrast)
+    found = TokenTable.of(contrast)
+    (size,) = found.sizes
+    table = last_stage(found, size)
     names = ['up 0', 'up 1', 'less 0', 'less 1', 'vanilla']
-    assert [(row['name'], row['macs']) for row in table['rows']] == [(name, None) for name in names]
-    assert table['rows'][1]['cells'] == [{'mean': 0.9, 'std': None}, None]
+    assert [(row[0], row[1].value) for row in table.rows] == [(name, None) for name in names]
+    assert [(cell.mean, cell.std) for cell in table.rows[1][2:]] == [(0.9, None), (None, None)]
+
+
+def test_every_size_has_its_table(write, consistency):
+    """With rows over several seeds at each."""
+    content = json.loads((consistency / 'contrast.json').read_text())
+    for found in (*content['results'].values(), *content['macs'].values(), *content['over']['rows'].values()):
+        found['128x192'] = found['64x96']
+    (consistency / 'contrast.json').write_text(json.dumps(content))
+    page = write(consistency=consistency)
+    assert page.tables['consistency-caption-2'] == [
+        [cell.replace(' (multiply-accumulates)', '') for cell in row] for row in page.tables['consistency-caption-1']
+    ]
 
 
 MISTAKES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +15,49 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from PIL import Image
 
-from upvit_mm.compare import classifier_report as compare_report
-from upvit_mm.compare import detector_report
+from upvit_mm.compare import classifier_report, detector_report
+from upvit_mm.compare.cells import COUNT
+from upvit_mm.compare.classifier_table import ClassifierTable
 from upvit_mm.compare.curves import style_of
-from upvit_mm.compare.detector_report import KINDS
-from upvit_mm.compare.page.sources import DetectorRuns
+from upvit_mm.compare.detector_table import KINDS, DetectorTable
 
 matplotlib.use('Agg')
 WIDTH, HEIGHT = 5, 3.2  # inches; at 10 points, letters are as large as the page's on a phone
-DENSE = {'color': 'black', 'marker': '*'}  # beside rows in the styles of workflow/curves.py
+DENSE = {'color': 'black', 'marker': '*'}  # beside rows in the styles of compare/curves.py
 Point = tuple[str, float, float, float | None, dict[str, Any]]  # name, MACs, mean and spread in %, style
 
 
-def detector_charts(runs: DetectorRuns, name: str) -> list[dict[str, Any]]:
+def detector_charts(table: DetectorTable, name: str) -> list[dict[str, Any]]:
     """AP against MACs for boxes and masks where backbones differ, and box AP by epoch where there was a training.
 
     Args:
-        runs: the comparison.
+        table: the comparison.
         name: of the charts' elements, unique in the page.
     """
-    content, charts = runs.content, []
-    for kind in content['kinds']:
-        key = f'{kind}_mAP'
-        if len(runs.rows) == 1 or runs.rows[0]['mean'][key] is None:  # nothing to compare; data without an object
+    charts = []
+    for kind in table.kinds:
+        figures = [row.ap(f'{kind}_mAP') for row in table.rows]
+        if len(figures) == 1 or figures[0].mean is None:  # nothing to compare; data without an object
             continue
         points = [
-            (row['name'], row['macs'], 100 * row['mean'][key], _percent(row['std'][key]), style_of(k))
-            for k, row in enumerate(runs.rows)
+            (row.name, row.macs, figure.mean, figure.std, style_of(k))
+            for k, (row, figure) in enumerate(zip(table.rows, figures))
         ]
         charts.append(_tradeoff(points, 'MACs of the backbone', f'{KINDS[kind]} AP', f'{name}-{kind}'))
-    if content['trained']:
-        names = ', '.join(row['name'] for row in runs.rows)
+    if table.trained:
+        names = ', '.join(row.name for row in table.rows)
         text = f'Box AP on the validation data by epoch: {names}; mean and range over seeds.'
-        charts.append({'svg': as_svg(detector_report.draw_curves(content), f'{name}-curves'), 'text': text})
+        charts.append({'svg': as_svg(detector_report.draw_curves(table), f'{name}-curves'), 'text': text})
     return charts
 
 
-def classifier_charts(compared: Mapping[str, Any]) -> list[dict[str, Any]]:
+def classifier_charts(compared: ClassifierTable) -> list[dict[str, Any]]:
     """Top-1 against MACs, and by epoch."""
-    dense, rows = compared['dense'], compared['rows']
-    points: list[Point] = [('dense', dense['macs'], dense['top1'], None, DENSE)]
-    for k, row in enumerate(rows):
-        points.append((row['title'], compared['target']['macs'], row['mean'], row['std'], style_of(k)))
-    text = f'Top-1 by epoch: {"; ".join(row["title"] for row in rows)}; mean and range over seeds; dotted: dense.'
-    curves = as_svg(compare_report.draw_curves(compared), 'top1-curves')
+    points: list[Point] = [('dense', compared.dense['macs'], compared.dense['top1'], None, DENSE)]
+    for k, row in enumerate(compared.rows):
+        points.append((row.title, compared.target['macs'], row.mean, row.std, style_of(k)))
+    text = f'Top-1 by epoch: {"; ".join(row.title for row in compared.rows)}; mean and range over seeds; dotted: dense.'
+    curves = as_svg(classifier_report.draw_curves(compared), 'top1-curves')
     return [_tradeoff(points, 'MACs', 'top-1', 'top1'), {'svg': curves, 'text': text}]
 
 
@@ -106,10 +105,5 @@ def _tradeoff(points: Sequence[Point], cost: str, quality: str, name: str) -> di
     axes.set(xlabel=cost, ylabel=f'{quality}, %')
     axes.set_xlim(0, 1.08 * max(macs for _, macs, *_ in points))
     axes.grid(alpha=0.3)
-    count = EngFormatter(places=2)
-    told = '; '.join(f'{label} {mean:.1f} % at {count(macs)}' for label, macs, mean, _, _ in points)
+    told = '; '.join(f'{label} {mean:.1f} % at {COUNT(macs)}' for label, macs, mean, _, _ in points)
     return {'svg': as_svg(figure, name), 'text': f'{quality} against {cost}: {told}.'}
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share

@@ -18,6 +18,7 @@ from upvit_mm.compare.page.charts import data_uri
 from upvit_mm.compare.page.sources import DETECTORS, DetectorRuns
 from upvit_mm.compare.pictures import Detection, Predictions, draw_picture, ground_truth, predictions_of
 from upvit_mm.compare.predictions import read_results
+from upvit_mm.data.datasets import datasets_in
 
 PICTURES = 4
 MIN_SCORE = 0.3  # mmdet's for pictures
@@ -34,18 +35,15 @@ def detections(runs: DetectorRuns) -> dict[str, Any]:
     from mmdet.registry import DATASETS
 
     init_default_scope('mmdet')
-    settings = runs.cfg.test_dataloader.dataset
-    while 'ann_file' not in settings and 'dataset' in settings:
-        settings = settings.dataset
-    dataset = DATASETS.build(settings)
+    dataset = DATASETS.build(datasets_in(runs.cfg, 'test')[0].settings)
     with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as ann_file:
         coco = COCO(ann_file)
     images = map(dataset.get_data_info, range(len(dataset)))
     annotated = (image for image in images if coco.getAnnIds(image['img_id']))
     paths = {image['img_id']: image['img_path'] for image in islice(annotated, PICTURES)}
     columns = {'ground truth': ground_truth(coco, list(paths))}
-    for row in runs.rows:
-        columns[row['name']] = _found(runs.predictions(row), coco, paths)
+    for row in runs.table.rows:
+        columns[row.name] = _found(runs.predictions(row), coco, paths)
     rows = []
     for image_id, path in paths.items():
         picture = mmcv.imread(path, channel_order='rgb', backend_args=dataset.backend_args)

@@ -11,7 +11,10 @@ from typing import Any
 
 from mmengine.config import Config
 
+from upvit_mm.compare.classifier_table import ClassifierRow, ClassifierTable
+from upvit_mm.compare.detector_table import DetectorRow, DetectorTable
 from upvit_mm.compare.evaluation import PREDICTIONS
+from upvit_mm.compare.token_table import TokenTable
 from upvit_mm.registry import type_name
 
 
@@ -50,24 +53,12 @@ class Source:
         return {**content, 'folder': Path(folder)}
 
 
-DETECTORS = Source(
-    'detectors.json',
-    'tools/compare_detectors.py',
-    ('rows', 'baseline', 'kinds', 'size', 'seeds', 'epochs', 'trained', 'machine', 'processes', 'config_sha256')
-    + ('upvit_mm_version', 'speed'),
-    ('name', 'checkpoint', 'sha256', 'macs', 'backbone_params', 'params', 'runs', 'mean', 'std', 'over_baseline'),
-)
-CLASSIFIERS = Source(
-    'compare.json',
-    'tools/compare_classifiers.py',
-    ('rows', 'goal', 'options', 'checkpoint', 'sha256', 'dense', 'one_shot', 'target'),
-    ('key', 'title', 'epochs', 'mean', 'std', 'over_vanilla', 'interval', 'established', 'epochs_to_vanilla', 'curve')
-    + ('curves',),
-)
+DETECTORS = Source('detectors.json', 'tools/compare_detectors.py', DetectorTable.keys(), DetectorRow.keys())
+CLASSIFIERS = Source('compare.json', 'tools/compare_classifiers.py', ClassifierTable.keys(), ClassifierRow.keys())
 PRUNING = Source(
     'report.json', 'tools/prune.py', ('goal', 'method', 'settings', 'checkpoint', 'sha256', 'costs', 'held_out')
 )
-CONSISTENCY = Source('contrast.json', 'tools/compare_consistency.py', ('results',))
+CONSISTENCY = Source('contrast.json', 'tools/compare_consistency.py', TokenTable.keys())
 
 
 def existing(path: Path, tool: str) -> Path:
@@ -85,7 +76,8 @@ class DetectorRuns:
     """One comparison of ``tools/compare_detectors.py``.
 
     Attributes:
-        content: what its ``detectors.json`` holds.
+        folder: that it was read from.
+        table: what its ``detectors.json`` holds.
         cfg: of the first backbone's first run; the others differ in their backbone.
         title: type of the detector.
 
@@ -95,28 +87,25 @@ class DetectorRuns:
     """
 
     def __init__(self, folder: str | Path):
-        self.content = DETECTORS.read(folder)
-        config = self.predictions(self.rows[0]).with_name('config.py')
+        self.folder = Path(folder)
+        self.table = DetectorTable.of(DETECTORS.read(folder))
+        config = self.predictions(self.table.rows[0]).with_name('config.py')
         self.cfg = Config.fromfile(existing(config, DETECTORS.tool))
         self.title: str = type_name(self.cfg.model.type)
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return self.content['rows']
-
-    def predictions(self, row: dict[str, Any]) -> Path:
+    def predictions(self, row: DetectorRow) -> Path:
         """File of a row's first run.
 
         Raises:
             FileNotFoundError: no such file.
             ValueError: ``detectors.json`` names another file, or one outside of its folder.
         """
-        folder, name = self.content['folder'], str(row['runs'][0]['predictions'])
-        path = folder / name
-        if path.name != PREDICTIONS or not path.resolve().is_relative_to(folder.resolve()):
+        name = str(row.runs[0]['predictions'])
+        path = self.folder / name
+        if path.name != PREDICTIONS or not path.resolve().is_relative_to(self.folder.resolve()):
             raise ValueError(
-                f'{str(folder / DETECTORS.name)!r}: runs.predictions = {name!r}: must be a {PREDICTIONS} in that '
-                f'folder; run {DETECTORS.tool} again, which judges anew what an older version has judged.'
+                f'{str(self.folder / DETECTORS.name)!r}: runs.predictions = {name!r}: must be a {PREDICTIONS} in that '
+                f'folder; run {DETECTORS.tool} again, which judges again what an older version has judged.'
             )
         return existing(path, DETECTORS.tool)
 
@@ -127,5 +116,5 @@ def read_runs(folders: Sequence[str | Path]) -> list[DetectorRuns]:
     count = Counter(r.title for r in runs)
     for r in runs:
         if count[r.title] > 1:
-            r.title = f'{r.title} in {r.content["folder"].resolve().name}'
+            r.title = f'{r.title} in {r.folder.resolve().name}'
     return runs

@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from matplotlib.ticker import EngFormatter
 
+from upvit_mm.compare.cells import Code
 from upvit_mm.compare.classifier_report import ONE_DENSE
+from upvit_mm.compare.classifier_table import ClassifierTable
 from upvit_mm.compare.detector_report import what_varies
 from upvit_mm.compare.page.charts import classifier_charts, detector_charts, picture_uri
 from upvit_mm.compare.page.detections import detections
 from upvit_mm.compare.page.sources import CLASSIFIERS, CONSISTENCY, PRUNING, DetectorRuns, read_runs
 from upvit_mm.compare.page.tables import (
-    Record,
+    COST_HEADER,
     ap_by_area,
-    classifier_rows,
-    detector_costs,
+    before_training,
+    classifier_table,
     explained,
     headline,
     kept_widths,
-    last_stages,
+    last_stage,
     pruned_costs,
 )
 from upvit_mm.compare.paired import how_differences
+from upvit_mm.compare.token_table import TokenTable
 from upvit_mm.files import write_text_atomically
 from upvit_mm.openmmlab import SUPPORTED, installed_version
 from upvit_mm.pruning import PrunePlan
+from upvit_mm.table import Table
 from upvit_mm.version import __version__
 
 Folder = str | Path
+Record = Mapping[str, Any]  # what report.json of a pruning holds
 
 
 def write_page(
@@ -66,12 +70,13 @@ def write_page(
         ValueError: a damaged file.
     """
     runs = read_runs(detectors)
-    wanted = ((CLASSIFIERS, classifiers), (PRUNING, pruning), (CONSISTENCY, consistency))
-    compared, report, contrast = (None if folder is None else source.read(folder) for source, folder in wanted)
+    compared = None if classifiers is None else ClassifierTable.of(CLASSIFIERS.read(classifiers))
+    report = None if pruning is None else PRUNING.read(pruning)
+    contrast = None if consistency is None else TokenTable.of(CONSISTENCY.read(consistency))
     if not (runs or compared or report or contrast):
         raise ValueError('a page needs at least one folder of detectors, classifiers, consistency or pruning.')
-    records = [record for record in (compared, report, *(r.content for r in runs), contrast) if record]
-    recorded = [record['command'] for record in records if 'command' in record]
+    recorded = [compared and compared.command, report and report.get('command'), *(r.table.command for r in runs)]
+    recorded.append(contrast and contrast.command)
     values = {
         'title': title,
         'notes': notes,
@@ -79,7 +84,7 @@ def write_page(
         'compared': compared,
         'report': report,
         'contrast': contrast,
-        'commands': list(dict.fromkeys([*commands, *recorded])),
+        'commands': list(dict.fromkeys([*commands, *filter(None, recorded)])),
         'versions': _versions(),
         'hashes': _hashes(runs, compared, report, contrast),
     }
@@ -88,33 +93,37 @@ def write_page(
 
 
 def _sections(
-    runs: Sequence[DetectorRuns], compared: Record | None, report: Record | None, contrast: Record | None
+    runs: Sequence[DetectorRuns], compared: ClassifierTable | None, report: Record | None, contrast: TokenTable | None
 ) -> dict[str, Any]:
     """Tables, charts and pictures."""
     values: dict[str, Any] = {
         'headline': headline(runs, compared) if runs else None,
+        'headline_differences': '',
         'detectors': [
             {
-                'content': r.content,
                 'title': r.title,
-                'varies': what_varies(r.content),
-                'charts': detector_charts(r, f'detector{k}'),
-                'ap': ap_by_area(r),
-                'costs': detector_costs(r),
+                'found': r.table,
+                'varies': what_varies(r.table),
+                'charts': detector_charts(r.table, f'detector{k}'),
+                'ap': ap_by_area(r.table),
+                'costs': r.table.cost_table(COST_HEADER),
             }
             for k, r in enumerate(runs)
         ],
         'detections': [detections(r) for r in runs],
     }
+    if any(len(r.table.rows) > 1 for r in runs):
+        values['headline_differences'] = how_differences(len(runs[0].table.seeds))
     if compared:
-        values |= {'classifier_rows': classifier_rows(compared), 'classifier_charts': classifier_charts(compared)}
-        values['classifier_differences'] = f'{how_differences(len(compared["options"]["seeds"]))} {ONE_DENSE}'
+        values |= {'classifiers': classifier_table(compared), 'classifier_charts': classifier_charts(compared)}
+        values['classifier_differences'] = f'{how_differences(len(compared.options["seeds"]))} {ONE_DENSE}'
     if report:
         plan = PrunePlan.load(report['folder'] / 'plan.json')
         values |= {'widths': kept_widths(plan), 'costs': pruned_costs(report)}
+        values['one_shot'] = before_training(report) if report['held_out'] else None
     if contrast:
-        tables = last_stages(contrast)
-        values |= {'last_stages': tables, 'explained': explained(tables), 'pictures': _pictures(contrast)}
+        tables = [(size, contrast.stages(size)[-1], last_stage(contrast, size)) for size in contrast.sizes]
+        values |= {'last_stages': tables, 'explained': explained(contrast), 'pictures': _pictures(contrast)}
     return values
 
 
@@ -126,26 +135,24 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters['count'] = EngFormatter(places=2)  # 4682096 -> 4.68 M
     return env.get_template('page.html')
 
 
-def _pictures(contrast: Record) -> list[dict[str, Any]]:
+def _pictures(contrast: TokenTable) -> list[dict[str, Any]]:
     """Those that the comparison of consistency left, with what they show."""
-    folder = contrast['folder']
-    names = ', '.join(contrast.get('groups') or contrast['results'])
-    sizes = ', '.join(next(iter(contrast['results'].values())))
+    names, sizes = ', '.join(contrast.groups), ', '.join(contrast.sizes)
     texts = {
         'contrast.png': f'Every measure by stage, one bar for each of {names}, at {sizes}',
         'queries.png': f'How alike one token of a picture is to all others at the last stage: dense, {names}',
     }
-    if 'foretold' in contrast:
-        told, best = contrast['foretold'], contrast['foretold']['rows'][0]
+    if told := contrast.foretold:
+        best = told['rows'][0]
         texts['foretold.png'] = (
             f'{told["ap"]} against every measure at {told["size"]}, one dot for each network; ranks agree best for '
             f'{best["measure"]} {best["stage"]}, Spearman {best["spearman"]:.2f}'
         )
-    return [{**picture_uri(folder / name), 'text': text} for name, text in texts.items() if (folder / name).is_file()]
+    found = {contrast.folder / name: text for name, text in texts.items() if (contrast.folder / name).is_file()}
+    return [{**picture_uri(path), 'text': text} for path, text in found.items()]
 
 
 def _versions() -> dict[str, str | None]:
@@ -155,21 +162,22 @@ def _versions() -> dict[str, str | None]:
 
 
 def _hashes(
-    runs: Sequence[DetectorRuns], compared: Record | None, report: Record | None, contrast: Record | None
-) -> list[dict[str, str]]:
+    runs: Sequence[DetectorRuns], compared: ClassifierTable | None, report: Record | None, contrast: TokenTable | None
+) -> Table:
     """Every file that the records name with its SHA-256, once, from the dense network to the detectors."""
-    files = [('dense classifier', record['checkpoint'], record['sha256']) for record in (compared, report) if record]
+    files = [('dense classifier', compared.checkpoint, compared.sha256)] if compared else []
+    files += [('dense classifier', report['checkpoint'], report['sha256'])] if report else []
     for r in runs:
-        for row in r.rows:
-            if r.content['trained']:  # else it is the whole detector, and its run names it
-                files.append((f'backbone {row["name"]}', row['checkpoint'], row['sha256']))
-            for run in row['runs']:
-                what = f'{r.title}, {row["name"]}' + ('' if run['seed'] is None else f', seed {run["seed"]}')
+        for row in r.table.rows:
+            if r.table.trained:  # else it is the whole detector, and its run names it
+                files.append((f'backbone {row.name}', row.checkpoint, row.sha256))
+            for run in row.runs:
+                what = f'{r.title}, {row.name}' + ('' if run['seed'] is None else f', seed {run["seed"]}')
                 files.append((what, run['checkpoint'], run['checkpoint_sha256']))
-    networks = contrast.get('networks', {}) if contrast else {}
+    networks = contrast.networks if contrast else {}
     files += [(name, network['checkpoint'], network.get('sha256')) for name, network in networks.items()]
-    once: dict[str, dict[str, str]] = {}
+    once: dict[str, list[Any]] = {}
     for what, file, sha256 in files:
         if sha256:
-            once.setdefault(sha256, {'what': what, 'file': file, 'sha256': sha256})
-    return list(once.values())
+            once.setdefault(sha256, [what, Code(file), Code(sha256)])
+    return Table(['what', 'file', 'SHA-256'], list(once.values()))

@@ -1,0 +1,141 @@
+"""What a comparison of detectors found: AP, its differences, costs and speed of every backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from upvit_mm.compare.cells import Count, Difference, Figure, Latency, Memory
+from upvit_mm.compare.json_record import JsonRecord
+from upvit_mm.table import Table
+
+KINDS = {'bbox': 'box', 'segm': 'mask'}
+AREAS = {'mAP_50': '50', 'mAP_75': '75', 'mAP_s': 's', 'mAP_m': 'm', 'mAP_l': 'l'}
+COSTS = ('macs', 'backbone_params', 'params')
+
+
+@dataclass(frozen=True)
+class DetectorRow(JsonRecord):
+    """One backbone in the detector.
+
+    Attributes:
+        name: as the user calls it.
+        arch: its architecture, as ``arch.json`` has it.
+        checkpoint: that it started from (the whole detector's, where that was only evaluated); None = random weights.
+        sha256: of that file; None = it is no file, or one for each seed.
+        macs: multiply-accumulates of the backbone.
+        backbone_params, params: parameters of the backbone, and of the whole detector.
+        runs: one for each seed.
+        mean, std: over seeds, by name of the metric, as ``bbox_mAP``; AP in 0 to 1, None = unknown.
+        over_baseline: by name of the metric what ``paired_difference`` gives.
+    """
+
+    name: str
+    arch: Mapping[str, Any]
+    checkpoint: str | None
+    sha256: str | None
+    macs: int
+    backbone_params: int
+    params: int
+    runs: Sequence[Mapping[str, Any]]
+    mean: Mapping[str, float | None]
+    std: Mapping[str, float | None]
+    over_baseline: Mapping[str, Mapping[str, Any]]
+
+    def ap(self, metric: str) -> Figure:
+        """An AP in %."""
+        return Figure.of(self.mean[metric], self.std[metric], 1, 100)
+
+    def over(self, metric: str) -> Difference:
+        """What an AP in % is above the baseline's."""
+        return Difference.of(self.over_baseline[metric], 1, 100)
+
+
+@dataclass(frozen=True)
+class DetectorTable(JsonRecord):
+    """One comparison of detectors, as ``detectors.json`` holds it.
+
+    Attributes:
+        rows: a ``DetectorRow`` for each backbone.
+        baseline: name of the row that differences are to.
+        kinds: of AP, of ``KINDS``.
+        size: height and width of the images for costs and speed, in pixels.
+        seeds: of the trainings; none where checkpoints were only evaluated.
+        epochs: of every training.
+        trained: whether there was a training.
+        machine: name of its GPU or CPU.
+        processes: that shared a batch.
+        config_sha256: of the detector's config.
+        upvit_mm_version: that wrote it.
+        speed: what ``detector_speeds`` gives; None = not measured.
+        command: that started the tool.
+    """
+
+    rows: Sequence[DetectorRow]
+    baseline: str
+    kinds: Sequence[str]
+    size: Sequence[int]
+    seeds: Sequence[int]
+    epochs: int | None
+    trained: bool
+    machine: str
+    processes: int
+    config_sha256: str
+    upvit_mm_version: str
+    speed: Mapping[str, Any] | None
+    command: str | None = None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> DetectorTable:
+        return super().of({**content, 'rows': tuple(map(DetectorRow.of, content['rows']))})
+
+    def over(self, row: DetectorRow, metric: str) -> Difference | None:
+        """What a row is above the baseline; None for the baseline itself."""
+        return None if row.name == self.baseline else row.over(metric)
+
+    def ap_table(self, kind: str) -> Table:
+        """AP of one of ``kinds``, its differences, and AP by threshold and by size of the object."""
+        first, *others = (f'{kind}_{area}' for area in ('mAP', *AREAS))
+        header = ['backbone', f'{KINDS[kind]} AP', f'over {self.baseline}', *(f'AP {area}' for area in AREAS.values())]
+        rows = [[row.name, row.ap(first), self.over(row, first), *map(row.ap, others)] for row in self.rows]
+        return Table(header, rows)
+
+    def cost_table(self, header: Sequence[str]) -> Table:
+        """MACs, parameters and, where measured, latency, images a second and peak memory.
+
+        Args:
+            header: names of the seven columns; the last three are left out where speed was not measured.
+        """
+        rows = [[row.name, *self._costs(row), *self._speeds(row)] for row in self.rows]
+        return Table(header if self.speed else header[:4], rows)
+
+    def sheet(self) -> Table:
+        """All numbers in full, AP in 0 to 1."""
+        metrics = list(self.rows[0].mean)
+        ends = ('', '_std', *(f'_over_baseline{end}' for end in ('', '_std', '_low', '_high', '_established')))
+        speeds = ['latency_seconds', 'images_per_second', 'peak_bytes'] if self.speed else []
+        header = ['name', 'arch', *(f'{name}{end}' for name in metrics for end in ends), *COSTS, *speeds]
+        rows = []
+        for row in self.rows:
+            cells = [row.name, row.arch['name']]
+            for name in metrics:
+                over = row.over_baseline[name]
+                interval = over['interval'] or (None, None)
+                cells += [row.mean[name], row.std[name], over['mean'], over['std'], *interval, over['established']]
+            cells += [getattr(row, name) for name in COSTS]
+            if self.speed:
+                speed = self.speed['detectors'][row.name]
+                cells += [speed['latency']['median'], speed['throughput'], speed['peak_bytes']]
+            rows.append([*cells, row.checkpoint, row.sha256])
+        return Table([*header, 'checkpoint', 'sha256'], rows)
+
+    def _costs(self, row: DetectorRow) -> list[Count]:
+        return [Count(row.macs, 'G'), Count(row.backbone_params), Count(row.params)]
+
+    def _speeds(self, row: DetectorRow) -> list[Any]:
+        if not self.speed:
+            return []
+        speed = self.speed['detectors'][row.name]
+        latency = Latency(*(speed['latency'][name] for name in ('median', 'low', 'high')))
+        return [latency, Figure(speed['throughput']), Memory(speed['peak_bytes'])]
