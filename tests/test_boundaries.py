@@ -21,7 +21,8 @@ ALLOWED = {
     'data': {'arch', 'pruning', 'models', 'registry'},
     'consistency': {'arch', 'pruning', 'models', 'data'},
     'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry'},
-    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry'} | {'runner', 'launch', 'cli'},
+    'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry'}
+    | {'runner', 'launch', 'cli', 'stopwatch'},
     'compare': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'openmmlab'}
     | {'runner', 'cli', 'stopwatch', 'table'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'workflow', 'registry', 'cli', 'stopwatch'},

@@ -78,9 +78,9 @@ def main() -> None:
         size = size_text(sizes[-1])
         found = mean_over_seeds(content['results'], predictors)
         macs = {title: fmean(content['macs'][name][size] for name in names) for title, names in predictors.items()}
-        content['foretold'] = {'ap': args.ap, 'size': size, 'file': args.detectors}
-        content['foretold']['rows'] = correlations(found, ap, size, macs)
-        figures['foretold.png'] = draw_validity(found, ap, size, args.ap)
+        content['predicted'] = {'ap': args.ap, 'size': size, 'file': args.detectors}
+        content['predicted']['rows'] = correlations(found, ap, size, macs)
+        figures['predicted.png'] = draw_validity(found, ap, size, args.ap)
     write_contrast(Path(args.work_dir), content, figures)
     Console(soft_wrap=True).print(f'{args.work_dir}: contrast.md, .csv, .json, {", ".join(figures)}', highlight=False)
 

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from upvit_mm.arch import ArchSpec, get_arch
+from upvit_mm.arch.size import Windows
 from upvit_mm.benchmark.complexity import by_kind, count, measure_arch, measure_config, tables_of, traced_detector
 from upvit_mm.benchmark.complexity import traced_macs as traced
 from upvit_mm.pruning.costs import count_macs, count_params, mac_terms, widths_of
@@ -40,9 +41,9 @@ def test_free_widths(family, build, unpadded, size):
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('blocks', [None, (1, -1), ()])
 def test_free_widths_in_windows(build, unpadded, size, blocks):
-    layout = dict(window_size=3, global_blocks=blocks)
-    backbone = build('deit', **layout)
-    assert traced(backbone, torch.empty(1, 3, *size)) == count_macs(backbone.arch, size, **layout)
+    windows = Windows(3, blocks)
+    backbone = build('deit', **windows.settings)
+    assert traced(backbone, torch.empty(1, 3, *size)) == count_macs(backbone.arch, size, windows=windows)
 
 
 def test_the_fused_kernel_computes_zeros_too(family, build):
@@ -112,7 +113,7 @@ def test_one_block_by_hand(tiny_arch):
 
 def test_record_and_tables(tiny_arch):
     arch = ArchSpec.from_dict(tiny_arch('deit'))
-    record = measure_arch(arch, [(64, 64), (64, 96)], 7, window_size=2, global_blocks=(0,))
+    record = measure_arch(arch, [(64, 64), (64, 96)], 7, windows=Windows(2, (0,)))
     saved = json.loads(json.dumps(record, default=asdict))
     assert saved.keys() == {'arch', 'num_classes', 'layout', 'sizes'}
     assert saved['layout'] == {'window_size': 2, 'global_blocks': [0]}
@@ -145,7 +146,7 @@ def test_config_of_a_classifier(tiny_arch):
     record = measure_config(cfg, [(64, 96)])
     (costs,) = record['sizes'].values()
     arch = ArchSpec.from_dict(tiny_arch('deit'))
-    assert costs['counted'].macs == count_macs(arch, (64, 96), 7, window_size=2, global_blocks=[0])
+    assert costs['counted'].macs == count_macs(arch, (64, 96), 7, windows=Windows(2, (0,)))
     assert 'detector' not in costs
 
 

@@ -1,4 +1,4 @@
-"""``tools/compare_consistency.py``: rows over seeds, token dropping at equal MACs, and what foretells AP."""
+"""``tools/compare_consistency.py``: rows over seeds, token dropping at equal MACs, and what predicts AP."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_ap_of_detectors(tmp_path):
         read_ap(path, 'bbox_mAP')
 
 
-def test_what_foretells_ap(contestant):
+def test_what_predicts_ap(contestant):
     """Seeds of a row are its mean where the row has an AP, and stand alone where they have."""
     names = ['up', 'vanilla', 'up', 'random', 'zeros']
     groups = groups_of([contestant(name, 'half.pth') for name in names])
@@ -146,15 +146,15 @@ def test_the_tool(files, digits_folder, tmp_path):
     done = run_tool(*words, '--drop-tokens', 'zeros', '--equal-macs', 'half')
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     names = {path.name for path in (tmp_path / 'out').iterdir()}
-    assert names == {'contrast.md', 'contrast.csv', 'contrast.json', 'contrast.png', 'queries.png', 'foretold.png'}
+    assert names == {'contrast.md', 'contrast.csv', 'contrast.json', 'contrast.png', 'queries.png', 'predicted.png'}
     content = json.loads((tmp_path / 'out/contrast.json').read_text())
     last = {name: found['96x128']['stage3']['cka'] for name, found in content['results'].items()}
     assert last['same'] == pytest.approx(1.0)
     assert last['other'] == last['fourth 0'] == last['fourth 1'] < last['half'] < 1
     assert 'token dropping, zeros' in last
-    assert {row['networks'] for row in content['foretold']['rows']} == {4}
+    assert {row['networks'] for row in content['predicted']['rows']} == {4}
     text = (tmp_path / 'out/contrast.md').read_text()
-    assert '## Does it foretell AP?' in text
+    assert '## Does it predict AP?' in text
     assert '## Over same, stage3, 96x128' in text
     assert f'| half | {last["half"] - last["same"]:+.4f} (one seed) |' in text
     assert 'One seed: there is no interval' in text

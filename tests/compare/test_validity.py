@@ -1,4 +1,4 @@
-"""Rows of several seeds, and what consistency foretells."""
+"""Rows of several seeds, and what consistency predicts."""
 
 from __future__ import annotations
 

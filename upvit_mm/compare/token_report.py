@@ -65,8 +65,8 @@ def write_contrast(folder: Path, content: dict[str, Any], figures: Mapping[str, 
                 lines += [f'## {title}, {size}', '', *table.markdown(), '']
     if found.over is not None:
         lines += _over_lines(found)
-    if found.foretold is not None:
-        lines += _foretold_lines(found)
+    if found.predicted is not None:
+        lines += _predicted_lines(found)
     lines += _end(found.settings, found.command, figures)
     write_text_atomically(folder / 'contrast.csv', found.sheet().csv())
     _write(folder, 'contrast', content, lines, figures)
@@ -110,10 +110,10 @@ def _over_lines(found: TokenTable) -> list[str]:
     return [*lines, found.over['how'], '']
 
 
-def _foretold_lines(found: TokenTable) -> list[str]:
-    told = found.foretold
+def _predicted_lines(found: TokenTable) -> list[str]:
+    told = found.predicted
     intro = f'How measures at {told["size"]} rank the networks, against {told["ap"]} of `{told["file"]}`:'
-    return ['## Does it foretell AP?', '', intro, '', *found.foretold_table().markdown(), '']
+    return ['## Does it predict AP?', '', intro, '', *found.predicted_table().markdown(), '']
 
 
 def _end(settings: Mapping[str, Any] | None, command: str | None, figures: Mapping[str, Figure]) -> list[str]:

@@ -29,7 +29,7 @@ class TokenTable(JsonRecord):
         groups: names of the networks of each row, which differ by seed; by default each network is a row.
         macs: multiply-accumulates by network and size, as far as they are known.
         over: differences to the row ``to``: ``rows`` of them by title, size, stage and measure, and ``how``.
-        foretold: ``rows`` of ``correlations`` with ``ap``, ``size`` and ``file``.
+        predicted: ``rows`` of ``correlations`` with ``ap``, ``size`` and ``file``.
         dense: record of the dense network.
         networks: records of the others.
         settings: of the measurement.
@@ -41,7 +41,7 @@ class TokenTable(JsonRecord):
     groups: Groups = field(default_factory=dict)
     macs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     over: Mapping[str, Any] | None = None
-    foretold: Mapping[str, Any] | None = None
+    predicted: Mapping[str, Any] | None = None
     dense: Mapping[str, Any] | None = None
     networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -112,11 +112,11 @@ class TokenTable(JsonRecord):
         rows = [[title, *(self.difference(title, size, stage, name, 4) for name in names)] for title in titles]
         return Table(['network', *(METRICS[name] for name in names)], rows)
 
-    def foretold_table(self) -> Table:
+    def predicted_table(self) -> Table:
         """How well every measure ranks the networks."""
         rows = [
             [METRICS.get(r['measure'], 'MACs'), r['stage'], *(number(r[k]) for k in ('spearman', 'p')), r['networks']]
-            for r in self.foretold['rows']
+            for r in self.predicted['rows']
         ]
         return Table(['measure', 'stage', 'Spearman', 'p', 'networks'], rows)
 

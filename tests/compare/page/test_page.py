@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import html
 import json
-import pickle
 import re
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -239,92 +237,6 @@ def test_every_size_has_its_table(write, consistency):
     assert page.tables['consistency-caption-2'] == [
         [cell.replace(' (multiply-accumulates)', '') for cell in row] for row in page.tables['consistency-caption-1']
     ]
-
-
-MISTAKES = {
-    'detectors/detectors.json': ('{"rows": [', r"detectors.json' is damaged .*; tools/compare_detectors.py writes it"),
-    'detectors/dense/seed0/predictions.json': ('[3]', r"predictions.json' is damaged \(entry 0: .*compare_detectors"),
-    'classifiers/compare.json': ('[1]', r"compare.json' (is damaged|lacks) .*tools/compare_classifiers.py"),
-    'pruning/report.json': ('{"goal": 1}', r"report.json' lacks method; tools/prune.py of this version writes it"),
-    'pruning/plan.json': ('{}', r"plan '.*plan.json' is damaged"),
-    'consistency/contrast.json': ('{}', r"contrast.json' lacks results; tools/compare_consistency.py"),
-}
-
-
-@pytest.mark.parametrize('file', MISTAKES)
-def test_damaged_and_missing_files(request, write, tmp_path, file):
-    part, (text, message) = Path(file).parts[0], MISTAKES[file]
-    given = request.getfixturevalue(part)
-    arguments = {part: [given()] if part == 'detectors' else given}
-    (tmp_path / file).write_text(text)
-    with pytest.raises(ValueError, match=message):
-        write(**arguments)
-    (tmp_path / file).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{Path(file).name}' does not exist; tools/\w+\.py writes it"):
-        write(**arguments)
-    assert not (tmp_path / 'report.html').exists()
-
-
-class Payload:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self):
-        return self.mark.touch, ()
-
-
-@pytest.mark.parametrize('name', ['predictions.pkl', 'predictions.json'])
-def test_nothing_is_unpickled(write, detectors, tmp_path, name):
-    """Neither what an older version wrote nor a pickle in the place of the JSON."""
-    folder, mark = detectors(), tmp_path / 'mark'
-    content = json.loads((folder / 'detectors.json').read_text())
-    content['rows'][0]['runs'][0]['predictions'] = f'dense/seed0/{name}'
-    (folder / 'detectors.json').write_text(json.dumps(content))
-    (folder / 'dense/seed0' / name).write_bytes(pickle.dumps(Payload(mark)))
-    told = {
-        'predictions.pkl': r"predictions = 'dense/seed0/predictions.pkl': must be a predictions.json .* run tools/comp",
-        'predictions.json': r"predictions.json' is damaged .*; tools/compare_detectors.py writes it",
-    }
-    with pytest.raises(ValueError, match=told[name]):
-        write(detectors=[folder])
-    assert not mark.exists()
-    pickle.loads((folder / 'dense/seed0' / name).read_bytes())
-    assert mark.exists(), 'the pickle of this test does nothing'
-
-
-def test_predictions_lie_in_their_folder(write, detectors, tmp_path):
-    folder = detectors()
-    content = json.loads((folder / 'detectors.json').read_text())
-    file = folder / 'dense/seed0/predictions.json'
-    elsewhere = file.rename(tmp_path / 'predictions.json')
-    (folder / 'link.d').symlink_to(tmp_path)
-    for name in ('../predictions.json', str(elsewhere), 'link.d/predictions.json', 5):
-        content['rows'][0]['runs'][0]['predictions'] = name
-        (folder / 'detectors.json').write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=r'runs\.predictions = .* must be a predictions\.json in that folder'):
-            write(detectors=[folder])
-    elsewhere.rename(file)
-    content['rows'][0]['runs'][0]['predictions'] = 'dense/seed0/predictions.json'
-    (folder / 'detectors.json').write_text(json.dumps(content))
-    (tmp_path / 'work_dirs').symlink_to(tmp_path)  # a work dir that is reached through a link is fine
-    assert write(detectors=[tmp_path / 'work_dirs/detectors']).row('result-caption', 'up')
-
-
-@pytest.mark.parametrize('key', ['speed', 'params'])
-def test_a_folder_of_an_older_version(write, detectors, key):
-    folder = detectors()
-    content = json.loads((folder / 'detectors.json').read_text())
-    (content if key in content else content['rows'][0]).pop(key)
-    (folder / 'detectors.json').write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"detectors.json' lacks (rows\.)?{key}; tools/compare_detectors.py of this"):
-        write(detectors=[folder])
-
-
-def test_nothing_to_show(write):
-    with pytest.raises(ValueError, match='a page needs at least one folder'):
-        write()
 
 
 FRAME = """<body><iframe width="390" height="844" style="border: 0" srcdoc="{}" onload="

@@ -145,9 +145,9 @@ def _pictures(contrast: TokenTable) -> list[dict[str, Any]]:
         'contrast.png': f'Every measure by stage, one bar for each of {names}, at {sizes}',
         'queries.png': f'How alike one token of a picture is to all others at the last stage: dense, {names}',
     }
-    if told := contrast.foretold:
+    if told := contrast.predicted:
         best = told['rows'][0]
-        texts['foretold.png'] = (
+        texts['predicted.png'] = (
             f'{told["ap"]} against every measure at {told["size"]}, one dot for each network; ranks agree best for '
             f'{best["measure"]} {best["stage"]}, Spearman {best["spearman"]:.2f}'
         )

@@ -1,3 +1,5 @@
+"""Backbones that are built from an ArchSpec."""
+
 from __future__ import annotations
 
 from upvit_mm.arch import ArchSpec
