@@ -16,10 +16,11 @@ from upvit_mm.files import write_atomically, write_text_atomically
 from upvit_mm.pruning import KINDS, PrunePlan, prunable_dims
 from upvit_mm.pruning.depth import all_blocks
 from upvit_mm.pruning.importance import Scores
+from upvit_mm.table import Table
 
 matplotlib.use('Agg')
 DENSE_COLOUR, KEPT_COLOUR = '#c9d3de', '#1f5f99'
-Row = tuple[str, ...]
+HeaderAndRows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 Costs = dict[str, dict[str, int]]
 
 USE = """Six lines put the result into a detector (a seventh replaces SGD); save them as `{folder}/detector.py`:
@@ -41,7 +42,7 @@ NECK = {  # by whether the backbone is a pyramid
 }
 
 
-def width_rows(source: ArchSpec, target: ArchSpec) -> tuple[Row, list[Row]]:
+def width_rows(source: ArchSpec, target: ArchSpec) -> HeaderAndRows:
     """Header and one row a stage: ``dense -> pruned`` widths; ``a-b`` where blocks differ."""
     header = ('stage', 'depth', 'embed', 'heads', 'q, k', 'v', 'FFN hidden')
     rows = []
@@ -53,7 +54,7 @@ def width_rows(source: ArchSpec, target: ArchSpec) -> tuple[Row, list[Row]]:
     return header, rows
 
 
-def cost_rows(costs: Costs) -> tuple[Row, list[Row]]:
+def cost_rows(costs: Costs) -> HeaderAndRows:
     """Header and one row a count: dense, pruned, and the share that is left."""
     rows = []
     for name, dense in costs['dense'].items():
@@ -82,14 +83,14 @@ def write_report(folder: Path, plan: PrunePlan, scores: Scores | None, content: 
         '',
         '## Costs',
         '',
-        *_markdown(*cost_rows(content['costs'])),
+        *Table(*cost_rows(content['costs'])).markdown(),
         '',
         f'Multiply-accumulates of one image, both matrix products of attention counted{_attention(settings)}; '
         'classifier head included.',
         '',
         '## Widths',
         '',
-        *_markdown(*width_rows(plan.source_arch, plan.target_arch)),
+        *Table(*width_rows(plan.source_arch, plan.target_arch)).markdown(),
         '',
         *_depth_lines(plan),
         '![dense and kept widths of every block; scores of kept and removed channels](widths.png)',
@@ -177,13 +178,8 @@ def _result_lines(content: dict[str, Any]) -> list[str]:
     rows = []
     for name, figures in content['held_out'].items():
         rows.append((name, f'{figures["kl"]:.4f}', f'{figures["top1"]:.2f}' if 'top1' in figures else 'no labels'))
-    lines = _markdown(('network', 'KL to the dense network', 'top-1 %'), rows)
+    lines = Table(('network', 'KL to the dense network', 'top-1 %'), rows).markdown()
     return [*lines, '', f'On {content["images"]} held-out images; nothing was fine-tuned.', '']
-
-
-def _markdown(header: Row, rows: Sequence[Row]) -> list[str]:
-    rule = '|'.join('---' if k == 0 else '---:' for k in range(len(header)))
-    return [f'| {" | ".join(header)} |', f'|{rule}|', *(f'| {" | ".join(row)} |' for row in rows)]
 
 
 def _span(values: Sequence[int]) -> str:
