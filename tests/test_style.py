@@ -41,7 +41,9 @@ def undocumented(node: ast.Module | ast.ClassDef, where: str) -> Iterator[str]:
 
 
 def test_files_are_short():
-    long = {str(p.relative_to(ROOT)): n for p in [*CODE, *TESTS] if (n := len(p.read_text().splitlines())) > LONGEST_FILE}
+    long = {
+        str(p.relative_to(ROOT)): n for p in [*CODE, *TESTS] if (n := len(p.read_text().splitlines())) > LONGEST_FILE
+    }
     assert not long
 
 

@@ -28,9 +28,7 @@ def parse_args() -> argparse.Namespace:
     network.add_argument('--arch', help='stock name or arch.json')
     network.add_argument('--config', help='of a detector (mmdet) or a classifier (mmpretrain)')
     costs.add_argument('--sizes', nargs='+', default=['224', '800x1333'], help='SIDE or HEIGHTxWIDTH of the image')
-    costs.add_argument(
-        '--num-classes', type=int, default=1000, help='of the head after --arch; 0 = the backbone alone'
-    )
+    costs.add_argument('--num-classes', type=int, default=1000, help='of the head after --arch; 0 = the backbone alone')
     costs.add_argument(
         '--depth', type=int, choices=range(5), default=3, help='1 stages, 2 blocks, 3 parts of blocks, 4 modules'
     )
