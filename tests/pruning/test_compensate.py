@@ -208,6 +208,9 @@ def test_it_goes_on_after_a_layer(dense, sliced_by, images):
     assert [name for name, left in told.items() if left is None] == finished
     for a, b in zip(whole.parameters(), cut.parameters()):
         assert torch.equal(a, b)
+    compensate(dense, cut, plan, batches(images, 8), done=list(told))  # all of it was done
+    for a, b in zip(whole.parameters(), cut.parameters()):
+        assert torch.equal(a, b)
 
 
 def test_bad_input(dense, sliced_by, images):

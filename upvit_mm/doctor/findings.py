@@ -36,10 +36,12 @@ def ok(found: str, remedy: str = '') -> Finding:
 
 
 def warning(found: str, remedy: str = '') -> Finding:
+    """A finding that does not stop a training, see ``ok``."""
     return Finding('', 'warning', found, remedy)
 
 
 def error(found: str, remedy: str = '') -> Finding:
+    """A finding that stops a training or spoils its result, see ``ok``."""
     return Finding('', 'error', found, remedy)
 
 

@@ -69,36 +69,46 @@ def compensate(
     if not images:
         raise ValueError('there are no images to compensate with.')
     theirs, ours = _Stream(dense, images), _Stream(sliced, images)
-    for i, pairs in enumerate(plan.kept_blocks):
-        kept = plan.kept[f'{stage_name(i)}.embed']
+    for i in range(plan.source_arch.num_stages):
         theirs.enter_stage(i)
         ours.enter_stage(i)
-        sequence = [2 * block + (kind == 'mlp') for kind, block in branches(pairs)]
-        after = [*sequence[1:], 2 * plan.source_arch.depths[i]]  # the dense stream in front of the next kept branch
-        for half, dense_half in enumerate(after):
-            theirs.run_to(dense_half)
-            block = sliced.backbone.stages[i].blocks[half // 2]
-            layer = block.mlp.fc2 if half % 2 else block.attn.proj
-            name, left = f'{stage_name(i)}.{half}', None
-            if name not in done:
-                system = _System(layer)
-                for tokens, target in zip(ours.parts, theirs.parts):
-                    x, now = ours.look(layer, tokens)
-                    lack = target.index_select(2, kept.to(target.device)).to(now) - now
-                    system.add(x, lack, _token_weights(x, sliced))
-                left = system.solve(ridge, name)
-            if report:
-                report(name, left)
-            ours.run_to(half + 1)
+        _correct_stage(theirs, ours, plan, ridge, report, done)
         theirs.leave_stage()
         ours.leave_stage()
     if sliced.head is not None:
-        system = _System(sliced.head)
-        for x, reference in zip(ours.features(), theirs.features()):
-            system.add(x, dense.head(reference) - sliced.head(x), _token_weights(x, sliced))
-        left = system.solve(ridge, 'head')
+        left = None
+        if 'head' not in done:
+            system = _System(sliced.head)
+            for x, reference in zip(ours.features(), theirs.features()):
+                system.add(x, dense.head(reference) - sliced.head(x), _token_weights(x, sliced))
+            left = system.solve(ridge, 'head')
         if report:
             report('head', left)
+
+
+def _correct_stage(
+    theirs: _Stream, ours: _Stream, plan: PrunePlan, ridge: float, report: Report | None, done: Collection[str]
+) -> None:
+    """Every branch of the stage at whose entrance both streams are."""
+    i = ours.stage
+    pairs, kept = plan.kept_blocks[i], plan.kept[f'{stage_name(i)}.embed']
+    sequence = [2 * block + (kind == 'mlp') for kind, block in branches(pairs)]
+    after = [*sequence[1:], 2 * plan.source_arch.depths[i]]  # the dense stream in front of the next kept branch
+    for half, dense_half in enumerate(after):
+        theirs.run_to(dense_half)
+        block = ours.net.backbone.stages[i].blocks[half // 2]
+        layer = block.mlp.fc2 if half % 2 else block.attn.proj
+        name, left = f'{stage_name(i)}.{half}', None
+        if name not in done:
+            system = _System(layer)
+            for tokens, target in zip(ours.parts, theirs.parts):
+                x, now = ours.look(layer, tokens)
+                lack = target.index_select(2, kept.to(target.device)).to(now) - now
+                system.add(x, lack, _token_weights(x, ours.net))
+            left = system.solve(ridge, name)
+        if report:
+            report(name, left)
+        ours.run_to(half + 1)
 
 
 class _Stream:

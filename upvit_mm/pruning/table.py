@@ -55,10 +55,12 @@ class Term:
 
 
 def stage_name(i: int) -> str:
+    """Of stage ``i`` in a backbone."""
     return f'stages.{i}'
 
 
 def block_name(i: int, j: int) -> str:
+    """Of block ``j`` of stage ``i`` in a backbone."""
     return f'stages.{i}.blocks.{j}'
 
 
@@ -90,6 +92,7 @@ def block_embed_slots(i: int, j: int) -> Iterator[Slot]:
 
 
 def kernel_sides(module: str) -> Iterator[Slot]:
+    """Height and width of a convolution's kernel."""
     yield Slot(f'{BACKBONE}{module}.weight', 2)
     yield Slot(f'{BACKBONE}{module}.weight', 3)
 

@@ -93,6 +93,7 @@ def picture_uri(path: Path) -> dict[str, Any]:
 
 
 def data_uri(webp: io.BytesIO) -> str:
+    """A file as a ``data:`` address, for a page that needs no other file."""
     return f'data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}'
 
 
