@@ -90,7 +90,7 @@ def require_family(field: str, kind: Kind) -> Family:
         ValueError: the field, what it is, and which types there are.
     """
     if (family := family_of(kind)) is None:
-        raise ValueError(f'{field} = {type_name(kind) or None!r}: must be one of {backbone_types()}.')
+        raise ValueError(f'{field} = {kind!r}: must be one of {backbone_types()}.')
     return family
 
 
