@@ -40,7 +40,7 @@ def write_onnx(part: Part, path: str | Path, sizes: Sequence[Size], opset: int =
     """Write a part with dynamic batch, height and width, verified at some sizes.
 
     Torch's tracing exporter is used: every torch from 2.4 on has it. A trace can silently keep the size that it was
-        made at. So nothing is written before onnxruntime gives the right numbers at the other sizes.
+    made at. So nothing is written before onnxruntime gives the right numbers at the other sizes.
 
     Args:
         part: the network.
