@@ -172,7 +172,9 @@ def claim_folder(folder: Path, inputs: list[str]) -> None:
     marker = folder / 'inputs.sha256'
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if others and not marker.is_file() and others != ['quick']:
-        raise ValueError(f'{str(folder)!r} holds something else than a demo run; remove it or name another --work-dir.')
+        raise ValueError(
+            f'{str(folder)!r} holds something other than a demo run; remove it or name another --work-dir.'
+        )
     if marker.is_file() and marker.read_text() != fingerprint:
         console.print(f'{folder}: made by other code or from other data; starting anew')
         empty_folder(folder, last=marker)

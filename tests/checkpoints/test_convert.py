@@ -102,7 +102,7 @@ def test_a_file_without_an_arch_is_said_to_be_usual(timm_file, tmp_path, caplog)
     ('changes', 'message'),
     [
         (dict(num_heads=[[3, 6, 3]]), r'num_heads\[0\] = \[3, 6, 3\]: in timm all blocks of a stage have the same'),
-        (dict(mlp_hidden_dims=[[192, 96, 192]]), r'stage 0 has hidden widths \[96, 192\]: in timm all blocks of a stage have the same'),
+        (dict(mlp_hidden_dims=[[192, 96, 192]]), r'stage 0 has hidden widths \[96, 192\]: in timm all blocks of a'),
         (
             dict(qk_dims=24, v_dims=24),
             r'attn.q.weight has 24 rows: in timm q, k and v have the width of the embedding, 48',
