@@ -64,7 +64,7 @@ def test_another_order_in_a_part(listed_as_in_the_file, fruit, scope):
     message = refused(cfg)
     assert message.startswith(
         f"annotation file '{fruit.root}/val.json' (val_dataloader.dataset) has the classes of train_dataloader.dataset "
-        'in another order (plum, pear, apple instead of apple, pear, plum): mmdet numbers labels as'
+        'in another order (plum, pear, apple instead of apple, pear, plum): mmdet numbers labels in'
     )
     listing = ', and give val_dataloader.dataset, test_dataloader.dataset the metainfo of train_dataloader.dataset.'
     assert message.endswith(listing) == listed_as_in_the_file
@@ -197,9 +197,9 @@ def test_a_metric_with_categories_in_another_order(fruit):
     message = refused(fruit.cfg(**judged_by(fruit, 'old.json')))
     assert message == (
         f"val_evaluator.ann_file = '{fruit.root}/old.json' has plum, pear, apple of the classes, in this order, "
-        'val_dataloader.dataset has apple, pear, plum: mmdet numbers labels in the order of the categories in each file, '
-        f"so detections would count for other classes. Set val_evaluator.ann_file='{fruit.root}/val.json', without "
-        'sort_categories.'
+        'val_dataloader.dataset has apple, pear, plum: mmdet numbers labels in the order of the categories in each '
+        f"file, so detections would count for other classes. Set val_evaluator.ann_file='{fruit.root}/val.json', "
+        'without sort_categories.'
     )
 
 

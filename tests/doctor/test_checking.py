@@ -104,7 +104,7 @@ def test_a_process_that_dies(capfd):
     assert first == again
     assert first.found != str(os.getpid())
     assert (dead.status, dead.remedy) == ('error', 'reinstall')
-    assert dead.found.endswith('by a fault in compiled code or out of memory: terminate called')
+    assert dead.found.endswith('by an error in compiled code or out of memory: terminate called')
     assert after.found not in (first.found, str(os.getpid()))
     assert last.found == f'some.py in {after.found}'
     assert capfd.readouterr() == ('', '')

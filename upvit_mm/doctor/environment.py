@@ -25,9 +25,9 @@ from upvit_mm.openmmlab import (
     version_problem,
 )
 
-PYTHON = '>=3.10,<3.13'  # as pyproject.toml has it
-REQUIREMENTS = Path(__file__).parents[2] / 'requirements/runtime.txt'  # of a checkout that is not installed
-ARCHS = {  # tiny ones, one for each family
+PYTHON = '>=3.10,<3.13'  # as in pyproject.toml
+REQUIREMENTS = Path(__file__).parents[2] / 'requirements/runtime.txt'  # of a clone that is not installed
+ARCHS = {  # tiny networks, one for each family
     family.backbone: dict(family=name, embed_dims=8, depths=1, num_heads=1, mlp_hidden_dims=8, img_size=32)
     for name, family in FAMILIES.items()
 }
@@ -37,13 +37,13 @@ STUDENT = dict(
     teacher=None,
     distill={},
 )
-BUILDS = {  # what is built by name, and from which registry
+BUILDS = {  # types to build by name, and the registry
     **{backbone: ('MODELS', dict(arch=arch)) for backbone, arch in ARCHS.items()},
     'SimpleFeaturePyramid': ('MODELS', dict(in_channels=8)),
     'DistillClassifier': ('MODELS', STUDENT),
     'TokenConsistencyHook': ('HOOKS', dict(arch=ARCHS['UPDeiT'], checkpoint='dense.pth')),
 }
-INSTALL = 'install one line of OpenMMLab, whole (README, Installation)'
+INSTALL = 'install all packages from one line of OpenMMLab (README, Installation)'
 MMCV = (
     'mmcv was built without torch or for another one: uninstall mmcv, mmcv-lite, onedl-mmcv, then with torch in place '
     'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir onedl-mmcv (stock line: mmcv)'
@@ -69,7 +69,7 @@ def python() -> Finding:
 
 @check('environment', remedy='pip install upvit_mm again, or keep requirements/runtime.txt beside it')
 def requirements() -> Iterator[Finding]:
-    """What this package needs whatever the OpenMMLab line, timm among it."""
+    """Packages that every OpenMMLab line needs here, for example timm."""
     try:
         lines = metadata.requires('upvit_mm') or []
     except metadata.PackageNotFoundError:
@@ -86,7 +86,7 @@ def requirements() -> Iterator[Finding]:
     yield ok(', '.join(met))
 
 
-@check('environment', remedy='install torch anew, before everything that is built for it (README, Installation)')
+@check('environment', remedy='install torch again, before everything that is built for it (README, Installation)')
 def torch() -> Finding:
     import torch
 
@@ -116,7 +116,7 @@ def torchvision() -> Finding:
 
 @check('environment', needs=('torch',), remedy='install the numpy of your line: onedl numpy<2.3, stock numpy<2')
 def numpy() -> Finding:
-    """Packages that were compiled for another numpy may only say so when they are used."""
+    """Packages that were compiled for another numpy may fail only when they are used."""
     import numpy as np
     import torch
 
@@ -168,7 +168,7 @@ def openmmlab() -> Iterator[Finding]:
 
 @check('environment', needs=('openmmlab',), remedy=f'nothing, or uninstall transformers; {TRANSFORMERS_HINT}')
 def transformers() -> Finding:
-    """What mmpretrain's and mmdet's own tools fail for; ours import both without it."""
+    """A version of transformers that mmpretrain's and mmdet's own tools cannot import; ours import both without it."""
     if problem := transformers_problem():
         return warning(f'{problem}: mmpretrain and mmdet do not import beside it; the tools of this package hide it')
     version = _version_of('transformers')
@@ -177,7 +177,7 @@ def transformers() -> Finding:
 
 @check('environment', remedy=INSTALL)
 def one_line() -> Iterator[Finding]:
-    """The distributions of both lines own the same modules: one of them overwrites the files of the other."""
+    """The distributions of both lines have the same modules: one overwrites the files of the other."""
     installed = {module: _distributions(module) for module in SUPPORTED}
     everything = sorted(name for names in installed.values() for name in names)
     twice = {module: names for module, names in installed.items() if len(names) > 1}
@@ -201,7 +201,7 @@ def mmcv_operators() -> Finding:
 
 @check('environment', needs=('openmmlab',), remedy='with the stock line use torch 2.4 or 2.5, or take the onedl line')
 def mmengine_checkpoints() -> Finding:
-    """From 2.6 on torch refuses what mmengine writes beside the weights, unless mmengine asks it not to."""
+    """From 2.6 on torch refuses the extra data in mmengine's checkpoints, unless mmengine allows it."""
     import torch
     from mmengine.logging import HistoryBuffer
     from mmengine.runner import CheckpointLoader
@@ -226,7 +226,7 @@ def cuda() -> Finding:
         found = f'the {build} build of torch sees no GPU: everything runs on the CPU'
         if not shutil.which('nvidia-smi'):
             return ok(found)
-        remedy = 'look at nvidia-smi (driver) and CUDA_VISIBLE_DEVICES' if torch.version.cuda else NEEDS_CUDA_BUILD
+        remedy = 'check nvidia-smi (driver) and CUDA_VISIBLE_DEVICES' if torch.version.cuda else NEEDS_CUDA_BUILD
         return warning(f'{found}, though nvidia-smi is installed', remedy)
     total = torch.ones(4, device='cuda').sum().item()
     assert total == 4, f'the sum of four ones on the GPU is {total}'
@@ -251,7 +251,7 @@ def mmcv_operators_on_gpu() -> Finding | tuple:
 
 @check('environment', needs=('openmmlab', 'requirements'), remedy=NOT_FOUND)
 def registry() -> Iterator[Finding]:
-    """Everything of this package that configs name is built from either package's registry, without custom_imports."""
+    """All types of this package build from either package's registry, without custom_imports."""
     hide_unfit_transformers()
     for scope in ('mmdet', 'mmpretrain'):
         registries = import_module(f'{scope}.registry')
@@ -272,11 +272,11 @@ def _version_of(distribution: str) -> str | None:
 
 
 def _distributions(module: str) -> list[str]:
-    """Which of the distributions that provide a module are installed."""
+    """The installed distributions that provide a module."""
     return [name for name in SUPPORTED[module][2] if _version_of(name)]
 
 
 def _line() -> str:
-    """The line that most of what is installed belongs to."""
+    """The line of most installed packages."""
     names = [name for module in SUPPORTED for name in _distributions(module)]
     return 'stock' if sum(name.startswith('onedl-') for name in names) * 2 < len(names) else 'onedl'
