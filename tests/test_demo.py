@@ -147,5 +147,5 @@ def test_targets(demo, start, tmp_path, monkeypatch, capsys):
 
 
 def test_a_tool_that_fails_ends_the_demo(demo):
-    with pytest.raises(SystemExit, match=r'error: tools/prune\.py ended with status 2; .* Run again to go on'):
+    with pytest.raises(SystemExit, match=r'error: tools/prune\.py ended with status 2; .* Run again to continue'):
         demo.run('pruning', ['tools/prune.py', '--no-such-option'])

@@ -84,7 +84,7 @@ def test_a_gpu_that_is_not_there_is_one_line(name, words, tmp_path):
     words += [] if name == 'benchmark' else ['--work-dir', tmp_path]
     *_, last = tool(name, *words, '--device', 'cuda', status=1).splitlines()
     assert last.startswith("error: device = 'cuda': torch ")
-    assert last.endswith('sees no GPU on this machine; take cpu.')
+    assert last.endswith('sees no GPU on this machine; use cpu.')
 
 
 def test_train_and_test_a_detector(data_options, tmp_path):

@@ -27,6 +27,7 @@ INDENT = 9
 
 
 def parse_args(words: list[str] | None) -> argparse.Namespace:
+    """The arguments of the command line, checked."""
     parser = argparse.ArgumentParser('python -m upvit_mm.doctor', description=__doc__)
     parser.add_argument('config', nargs='?', help='config file of mmdet or mmpretrain')
     parser.add_argument('checkpoint', nargs='?', help="weights to check (default: those that the config's model loads)")

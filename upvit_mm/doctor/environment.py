@@ -60,6 +60,7 @@ NUMPY = 'the numpy of your line: onedl <2.3, stock <2'
 
 @check('environment', remedy='use Python 3.10, 3.11 or 3.12')
 def python() -> Finding:
+    """The version of Python."""
     version = platform.python_version()
     found = f'Python {version}, upvit_mm {upvit_mm.__version__} in {Path(upvit_mm.__file__).parent}'
     if SpecifierSet(PYTHON).contains(version, prereleases=True):
@@ -88,6 +89,7 @@ def requirements() -> Iterator[Finding]:
 
 @check('environment', remedy='install torch again, before everything that is built for it (README, Installation)')
 def torch() -> Finding:
+    """torch imports and multiplies matrices."""
     import torch
 
     build = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU'
@@ -102,6 +104,7 @@ def torch() -> Finding:
     remedy=PAIR,
 )
 def torchvision() -> Finding:
+    """torchvision fits torch, and its operators run."""
     import torch
     import torchvision
 
@@ -131,6 +134,7 @@ def numpy() -> Finding:
     f'libglib2.0-0; when numpy is blamed, {REBUILT}{NUMPY} (stock: opencv-python<4.12)',
 )
 def opencv() -> Finding:
+    """OpenCV imports and converts an image."""
     import cv2
     import numpy as np
 
@@ -141,6 +145,7 @@ def opencv() -> Finding:
 
 @check('environment', needs=('numpy',), remedy=f'pip install pycocotools; when numpy is blamed, {REBUILT}{NUMPY}')
 def pycocotools() -> Finding:
+    """pycocotools imports and encodes a mask."""
     import numpy as np
     from pycocotools import mask
 
@@ -193,6 +198,7 @@ def one_line() -> Iterator[Finding]:
 
 @check('environment', needs=('openmmlab', 'opencv'), remedy=MMCV)
 def mmcv_operators() -> Finding:
+    """mmcv's operators run on the CPU."""
     if 'mmcv-lite' in _distributions('mmcv'):
         return error('mmcv-lite has no operators, which detectors need')
     try_mmcv_ops()
@@ -219,6 +225,7 @@ def mmengine_checkpoints() -> Finding:
     remedy='this build of torch has no code for this GPU, or the driver is too old for it: install a build for it',
 )
 def cuda() -> Finding:
+    """torch can use the GPU, if there is one."""
     import torch
 
     build = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU'
@@ -241,6 +248,7 @@ def cuda() -> Finding:
     remedy='mmcv was built without CUDA: install it anew where nvcc is, with FORCE_CUDA=1 when no GPU is seen there',
 )
 def mmcv_operators_on_gpu() -> Finding | tuple:
+    """mmcv's operators run on the GPU, if there is one."""
     import torch
 
     if not torch.cuda.is_available():

@@ -36,10 +36,12 @@ def ok(found: str, remedy: str = '') -> Finding:
 
 
 def warning(found: str, remedy: str = '') -> Finding:
+    """A warning for a check to return; see ``ok``."""
     return Finding('', 'warning', found, remedy)
 
 
 def error(found: str, remedy: str = '') -> Finding:
+    """An error for a check to return; see ``ok``."""
     return Finding('', 'error', found, remedy)
 
 

@@ -17,6 +17,7 @@ CLASSES = 'set num_classes of every head, and metainfo=dict(classes=...) of ever
 
 @check('config', remedy='correct the config file, or --cfg-options')
 def config(subject: Subject) -> Finding:
+    """The config file can be read."""
     return ok(f'{subject.config} for {subject.cfg.default_scope}')
 
 
@@ -63,6 +64,7 @@ def evaluator(subject: Subject) -> Iterator[Finding]:
     remedy='correct the settings that it names; when a type is not found, check its spelling and custom_imports',
 )
 def model(subject: Subject) -> Finding:
+    """The model can be built."""
     millions = sum(parameter.numel() for parameter in subject.model.parameters()) / 1e6
     backbone = getattr(subject.model, 'backbone', None)
     return ok(f'{type(subject.model).__name__} on {type(backbone).__name__}, {millions:.1f} M parameters')

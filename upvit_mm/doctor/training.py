@@ -18,6 +18,7 @@ COUNTABLE = 64e6  # bytes; smaller annotation files are read quickly
 
 @check('config', needs=('model',), remedy=f'{ADAMW}; without _delete_ the settings of SGD stay in it')
 def optimizer(subject: Subject) -> Iterator[Finding]:
+    """The optimizer can be built, and is AdamW where a transformer needs it."""
     import torch
     from mmengine.registry import OPTIM_WRAPPERS
 

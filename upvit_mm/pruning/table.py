@@ -55,10 +55,12 @@ class Term:
 
 
 def stage_name(i: int) -> str:
+    """Name of stage ``i`` in the backbone."""
     return f'stages.{i}'
 
 
 def block_name(i: int, j: int) -> str:
+    """Name of block ``j`` of stage ``i`` in the backbone."""
     return f'stages.{i}.blocks.{j}'
 
 
@@ -90,6 +92,7 @@ def block_embed_slots(i: int, j: int) -> Iterator[Slot]:
 
 
 def kernel_sides(module: str) -> Iterator[Slot]:
+    """Height and width of the kernel of a convolution."""
     yield Slot(f'{BACKBONE}{module}.weight', 2)
     yield Slot(f'{BACKBONE}{module}.weight', 3)
 

@@ -104,6 +104,7 @@ class RecordHook(Hook):
 
 
 def read_record(folder: Path, epochs: int, metric: Metric) -> dict[str, Any]:
+    """See ``Training.record``; None for each epoch without a value."""
     path, record = folder / 'record.json', {}
     if path.is_file():
         record = json.loads(path.read_text(encoding='utf-8'))

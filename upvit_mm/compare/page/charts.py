@@ -93,6 +93,7 @@ def picture_uri(path: Path) -> dict[str, Any]:
 
 
 def data_uri(webp: io.BytesIO) -> str:
+    """A WebP picture as a ``data:`` URI, for a self-contained page."""
     return f'data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}'
 
 
