@@ -251,7 +251,7 @@ def test_blocks_are_chosen_by_the_head(cfg, checkpoint, tmp_path):
     cfg.model.backbone.pop('window_size')
     headless = {k: v for k, v in torch.load(checkpoint)['state_dict'].items() if not k.startswith('head.')}
     torch.save(headless, tmp_path / 'headless.pth')
-    with pytest.raises(ValueError, match=r'has no linear head: .* a target of its own depth'):
+    with pytest.raises(ValueError, match=r'has no linear head: .* a target of the same depth'):
         PruneJob(cfg, str(tmp_path / 'headless.pth'), goal, tmp_path, settings)
 
 

@@ -195,7 +195,7 @@ def _literal(nodes: list[Place], wanted: str) -> list[Place]:
 
 
 def _usual_prefix(names: Mapping[str, Tensor]) -> str:
-    """The wrappers that all names share, and ``backbone.`` when some go on with it."""
+    """The wrappers that all names share, and ``backbone.`` if it follows in some of them."""
     prefix = ''
     while common := next((w for w in WRAPPERS if all(k.startswith(f'{prefix}{w}.') for k in names)), None):
         prefix = f'{prefix}{common}.'

@@ -54,7 +54,7 @@ PAIR = (
     'one command from one index'
 )
 REBUILT = 'install a build of it for this numpy (pip install --force-reinstall --no-deps), or '
-NEEDS_CUDA_BUILD = 'for the GPU install a CUDA build of torch and torchvision, then mmcv anew'
+NEEDS_CUDA_BUILD = 'for the GPU install a CUDA build of torch and torchvision, then mmcv again'
 NUMPY = 'the numpy of your line: onedl <2.3, stock <2'
 
 
@@ -187,7 +187,7 @@ def one_line() -> Iterator[Finding]:
     everything = sorted(name for names in installed.values() for name in names)
     twice = {module: names for module, names in installed.items() if len(names) > 1}
     for module, names in twice.items():
-        remedy = f'pip uninstall {" ".join(names)}, then install one of them anew'
+        remedy = f'pip uninstall {" ".join(names)}, then install one of them again'
         yield error(f'{module} is installed {len(names)} times: {", ".join(names)}', remedy)
     lines = sorted({'onedl' if name.startswith('onedl-') else 'stock' for name in everything})
     if len(lines) > 1:
@@ -245,7 +245,7 @@ def cuda() -> Finding:
 @check(
     'environment',
     needs=('mmcv_operators', 'cuda'),
-    remedy='mmcv was built without CUDA: install it anew where nvcc is, with FORCE_CUDA=1 when no GPU is seen there',
+    remedy='mmcv was built without CUDA: install it again where nvcc is, with FORCE_CUDA=1 when no GPU is seen there',
 )
 def mmcv_operators_on_gpu() -> Finding | tuple:
     """mmcv's operators run on the GPU, if there is one."""

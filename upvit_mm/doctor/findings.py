@@ -122,4 +122,4 @@ def examine(checks: Sequence[Check], run: Callable[[Check], list[Finding]]) -> I
             failed = any(finding.status == 'error' for finding in findings)
             outcome[check.name] = 'failed' if failed else 'fine' if findings else 'absent'
     if left_out := [name for name, how in outcome.items() if how == 'left out']:
-        yield Finding('left_out', 'warning', f'not looked at: {", ".join(left_out)}', 'fix the errors, then run again')
+        yield Finding('left_out', 'warning', f'not checked: {", ".join(left_out)}', 'fix the errors, then run again')

@@ -173,11 +173,11 @@ def _rest(subject: Subject, path: str) -> Iterator[Finding]:
     if problems := differences(theirs, ours):
         yield warning(
             f'{len(problems)} tensors outside the backbone differ: {"; ".join(problems[:5])}',
-            'fine when heads are to be trained anew; for testing use the config that the file was trained with, since '
+            'fine if heads will be trained from scratch; for testing use the config of that training, since '
             'mmengine only logs this',
         )
     for part in list(subject.parts)[:1]:  # all parts have the same classes
         try:
             check_classes_of(content.get('meta') or {}, subject.cfg, part, path)
         except ValueError as problem:
-            yield warning(message_of(problem), 'fine when heads are to be trained anew')
+            yield warning(message_of(problem), 'fine if heads will be trained from scratch')

@@ -82,7 +82,7 @@ class LaunchedCrew(Crew):
 
 
 def join_crew(launcher: str, device: str) -> tuple[Crew, str]:
-    """This process's place in the job, and its device (a GPU of its own when ``device`` is ``'cuda'``).
+    """This process's place in the job, and its device (its own GPU when ``device`` is ``'cuda'``).
 
     Raises:
         ValueError: an unknown launcher, or one that did not start this process.

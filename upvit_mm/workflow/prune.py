@@ -217,7 +217,7 @@ class PruneJob:
             without = ' or '.join(name for name, method in METHODS.items() if not method.needs_images)
             raise ValueError(
                 f'checkpoint {network.checkpoint!r} has no linear head: importance and KL are measured on class '
-                f'posteriors. A backbone alone needs --scores, --plan or --method {without}, a target of its own '
+                f'posteriors. A backbone alone needs --scores, --plan or --method {without}, a target of the same '
                 'depth, and --eval-images 0.'
             )
         if network.num_classes and (needed or s.eval_images or s.compensate):

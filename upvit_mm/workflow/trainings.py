@@ -233,7 +233,7 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method('fork', force=True)  # mmengine's own choice for loaders, without its warning
 
-    def follow_parent() -> None:  # a killed parent cannot end its workers; they would go on
+    def follow_parent() -> None:  # a killed parent cannot end its workers
         multiprocessing.parent_process().join()
         for loader in multiprocessing.active_children():
             loader.kill()
