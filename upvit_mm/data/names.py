@@ -15,7 +15,7 @@ def plain(name: Any) -> str:
 
 
 def alike(names: Iterable[Any], others: Iterable[Any]) -> dict[Any, Any]:
-    """Names that equal one of ``others`` after ``plain``, each with that one."""
+    """Names that differ from one of ``others`` but equal it after ``plain``, each with that one."""
     by_plain: dict[str, Any] = {}
     for other in others:
         by_plain.setdefault(plain(other), other)

@@ -41,12 +41,12 @@ class Crew:
 
     def share(self, make: Callable[[], Value]) -> Value:
         """The value that the first process makes, for all processes."""
-        assert self.size == 1, 'one process has nobody to meet'
+        assert self.size == 1, 'one process has no others'
         return make()
 
     def collect(self, value: Value) -> list[Value] | None:
         """For the first process the values of all processes by rank; None for others."""
-        assert self.size == 1, 'one process has nobody to meet'
+        assert self.size == 1, 'one process has no others'
         return [value]
 
     def leave(self) -> None:

@@ -44,7 +44,7 @@ class JobPlan:
 
     @property
     def inputs(self) -> dict:
-        """The goal and the settings that decide a plan."""
+        """The settings that decide a plan; the goal decides it too."""
         return self.settings.some(
             'head_policy', 'tie_qkv', 'round_to', 'min_share', 'non_uniform', 'window_size', 'max_rows'
         )
