@@ -198,7 +198,7 @@ def test_a_metric_with_categories_in_another_order(fruit):
     assert message == (
         f"val_evaluator.ann_file = '{fruit.root}/old.json' has plum, pear, apple of the classes, in this order, "
         'val_dataloader.dataset has apple, pear, plum: mmdet numbers labels in the order of the categories in each '
-        f"file, so detections would count for other classes. Set val_evaluator.ann_file='{fruit.root}/val.json', "
+        f"file, so detections count for other classes. Set val_evaluator.ann_file='{fruit.root}/val.json', "
         'without sort_categories.'
     )
 
