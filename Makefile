@@ -29,7 +29,7 @@ help:  ## Show this list
 
 setup: $(READY) package  ## Make the virtual environment: torch, mmcv with its operators, OpenMMLab, this package
 
-demo: setup  ## Run the main job on the embedded digits; the report comes to work_dirs/demo/report.html
+demo: setup  ## Run the main job on the embedded digits; the report is written to work_dirs/demo/report.html
 	OMP_NUM_THREADS=$(THREADS) $(PY) tools/demo.py --work-dir work_dirs/demo $(if $(filter 1,$(QUICK)),--quick)
 
 test: setup  ## Run the tests
@@ -49,7 +49,7 @@ clean-results:  ## Remove work_dirs/: every training, pruned network and report
 	rm -rf work_dirs
 
 package: $(READY)
-	@# an editable install points to one checkout: repeat it when the environment is shared and the folder another
+	@# an editable install points to one clone: repeat it when a shared environment is used from another folder
 	@if [ "$$(cat $(VENV)/.package 2>/dev/null)" != "$(CURDIR)" ] || [ pyproject.toml -nt $(VENV)/.package ]; then \
 	  $(PIP) install --quiet --no-build-isolation --no-deps --editable . && echo '$(CURDIR)' > $(VENV)/.package; fi
 

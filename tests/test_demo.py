@@ -126,7 +126,7 @@ def test_other_code_starts_anew(demo, start, tmp_path, monkeypatch):
 def test_a_folder_that_is_not_the_demos_is_kept(start, commands, tmp_path):
     (tmp_path / 'demo').mkdir()
     (tmp_path / 'demo/thesis.txt').touch()
-    with pytest.raises(ValueError, match='holds something else than a demo run'):
+    with pytest.raises(ValueError, match='holds something other than a demo run'):
         start()
     assert (tmp_path / 'demo/thesis.txt').exists()
     assert not commands
@@ -147,5 +147,5 @@ def test_targets(demo, start, tmp_path, monkeypatch, capsys):
 
 
 def test_a_tool_that_fails_ends_the_demo(demo):
-    with pytest.raises(SystemExit, match=r'error: tools/prune\.py ended with status 2; .* Run again to go on'):
+    with pytest.raises(SystemExit, match=r'error: tools/prune\.py ended with status 2; .* Run again to continue'):
         demo.run('pruning', ['tools/prune.py', '--no-such-option'])

@@ -200,7 +200,7 @@ import transformers, transformers.pytorch_utils
 print(transformers.__version__)
 """).splitlines()
     assert told.startswith('transformers 5.17.0 cannot give transformers.')
-    assert 'are left out, nothing here needs them; for multimodal models: pip install "transformers<5"' in told
+    assert 'are left out; nothing here needs them; for multimodal models: pip install "transformers<5"' in told
     assert lines[-3:] == ['LinearClsHead', 'True', '5.17.0']
 
 

@@ -84,7 +84,7 @@ def test_a_gpu_that_is_not_there_is_one_line(name, words, tmp_path):
     words += [] if name == 'benchmark' else ['--work-dir', tmp_path]
     *_, last = tool(name, *words, '--device', 'cuda', status=1).splitlines()
     assert last.startswith("error: device = 'cuda': torch ")
-    assert last.endswith('sees no GPU on this machine; take cpu.')
+    assert last.endswith('sees no GPU on this machine; use cpu.')
 
 
 def test_train_and_test_a_detector(data_options, tmp_path):
@@ -234,7 +234,7 @@ def test_one_line_for_each_mistake(digits_folder, data_options, tmp_path):
     assert "checkpoint 'no.pth' does not exist" in said('convert_checkpoint', 'no.pth', tmp_path / 'out.pth')
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/file').touch()
-    assert 'no digits data set' in said('prepare_digits', '--out', tmp_path / 'full')
+    assert 'not a digits data set' in said('prepare_digits', '--out', tmp_path / 'full')
     wrong = [f'model.backbone.init_cfg.checkpoint={tmp_path}/cut.pth', 'model.backbone.init_cfg.type=Pretrained']
     (tmp_path / 'cut.pth').write_bytes(b'PK\x03\x04')
     assert 'cut.pth' in said('train', RETINANET, '--work-dir', tmp_path / 'r', '--cfg-options', *data_options, *wrong)

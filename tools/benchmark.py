@@ -1,4 +1,4 @@
-"""Measure: costs counted module by module; networks timed side by side, in one process, in alternating runs."""
+"""Measure costs (counted module by module) and times (alternating runs in one process)."""
 
 import argparse
 import json
@@ -36,8 +36,8 @@ def parse_args() -> argparse.Namespace:
     annotations = commands.add_parser(
         'annotations', help='the check of an annotation file, by default of the size of COCO'
     )
-    annotations.add_argument('--images', type=int, default=118_287, help='pictures that it lists')
-    annotations.add_argument('--objects', type=int, default=860_001, help='objects that it lists')
+    annotations.add_argument('--images', type=int, default=118_287, help='images in the file')
+    annotations.add_argument('--objects', type=int, default=860_001, help='objects in the file')
     for command in (speed, rivals, pruning, large):
         command.add_argument('--threads', type=int, default=torch.get_num_threads(), help='CPU threads')
     for command in (costs, speed, rivals, pruning, large, annotations):
@@ -49,9 +49,9 @@ def add_complexity(commands: argparse._SubParsersAction) -> argparse.ArgumentPar
     costs = commands.add_parser('complexity', help='multiply-accumulates and parameters, module by module')
     network = costs.add_mutually_exclusive_group(required=True)
     network.add_argument('--arch', help='stock name or arch.json')
-    network.add_argument('--config', help='of a detector (mmdet) or a classifier (mmpretrain)')
+    network.add_argument('--config', help='config of a detector (mmdet) or a classifier (mmpretrain)')
     costs.add_argument('--sizes', nargs='+', default=['224', '800x1333'], help='SIDE or HEIGHTxWIDTH of the image')
-    costs.add_argument('--num-classes', type=int, default=1000, help='of the head after --arch; 0 = the backbone alone')
+    costs.add_argument('--num-classes', type=int, default=1000, help='classes with --arch; 0 = only the backbone')
     costs.add_argument(
         '--depth', type=int, choices=range(5), default=3, help='1 stages, 2 blocks, 3 parts of blocks, 4 modules'
     )
@@ -59,7 +59,7 @@ def add_complexity(commands: argparse._SubParsersAction) -> argparse.ArgumentPar
 
 
 def add_latency(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    speed = commands.add_parser('latency', help='latency and throughput, networks side by side')
+    speed = commands.add_parser('latency', help='latency and throughput of several networks')
     network = speed.add_mutually_exclusive_group(required=True)
     network.add_argument('--arch', nargs='+', help='backbones: stock names or arch.json, random weights')
     network.add_argument(
@@ -70,10 +70,10 @@ def add_latency(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         help='a detector (random weights without a checkpoint); once for each',
     )
     speed.add_argument('--sizes', nargs='+', default=['800x1344'], help='SIDE or HEIGHTxWIDTH of the images')
-    speed.add_argument('--batch', type=int, nargs='+', default=[1], help='images at once')
+    speed.add_argument('--batch', type=int, nargs='+', default=[1], help='images per batch')
     speed.add_argument('--channels-last', action='store_true', help='memory format of the images')
     speed.add_argument('--compile', action='store_true', help='with torch.compile')
-    speed.add_argument('--against', help='file that an earlier run has saved, with the same settings')
+    speed.add_argument('--against', help='file of an earlier run with the same settings')
     return speed
 
 
@@ -82,8 +82,8 @@ def add_backbone(commands: argparse._SubParsersAction) -> argparse.ArgumentParse
     rivals.add_argument('--arch', default='pvtv2-b0', help='stock name or arch.json')
     rivals.add_argument('--size', default='800x1344', help='HEIGHTxWIDTH of the forward pass')
     rivals.add_argument('--train-size', default='512x512', help='HEIGHTxWIDTH of the training step')
-    rivals.add_argument('--against', nargs='*', help='of timm, mmdet (default: all that have it)')
-    rivals.add_argument('--batch', type=int, default=1, help='images a step')
+    rivals.add_argument('--against', nargs='*', help='timm, mmdet (default: all that have this network)')
+    rivals.add_argument('--batch', type=int, default=1, help='images per step')
     return rivals
 
 
@@ -91,17 +91,17 @@ def add_pruning(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     pruning = commands.add_parser('pruning', help='speed, agreement and worth of the scores of a trained classifier')
     pruning.add_argument('config', help='its mmpretrain config')
     pruning.add_argument('checkpoint', help='its weights')
-    pruning.add_argument('--seeds', type=int, nargs='+', default=(0, 1, 2), help='of proxy sets and methods')
-    pruning.add_argument('--per-class', type=int, default=10, help='images of every class to score on')
-    pruning.add_argument('--compensate-per-class', type=int, default=40, help='images of every class to compensate on')
-    pruning.add_argument('--ridge', type=float, default=1e-2, help='of the compensation')
-    pruning.add_argument('--eval-images', type=int, default=1000, help='held-out images that judge')
+    pruning.add_argument('--seeds', type=int, nargs='+', default=(0, 1, 2), help='seeds of proxy sets and methods')
+    pruning.add_argument('--per-class', type=int, default=10, help='images of every class for scoring')
+    pruning.add_argument('--compensate-per-class', type=int, default=40, help='images of every class for compensation')
+    pruning.add_argument('--ridge', type=float, default=1e-2, help='regularisation strength of the compensation')
+    pruning.add_argument('--eval-images', type=int, default=1000, help='held-out images for evaluation')
     return pruning
 
 
 def main() -> None:
     args = parse_args()
-    check_device(getattr(args, 'device', 'cpu'))  # complexity and both of pruning have none
+    check_device(getattr(args, 'device', 'cpu'))  # complexity and both pruning commands have none
     console = Console(soft_wrap=True)
     commands = {'complexity': run_complexity, 'latency': run_latency, 'backbone': run_backbone}
     commands |= {'pruning': run_pruning, 'large-pruning': run_large, 'annotations': run_annotations}

@@ -1,4 +1,4 @@
-"""Are the tokens of a pruned network still those of the dense one? Stage by stage, at any input size, as a gate too."""
+"""Are the tokens of a pruned network still those of the dense one? Stage by stage, at any size, with thresholds."""
 
 import argparse
 import math
@@ -28,22 +28,22 @@ def parse_args() -> argparse.Namespace:
         parser.add_argument(f'--{side}', nargs=2, required=True, metavar=('CONFIG', 'CHECKPOINT'), help=help)
         parser.add_argument(f'--{side}-arch', help="stock name or arch.json to build instead of that config's arch")
         parser.add_argument(f'--{side}-cfg-options', nargs='+', action=OptionsAction, help='override its settings')
-    parser.add_argument('--images', required=True, help='folder (searched deeply) or COCO annotation file')
-    parser.add_argument('--image-root', help="folder of the annotation file's images (default: looked for around it)")
-    parser.add_argument('--max-images', type=int, default=50, help='random images to look at (default: 50)')
+    parser.add_argument('--images', required=True, help='folder (searched recursively) or COCO annotation file')
+    parser.add_argument('--image-root', help="folder of the annotation file's images (default: searched near the file)")
+    parser.add_argument('--max-images', type=int, default=50, help='number of random images (default: 50)')
     parser.add_argument(
         '--sizes',
         nargs='+',
         default=['224', '800x1333'],
-        help='SIDE or HEIGHTxWIDTH in pixels that images are stretched to (default: 224 800x1333)',
+        help='SIDE or HEIGHTxWIDTH in pixels to stretch images to (default: 224 800x1333)',
     )
     parser.add_argument('--plan', help='plan.json of the pruning; adds the kept-channel error')
     parser.add_argument(
-        '--fail-under', nargs='+', action=OptionsAction, default={}, help='thresholds, as cka=0.9 relation=0.8'
+        '--fail-under', nargs='+', action=OptionsAction, default={}, help='thresholds, for example cka=0.9 relation=0.8'
     )
-    parser.add_argument('--last-stage-only', action='store_true', help='thresholds hold for the last stage alone')
+    parser.add_argument('--last-stage-only', action='store_true', help='check thresholds only at the last stage')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
-    parser.add_argument('--seed', type=int, default=0, help='of the choice of images and tokens')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images and tokens')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default=default_device())
     parser.add_argument('--threads', type=int, help="CPU threads (default: torch's setting)")
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for the report')
@@ -55,7 +55,7 @@ def main() -> None:
     check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    check_thresholds({}, args.fail_under)  # a misspelt name shall not come up after minutes
+    check_thresholds({}, args.fail_under)  # find a misspelt name now, not after minutes
     sizes = [parse_size(text) for text in args.sizes]
     plan = None if args.plan is None else PrunePlan.load(args.plan)
     dense = load_network(*args.dense, args.dense_cfg_options, args.dense_arch, args.device)

@@ -1,6 +1,6 @@
-"""Prune a dense classifier, and train the result and the vanilla network of its architecture alike, by seeds.
+"""Prune a dense classifier; train the result and the vanilla network of its architecture in the same way, by seeds.
 
-Everything that is finished is reused, and what was cut off goes on, when the command is repeated.
+Repeat the command to continue after an interruption: finished work is reused.
 """
 
 import argparse
@@ -24,10 +24,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'checkpoint',
         nargs='?',
-        help='its weights, in any known layout; left out: it is trained first, on the same images',
+        help='its weights, in any known layout; if left out, it is trained first, on the same images',
     )
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for everything')
-    goal = parser.add_argument_group('what to prune to (one of them, unless the config says it)')
+    goal = parser.add_argument_group('goal of the pruning (one of them, unless the config has it)')
     goal = goal.add_mutually_exclusive_group()
     goal.add_argument('--target', help='architecture: a stock name or an arch.json')
     goal.add_argument('--widths', nargs='+', action=OptionsAction, help='fields of arch.json that change')
@@ -37,14 +37,14 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         action=OptionsAction,
         default={},
-        help='settings of the pruning, as per_class=20 draws=8',
+        help='settings of the pruning, for example per_class=20 draws=8',
     )
     parser.add_argument(
-        '--epochs', type=int, required=True, help='of every training but the dense one and vanilla-long'
+        '--epochs', type=int, required=True, help='epochs of every training except the dense one and vanilla-long'
     )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--train-images', type=int, help='class-balanced subset of the training images (default: all)')
-    help = 'of the dense network (default, if trained here: --epochs); vanilla-long is trained for both'
+    help = 'epochs of the dense network (default if trained here: --epochs); vanilla-long gets the sum of both'
     parser.add_argument('--dense-epochs', type=int, help=help)
     parser.add_argument('--lr', type=float, help="learning rate from scratch (default: the config's)")
     parser.add_argument('--finetune-lr', type=float, help='learning rate of pruned networks (default: --lr)')
@@ -52,12 +52,12 @@ def parse_args() -> argparse.Namespace:
         default = getattr(LESSON, name)
         help = f'weight of the {what}; 0 = without (default: {default:g})'
         parser.add_argument(f'--{name}-weight', type=float, default=default, help=help)
-    parser.add_argument('--temperature', type=float, default=LESSON.temperature, help='of the soft KL')
+    parser.add_argument('--temperature', type=float, default=LESSON.temperature, help='temperature of the soft KL')
     rows = [way.key for way in WAYS]
     parser.add_argument(
         '--rows', nargs='+', choices=rows, help='which trainings (default: all; vanilla-long only with --dense-epochs)'
     )
-    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time, above 1 with one thread each')
+    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time; if above 1, with one thread each')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     args = parser.parse_args()
     return argparse.Namespace(**vars(args), launcher='none', local_rank=0)

@@ -1,4 +1,4 @@
-"""Networks beside one another: how consistent are their tokens with those of the dense one, and does it predict AP?"""
+"""Compare networks: how consistent are their tokens with those of the dense one, and does this predict AP?"""
 
 import argparse
 from pathlib import Path
@@ -30,22 +30,24 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         required=True,
         metavar='NAME=ARCH,CHECKPOINT',
-        help='ARCH: stock name or arch.json; a NAME that comes several times is one row, mean and spread over seeds',
+        help='ARCH: stock name or arch.json; a NAME given several times is one row, with mean and spread over seeds',
     )
-    parser.add_argument('--drop-tokens', nargs='*', choices=FILLS, default=[], help='rows of token dropping, by fill')
-    parser.add_argument('--equal-macs', metavar='NAME', help='whose MACs token dropping has (default: the first)')
-    parser.add_argument('--images', required=True, help='folder (searched deeply) or COCO annotation file')
-    parser.add_argument('--image-root', help="folder of the annotation file's images (default: looked for around it)")
-    parser.add_argument('--max-images', type=int, default=50, help='random images to look at (default: 50)')
+    parser.add_argument('--drop-tokens', nargs='*', choices=FILLS, default=[], help='ways to fill dropped tokens')
+    parser.add_argument(
+        '--equal-macs', metavar='NAME', help='network with the MACs of token dropping (default: the first)'
+    )
+    parser.add_argument('--images', required=True, help='folder (searched recursively) or COCO annotation file')
+    parser.add_argument('--image-root', help="folder of the annotation file's images (default: searched near the file)")
+    parser.add_argument('--max-images', type=int, default=50, help='number of random images (default: 50)')
     parser.add_argument('--sizes', nargs='+', default=['224', '800x1333'], help='SIDE or HEIGHTxWIDTH in pixels')
     parser.add_argument(
         '--detectors',
         help='detectors.json of tools/compare_detectors.py with backbones of these names: how well does each measure, '
         'at the last of --sizes, predict AP?',
     )
-    parser.add_argument('--ap', default='bbox_mAP', help='which AP (default: bbox_mAP)')
+    parser.add_argument('--ap', default='bbox_mAP', help='AP to predict (default: bbox_mAP)')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
-    parser.add_argument('--seed', type=int, default=0, help='of the choice of images and tokens')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images and tokens')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default=default_device())
     parser.add_argument('--work-dir', required=True, help='folder for the report')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
@@ -59,7 +61,7 @@ def main() -> None:
     sizes = [parse_size(text) for text in args.sizes]
     contestants = [Contestant.parse(text) for text in args.networks]
     ap = None if args.detectors is None else read_ap(args.detectors, args.ap)
-    predictors = None if ap is None else predictors_of(groups_of(contestants), ap)  # refuses before hours of measuring
+    predictors = None if ap is None else predictors_of(groups_of(contestants), ap)  # refuse before hours of measuring
     field = Field.of(load_config(args), args.checkpoint, contestants, args.drop_tokens, args.equal_macs, args.device)
     images = find_images(args.images, args.image_root, args.max_images, args.seed)
     terminal = Console(stderr=True)

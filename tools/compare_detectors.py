@@ -1,6 +1,6 @@
-"""Train one detector on several backbones alike, by seeds, and compare their AP, costs and speed.
+"""Train one detector on several backbones in the same way, by seeds, and compare AP, costs and speed.
 
-Everything that is finished is reused, and what was cut off goes on, when the command is repeated. On several GPUs:
+Repeat the command to continue after an interruption: finished work is reused. On several GPUs use
 tools/dist_compare_detectors.sh.
 """
 
@@ -27,21 +27,21 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         required=True,
         metavar='NAME=ARCH,CHECKPOINT',
-        help='ARCH: stock name or arch.json; CHECKPOINT in any known layout, {seed} in it is replaced; left out '
+        help='ARCH: stock name or arch.json; CHECKPOINT in any known layout, {seed} in it is replaced; without it '
         '(NAME=ARCH): random weights',
     )
     parser.add_argument('--work-dir', required=True, help='folder for everything')
-    parser.add_argument('--seeds', type=int, nargs='+', help='one training each (default: 0 1 2)')
-    parser.add_argument('--epochs', type=int, help="of every training (default: the config's); schedules move along")
+    parser.add_argument('--seeds', type=int, nargs='+', help='one training for each (default: 0 1 2)')
+    parser.add_argument('--epochs', type=int, help="epochs of a training (default: the config's); scales schedules")
     parser.add_argument(
         '--evaluate',
         action='store_true',
-        help='no training: each CHECKPOINT is one of the whole detector, and is evaluated',
+        help='no training: each CHECKPOINT is a whole detector, which is evaluated',
     )
-    parser.add_argument('--baseline', metavar='NAME', help='differences are to this one (default: the first)')
+    parser.add_argument('--baseline', metavar='NAME', help='backbone to compare with (default: the first)')
     parser.add_argument('--size', help="HEIGHTxWIDTH for costs and speed (default: the test pipeline's)")
     parser.add_argument('--jobs', type=int, default=OPTIONS.jobs, help='trainings at a time (default: 1)')
-    parser.add_argument('--batch', type=int, default=OPTIONS.batch, help='images at once for images/s (default: 4)')
+    parser.add_argument('--batch', type=int, default=OPTIONS.batch, help='images per batch for images/s (default: 4)')
     parser.add_argument(
         '--repeats', type=int, default=OPTIONS.repeats, help='timed runs of each detector; 0 = none (default: 10)'
     )
@@ -59,7 +59,7 @@ def main() -> None:
     seeds = args.seeds or OPTIONS.seeds
     if args.evaluate:
         seeds = ()
-        console.print('--evaluate: nothing is trained; --seeds, --epochs and --jobs play no part')
+        console.print('--evaluate: nothing is trained; --seeds, --epochs and --jobs are ignored')
     cfg = load_config(args)
     set_training_options(cfg, args.amp, args.auto_scale_lr, resume=None)
     size = None if args.size is None else parse_size(args.size)

@@ -13,9 +13,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('source', metavar='IN', help='checkpoint to read')
     parser.add_argument('target', metavar='OUT', help='.pth file to write')
     parser.add_argument('--to', choices=('ours', 'timm'), default='ours', help='layout to write (default: %(default)s)')
-    parser.add_argument('--prefix', help="what stands before the backbone's keys (default: found by itself)")
+    parser.add_argument('--prefix', help="text before the backbone's keys (default: found automatically)")
     parser.add_argument(
-        '--weights', choices=WEIGHTS, help="averages or raw weights (default: what the file's maker evaluates)"
+        '--weights', choices=WEIGHTS, help="averages or raw weights (default: those that the file's maker evaluates)"
     )
     parser.add_argument('--no-head', action='store_true', help='leave the head out')
     return parser.parse_args()

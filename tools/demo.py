@@ -1,4 +1,4 @@
-"""The main job on the embedded digits: a classifier, pruned and distilled, its tokens compared, detectors, one page."""
+"""The main job on the embedded digits: train, prune and distil a classifier, compare tokens, train detectors."""
 
 import argparse
 import hashlib
@@ -22,16 +22,16 @@ from upvit_mm.openmmlab import SUPPORTED, installed_version
 
 ROOT = Path(__file__).parents[1]
 SCENES, QUICK_SCENES, SIZE, SEED = 800, 80, 128, 0
-DATA = Path('data/digits')  # where the configs look
+DATA = Path('data/digits')  # the folder in the configs
 EPOCHS = {'dense': 10, 'finetuned': 5, 'retinanet': 6, 'mask-rcnn': 6}
 PARTS = ('train', 'val', 'test')
 CLASSIFIER = 'configs/demo/up-pvtv2-micro_digits.py'
 ARCH = 'configs/_base_/archs/pvtv2-micro.json'  # its backbone
-DETECTORS = {  # name -> config, and the backbones that it stands on
+DETECTORS = {  # name -> config, and its backbones
     'retinanet': ('configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py', ('vanilla', 'dense', 'up')),
     'mask-rcnn': ('configs/demo/mask-rcnn_up-pvtv2-micro_fpn_digits.py', ('up',)),
 }
-TARGETS = {  # what a whole run must reach, with room for other machines' rounding
+TARGETS = {  # lowest results of a whole run, with a margin for the rounding of other machines
     'top-1 % of UP': 88.0,
     'top-1 % of UP over vanilla': 3.0,
     'retinanet: box AP of UP': 0.15,
@@ -45,7 +45,7 @@ console = Console(stderr=True)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
-    parser.add_argument('--quick', action='store_true', help='one epoch each, few scenes: it runs, it learns little')
+    parser.add_argument('--quick', action='store_true', help='one epoch each, few scenes: only shows that it runs')
     return parser.parse_args()
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     scenes, data, epochs = SCENES, DATA, EPOCHS
     if args.quick:
         scenes, data, epochs = QUICK_SCENES, DATA.with_name(f'{DATA.name}-quick'), dict.fromkeys(EPOCHS, 1)
-    os.chdir(ROOT)  # configs name the data relative to the repository
+    os.chdir(ROOT)  # paths in the configs are relative to the repository
     console.rule('digits')
     prepare_digits(data, scenes, SIZE, SEED, track)
     claim_folder(folder, [sha256_of(data / 'dataset.json'), str(epochs), *code_identity()])
@@ -70,7 +70,7 @@ def main() -> None:
         command += ['--epochs', str(epochs[name]), '--cfg-options', 'train_cfg.val_interval=3']
         command += elsewhere(data, judged=PARTS[1:])
         command += [*side_by_side(len(wanted)), '--backbones', *(f'{b}={backbones[b]}' for b in wanted)]
-        if args.quick:  # networks that detect nothing yet are not worth timing
+        if args.quick:  # times of networks that detect nothing would mean nothing
             command += ['--repeats', '0']
         run(f'{name} on {", ".join(wanted)}', command)
 
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def classify(folder: Path, epochs: dict[str, int], data: Path) -> list[str]:
-    """Train the dense classifier, prune it to half its multiply-accumulates, and train what is left and vanilla."""
+    """Train the dense classifier, prune it to half its multiply-accumulates, and train pruned and vanilla networks."""
     command = ['tools/compare_classifiers.py', CLASSIFIER, '--work-dir', str(folder), '--seeds', str(SEED)]
     command += ['--budget', f'macs=50%@{SIZE}x{SIZE}', '--prune-options', 'non_uniform=True', 'per_class=40']
     command += ['--rows', 'vanilla', 'compensated-distilled', '--finetune-lr', '5e-4', *side_by_side(2)]
@@ -100,7 +100,7 @@ def classify(folder: Path, epochs: dict[str, int], data: Path) -> list[str]:
 
 
 def elsewhere(data: Path, judged: tuple[str, ...] = ()) -> list[str]:
-    """Config options for data that lie elsewhere than the configs say; ``judged`` parts read COCO annotations."""
+    """Config options for data in another folder than the configs'; ``judged`` parts read COCO annotations."""
     if DATA in (data, data.parent):
         return []
     options = [f'{part}_dataloader.dataset.data_root={data}' for part in PARTS]
@@ -108,7 +108,7 @@ def elsewhere(data: Path, judged: tuple[str, ...] = ()) -> list[str]:
 
 
 def side_by_side(trainings: int) -> list[str]:
-    """Small networks train faster beside one another, on a thread each, than in turn on all threads.
+    """Small networks train faster in parallel on one thread each than one after another on all threads.
 
     Three share two threads: a last one by itself would leave a thread idle.
     """
@@ -117,9 +117,9 @@ def side_by_side(trainings: int) -> list[str]:
 
 
 def backbones_of(classifiers: Path, epochs: dict[str, int]) -> dict[str, str]:
-    """``ARCH,CHECKPOINT`` of what the comparison of classifiers left."""
+    """``ARCH,CHECKPOINT`` of the networks from the comparison of classifiers."""
     arch, trained = classifiers / 'pruning/arch.json', f'seed{SEED}/epoch_{epochs["finetuned"]}.pth'
-    vanilla = classifiers / 'vanilla'  # of the same widths, but of its own logit scales
+    vanilla = classifiers / 'vanilla'  # the same widths, but its own logit scales
     return {
         'vanilla': f'{vanilla / "arch.json"},{vanilla / trained}',
         'dense': f'{ARCH},{classifiers}/dense/epoch_{epochs["dense"]}.pth',
@@ -130,7 +130,7 @@ def backbones_of(classifiers: Path, epochs: dict[str, int]) -> dict[str, str]:
 
 
 def compare_tokens(folder: Path, classifiers: Path, backbones: dict[str, str], data: Path) -> list[str]:
-    """Whose tokens are still those of the dense network, on the scenes that detectors see."""
+    """Compare tokens with those of the dense network, on the scenes of the detectors."""
     command = ['tools/compare_consistency.py', CLASSIFIER, backbones['dense'].partition(',')[2], '--networks']
     command += [f'{name}={backbones[name]}' for name in ('sliced', 'compensated', 'up', 'vanilla')]
     command += ['--drop-tokens', 'zeros', 'nearest', 'last', '--sizes', f'{SIZE}x{SIZE}', '--work-dir', str(folder)]
@@ -138,7 +138,7 @@ def compare_tokens(folder: Path, classifiers: Path, backbones: dict[str, str], d
 
 
 def missed_targets(folder: Path) -> list[str]:
-    """Which of ``TARGETS`` a finished run is below."""
+    """The ``TARGETS`` that a finished run does not reach."""
     rows = {row['key']: row['mean'] for row in read(folder / 'classifiers/compare.json')['rows']}
     found = {'top-1 % of UP': rows['compensated-distilled']}
     found['top-1 % of UP over vanilla'] = rows['compensated-distilled'] - rows['vanilla']
@@ -157,35 +157,37 @@ def read(path: Path) -> dict:
 
 
 def code_identity() -> list[str]:
-    """What else decides a result: the versions underneath and this package's code."""
+    """Other things that decide a result: versions of libraries and this package's code."""
     versions = [f'{module} {installed_version(module)}' for module in SUPPORTED] + [metadata.version('torch')]
     return versions + [sha256_of(path) for path in sorted((ROOT / 'upvit_mm').rglob('*.py'))]
 
 
 def claim_folder(folder: Path, inputs: list[str]) -> None:
-    """Make the demo's folder, emptied when it is of other data or code; what is in it of the same is used again.
+    """Make the demo's folder. Results of the same data and code in it are reused; otherwise it is emptied.
 
     Raises:
-        ValueError: the folder holds something that is not the demo's.
+        ValueError: the folder has content that is not the demo's.
     """
     fingerprint = hashlib.sha256('\n'.join(inputs).encode()).hexdigest()
     marker = folder / 'inputs.sha256'
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if others and not marker.is_file() and others != ['quick']:
-        raise ValueError(f'{str(folder)!r} holds something else than a demo run; remove it or name another --work-dir.')
+        raise ValueError(
+            f'{str(folder)!r} holds something other than a demo run; remove it or name another --work-dir.'
+        )
     if marker.is_file() and marker.read_text() != fingerprint:
-        console.print(f'{folder}: made by other code or from other data; starting anew')
+        console.print(f'{folder}: made by other code or from other data; starting again')
         empty_folder(folder, last=marker)
     write_text_atomically(marker, fingerprint)
 
 
 def run(title: str, command: list[str]) -> None:
-    """A tool in a process of its own, its output passed through."""
+    """Run a tool in a separate process and show its output."""
     console.rule(title)
     console.print(f'$ python {shlex.join(command)}', soft_wrap=True, highlight=False)
     status = subprocess.run([sys.executable, *command]).returncode
     if status:
-        sys.exit(f'error: {command[0]} ended with status {status}; its messages stand above. Run again to go on.')
+        sys.exit(f'error: {command[0]} ended with status {status}; see its messages above. Run again to continue.')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Look for what is wrong with this installation and with a config: ``python -m upvit_mm.doctor`` in a checkout."""
+"""Find problems of this installation and of a config: the same as ``python -m upvit_mm.doctor``, in a clone."""
 
 import sys
 

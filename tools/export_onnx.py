@@ -1,9 +1,9 @@
 """Write the backbone, backbone and neck, or the whole classifier of a config as one ONNX file for every image size.
 
-What works: `backbone`, its maps (`stage1`... of a PVTv2, `block12`... of a DeiT); `neck`, an mmdet config's FPN or
+Parts: `backbone`, its maps (`stage1`... of a PVTv2, `block12`... of a DeiT); `neck`, an mmdet config's FPN or
 SimpleFeaturePyramid on top (`p2`... by stride); `classifier`, the `logits` of an mmpretrain config, before softmax. The
-input `image` is float32 NCHW as the network gets it in training, (pixels - mean) / std: mean, std and channel order
-stand in the file's metadata. Batch, height and width are free. Whole detectors (boxes, NMS) are mmdeploy's business.
+input `image` is float32 NCHW, normalised as in training, (pixels - mean) / std; mean, std and channel order are in the
+file's metadata. Batch, height and width are free. For whole detectors (boxes, NMS) use mmdeploy.
 
 The file is compared with torch in onnxruntime at all sizes, and written only when it agrees within 1e-4.
 """

@@ -1,4 +1,4 @@
-"""Make a scores.pt of the text files that the authors of UP-ViTs publish for DeiT-B, instead of scoring it."""
+"""Make a scores.pt from the text files that the authors of UP-ViTs publish for DeiT-B, instead of scoring."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('target', metavar='OUT', type=Path, help='.pt file to write')
     parser.add_argument(
-        '--arch', default='deit-base', help='that was scored, a stock name or an arch.json (%(default)s)'
+        '--arch', default='deit-base', help='the scored architecture, a stock name or an arch.json (%(default)s)'
     )
     parser.add_argument('--official-parsing', action='store_true', help='misread numbers as their ranking script does')
     return parser.parse_args()

@@ -1,8 +1,8 @@
-# How the dist_*.sh and slurm_*.sh beside this file start a tool; they source it.
+# How the dist_*.sh and slurm_*.sh in this folder start a tool; they source it.
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
-# the command as it was given, which the tools write into their reports
+# the command line; the tools write it into their reports
 UPVIT_MM_COMMAND=
 for name in NNODES GPUS GPUS_PER_NODE; do
   if [ -n "${!name:-}" ]; then UPVIT_MM_COMMAND+="$name=${!name} "; fi
@@ -22,7 +22,7 @@ run_dist() {
     "$ROOT/tools/$2" "${@:3}"
 }
 
-# run_slurm PARTITION JOB_NAME TOOL [words of the tool]: srun, one task a GPU; environment: GPUS, GPUS_PER_NODE,
+# run_slurm PARTITION JOB_NAME TOOL [words of the tool]: srun, one task per GPU; environment: GPUS, GPUS_PER_NODE,
 # CPUS_PER_TASK, SRUN_ARGS
 run_slurm() {
   local gpus=${GPUS:-8}

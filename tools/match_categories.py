@@ -1,4 +1,4 @@
-"""Write a COCO annotation file again with the categories of another one, in its order.
+"""Write a copy of a COCO annotation file with the categories of another one, in its order.
 
 mmdet numbers labels in the order of the categories in each file: those of all parts of a data set must agree.
 """
@@ -14,7 +14,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('file', type=Path, help='annotation file')
     parser.add_argument('--like', type=Path, required=True, help='annotation file of the training data')
-    parser.add_argument('--out', type=Path, help='the new file (default: FILE_matched.json beside FILE)')
+    parser.add_argument('--out', type=Path, help='the new file (default: FILE_matched.json in the folder of FILE)')
     return parser.parse_args()
 
 

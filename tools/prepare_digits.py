@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
         '--layout',
         choices=tuple(SCENE_KINDS),
         default='digits',
-        help='coco: folders, files and category names of COCO, so that configs for COCO run as they are',
+        help='coco: folders, files and category names of COCO, so that configs for COCO run unchanged',
     )
     parser.add_argument('--sheet', type=Path, help='write a picture of some validation scenes to this .png file')
     return parser.parse_args()

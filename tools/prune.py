@@ -32,29 +32,29 @@ def read_by(setting: str) -> str:
 SETTINGS = {  # help by group and setting
     'scoring': {
         'method': f'how channels are scored. {"; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())}',
-        'draws': f'backward passes an image{read_by("draws")}',
+        'draws': f'backward passes per image{read_by("draws")}',
         'near_share': f'share of each dim around the cut that is scored exactly{read_by("near_share")}',
         'per_class': 'images of every class in the proxy set',
         'images': "plain folder of images to use instead of the config's data",
         'num_images': 'size of the proxy set when it comes from --images',
     },
     'planning': {
-        'head_policy': 'narrow every head (within), keep whole ones (select), or mix them as the authors do (regroup)',
+        'head_policy': 'narrow every head (within), keep whole heads (select), or mix heads like the authors (regroup)',
         'tie_qkv': 'one index set for q, k and v',
-        'round_to': 'widths that a budget chooses are multiples of it; q, k and v in each head',
-        'min_share': 'no width that a budget chooses falls below this share of the dense one',
+        'round_to': 'widths chosen by a budget are multiples of it; for q, k and v in each head',
+        'min_share': 'smallest width that a budget may choose, as a share of the dense width',
         'non_uniform': 'a budget gives each block its own widths, by score for cost',
         'window_size': "side in tokens of a DeiT detector's windows, for budgets in MACs; 0 = global",
     },
     'result': {
         'compensate': 're-solve the linear layers after slicing',
         'ridge': 'regularisation strength of the compensation',
-        'eval_images': 'held-out images to judge the result on, at most; 0 = none',
+        'eval_images': 'largest number of held-out images for evaluation; 0 = no evaluation',
     },
     'running': {
-        'seed': 'for choosing the proxy set and for what is random in the method',
-        'batch_size': 'images at once',
-        'max_rows': f'images x candidates at once{read_by("max_rows")}; bounds memory',
+        'seed': 'seed of the proxy set and of random parts of the method',
+        'batch_size': 'images per batch',
+        'max_rows': f'images x candidates at once{read_by("max_rows")}; limits memory',
     },
 }
 
@@ -64,13 +64,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='mmpretrain config of the dense classifier')
     parser.add_argument('checkpoint', help='its weights, in any known layout')
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for scores, plan and the pruned network')
-    goal = parser.add_argument_group('what to reach (one of them)').add_mutually_exclusive_group()
+    goal = parser.add_argument_group('goal (one of them)').add_mutually_exclusive_group()
     goal.add_argument('--target', help='architecture: a stock name or an arch.json')
     goal.add_argument(
-        '--widths', nargs='+', action=OptionsAction, help='fields of arch.json that change, as embed_dims="[192]"'
+        '--widths', nargs='+', action=OptionsAction, help='fields of arch.json to change, e.g. embed_dims="[192]"'
     )
     goal.add_argument('--budget', help='macs=50%%@800x1333, macs=1.2G@224x224, params=3.7M or params=40%%')
-    goal.add_argument('--plan', help='a plan.json to carry out')
+    goal.add_argument('--plan', help='a plan.json to use')
     groups = {title: parser.add_argument_group(title) for title in SETTINGS}
     groups['scoring'].add_argument('--scores', help='a scores.pt to use instead of scoring')
     for title, settings in SETTINGS.items():
@@ -81,9 +81,9 @@ def parse_args() -> argparse.Namespace:
     running.add_argument(
         '--device',
         choices=('cpu', 'cuda'),
-        help="where to run (default: the config's, else cuda if there is a GPU); with a launcher, one GPU a process",
+        help="device (default: the config's, else cuda if there is a GPU); with a launcher, one GPU per process",
     )
-    running.add_argument('--launcher', choices=LAUNCHERS, default='none', help='scoring on several processes')
+    running.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher of the processes for scoring')
     running.add_argument('--threads', type=int, help="CPU threads of each process (default: torch's setting)")
     running.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     return parser.parse_args()
@@ -120,7 +120,7 @@ def main() -> None:
         else:
             show_outcome(job, args.work_dir)
     finally:
-        leave_processes()  # after a mistake too: the others notice it at once
+        leave_processes()  # after an error too, so that the others notice it at once
 
 
 def show_target(job: PruneJob) -> None:

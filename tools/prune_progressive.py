@@ -1,4 +1,4 @@
-"""Prune to a budget in stages, with a distillation from the dense network after each; a command repeated goes on."""
+"""Prune to a budget in stages, each with a distillation from the dense network. Repeat the command to continue."""
 
 import argparse
 from dataclasses import replace
@@ -17,25 +17,25 @@ from upvit_mm.workflow.prune_settings import goal_and_settings
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='mmpretrain config of the dense classifier, or a recipe that it teaches in')
+    parser.add_argument('config', help='mmpretrain config of the dense classifier, or a recipe with it as teacher')
     parser.add_argument('checkpoint', help='the dense weights, in any known layout')
     parser.add_argument('--budget', help="macs=40%%@64x64, params=3.7M (see tools/prune.py; default: the config's)")
-    parser.add_argument('--stages', type=int, default=3, help='prunings, each followed by a distillation (default: 3)')
-    parser.add_argument('--epochs', type=int, required=True, help='of all stages together')
+    parser.add_argument('--stages', type=int, default=3, help='prunings, each with a distillation (default: 3)')
+    parser.add_argument('--epochs', type=int, required=True, help='epochs of all stages together')
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for everything')
     parser.add_argument('--lr', type=float, help="learning rate (default: the config's)")
-    parser.add_argument('--seed', type=int, default=0, help='of the trainings (default: 0)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the trainings (default: 0)')
     parser.add_argument('--train-images', type=int, help='class-balanced subset of the training images (default: all)')
-    default = "(default: the recipe's, or of a dense config soft 6.4 alone)"
+    default = "(default: the recipe's; for a dense config only soft 6.4)"
     for name, what in (('soft', 'soft KL'), ('feature', 'feature MSE'), ('token', 'token MSE')):
         parser.add_argument(f'--{name}-weight', dest=name, type=float, help=f'weight of the {what} {default}')
-    parser.add_argument('--temperature', type=float, help='of the soft KL')
+    parser.add_argument('--temperature', type=float, help='temperature of the soft KL')
     parser.add_argument(
         '--prune-options',
         nargs='+',
         action=OptionsAction,
         default={},
-        help='settings of the prunings, as per_class=20 draws=8',
+        help='settings of the prunings, for example per_class=20 draws=8',
     )
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     args = parser.parse_args()

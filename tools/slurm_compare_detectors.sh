@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compare backbones in a detector under slurm, one task a GPU.
+# Compare backbones in a detector under slurm, one task per GPU.
 # usage: tools/slurm_compare_detectors.sh PARTITION JOB_NAME CONFIG WORK_DIR --backbones ... [compare_detectors.py options]
 # environment: GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS
 set -euo pipefail

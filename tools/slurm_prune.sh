@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prune under slurm, scoring with one task a GPU; the first task does the rest.
+# Prune under slurm, scoring with one task per GPU; the first task does the rest.
 # usage: tools/slurm_prune.sh PARTITION JOB_NAME CONFIG CHECKPOINT WORK_DIR [prune.py options]
 # environment: GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS
 set -euo pipefail

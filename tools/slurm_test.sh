@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluate under slurm, one task a GPU.
+# Evaluate under slurm, one task per GPU.
 # usage: tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [test.py options]
 # environment: GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS
 set -euo pipefail

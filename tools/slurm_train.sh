@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train under slurm, one task a GPU.
+# Train under slurm, one task per GPU.
 # usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [train.py options]
 # environment: GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS
 set -euo pipefail

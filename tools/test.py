@@ -18,19 +18,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', help='write the predictions to this .pkl file')
-    parser.add_argument('--metrics', help='write the metrics, with what they belong to, to this .json file')
+    parser.add_argument('--metrics', help='write the metrics, with config and checkpoint, to this .json file')
     parser.add_argument(
-        '--show-dir', help='write painted pictures to this folder in WORK_DIR/TIMESTAMP (classifiers: in WORK_DIR)'
+        '--show-dir', help='write painted images to this folder in WORK_DIR/TIMESTAMP (classifiers: in WORK_DIR)'
     )
     parser.add_argument(
-        '--weights', choices=WEIGHTS, help="averages or raw weights (default: what the file's maker evaluates)"
+        '--weights', choices=WEIGHTS, help="averages or raw weights (default: those that the file's maker evaluates)"
     )
     parser.add_argument(
         '--allow-missing',
         nargs='+',
         default=[],
         metavar='PREFIX',
-        help='parts of the model, as bbox_head, that may stay random where the checkpoint has no fitting tensors',
+        help='parts of the model, for example bbox_head, that may stay random if the checkpoint has no fitting tensors',
     )
     add_run_arguments(parser)
     args = parser.parse_args()

@@ -15,7 +15,7 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint, or without a value from the latest one in the work dir',
+        help='continue from this checkpoint, or without a value from the latest one in the work dir',
     )
     add_run_arguments(parser)
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the tools share: tables on the terminal, a look for the GPU, and how they end (one line for a mistake)."""
+"""Shared by the tools: tables on the terminal, the choice of the device, and one-line errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent
 
 
 def table_of(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table to print, its first column to the left and figures to the right."""
+    """A table to print: the first column is left-aligned, numbers are right-aligned."""
     table = Table(title=title)
     for k, name in enumerate(header):
         table.add_column(name, justify='right' if k else 'left', overflow='fold')
@@ -24,8 +24,8 @@ def table_of(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def default_device() -> str:
-    """``'cuda'`` where torch sees a GPU, else ``'cpu'``."""
-    import torch  # the doctor uses this module where torch does not import
+    """``'cuda'`` if torch sees a GPU, otherwise ``'cpu'``."""
+    import torch  # the doctor uses this module even if torch does not import
 
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
@@ -39,14 +39,14 @@ def check_device(device: str) -> None:
     import torch
 
     if device == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f'device = {device!r}: torch {torch.__version__} sees no GPU on this machine; take cpu.')
+        raise ValueError(f'device = {device!r}: torch {torch.__version__} sees no GPU on this machine; use cpu.')
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an error that this package raised on purpose into ``error: ...`` and exit status 1.
 
-    Those are the mistakes that ``is_mistake`` knows. Everything else passes with its traceback.
+    ``is_mistake`` decides which errors these are. All others keep their traceback.
     """
     try:
         yield
@@ -57,6 +57,6 @@ def one_line_errors() -> Iterator[None]:
 
 
 def is_mistake(error: Exception) -> bool:
-    """Whether this package raised on purpose: in one of its files, or an OSError about a file the system refused."""
+    """Whether this package raised the error on purpose: in one of its files, or an OSError about a refused file."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     return isinstance(error, OSError) or PACKAGE in raised_in.parents

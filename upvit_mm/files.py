@@ -1,4 +1,4 @@
-"""Files: atomic writing (an artefact is either whole or not there), their hashes, and damage that hashes reveal."""
+"""Files: atomic writing (complete or not at all), hashes, and detection of damage."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import torch
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
+    """Let ``write`` fill a temporary file in the folder of ``path``, then rename it to ``path``.
 
     Args:
-        path: final file; its folder is made when missing.
+        path: final file; its folder is made if it is missing.
         write: called with the temporary path, which it must fill.
 
     Returns:
-        ``path`` as a ``Path``. When ``write`` raises, an older file at ``path`` is left as it was.
+        ``path`` as a ``Path``. If ``write`` raises, an older file at ``path`` does not change.
 
     Raises:
-        OSError: the system refused the file, which the error names.
+        OSError: the system refused the file; the error names it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,30 +37,30 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
         write(part)
         umask = os.umask(0)
         os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp gives 0600, which colleagues could not read
+        part.chmod(0o666 & ~umask)  # mkstemp gives 0600, which other users cannot read
         part.replace(path)
     except OSError as error:
         if error.filename or error.errno is None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the error of a full disk names no file
     finally:
         part.unlink(missing_ok=True)
     return path
 
 
 def write_text_atomically(path: str | os.PathLike, text: str) -> Path:
-    """Write a UTF-8 text file as ``write_atomically`` does."""
+    """Write a UTF-8 text file with ``write_atomically``."""
     return write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
 
 
 def save_atomically(path: str | os.PathLike, content: Any) -> Path:
-    """``torch.save`` as ``write_atomically`` does it; equal content gives equal bytes."""
+    """``torch.save`` with ``write_atomically``; equal content gives equal bytes."""
 
     def write(part: Path) -> None:
-        with part.open('wb') as file:  # given a path, torch writes the temporary name into the archive
+        with part.open('wb') as file:  # with a path, torch would write the temporary name into the archive
             try:
                 torch.save(content, file)
-            except RuntimeError as error:  # torch's own, raised while it handled the system's
+            except RuntimeError as error:  # torch's own error, raised while it handled the system's
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -69,14 +69,14 @@ def save_atomically(path: str | os.PathLike, content: Any) -> Path:
 
 
 def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a temporary folder beside ``path``, then put it in the place of ``path``.
+    """Let ``write`` fill a temporary folder next to ``path``, then replace ``path`` by it.
 
     Args:
-        path: final folder; an older one is replaced whole.
+        path: final folder; an older one is replaced completely.
         write: called with the temporary folder, which it must fill.
 
     Returns:
-        ``path`` as a ``Path``. When ``write`` raises, an older folder at ``path`` is left as it was.
+        ``path`` as a ``Path``. If ``write`` raises, an older folder at ``path`` does not change.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], obj
 
 
 def empty_folder(folder: Path, last: Path) -> None:
-    """Remove what is in a folder, ``last`` last: a file that says what the folder is outlives a kill in between."""
+    """Remove the content of a folder, and last the file ``last``, which says what the folder is."""
     for path in sorted(folder.iterdir(), key=lambda path: path == last):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -106,12 +106,12 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def check_records(path: str | os.PathLike) -> None:
-    """Compare what ``torch.save`` wrote with the checksums in the file: torch itself reads changed weights silently.
+    """Compare a file of ``torch.save`` with the checksums in it: torch itself reads changed weights without a message.
 
-    Takes 0.06 to 0.09 s for 100 MB. A file in torch's old format holds no checksums and passes.
+    It takes 0.06 to 0.09 s for 100 MB. A file in torch's old format has no checksums and passes.
 
     Raises:
-        ValueError: what is damaged; the caller knows the file's name.
+        ValueError: a part is damaged; the message names it, but not the file.
     """
     with Path(path).open('rb') as file:
         if file.read(1) == b'\x80':  # a bare pickle, the old format
@@ -119,14 +119,14 @@ def check_records(path: str | os.PathLike) -> None:
         try:
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
-        except Exception as error:  # a damaged directory makes zipfile raise nearly anything
+        except Exception as error:  # a damaged directory makes zipfile raise almost any error
             raise ValueError(str(error) or type(error).__name__) from error
     if damaged is not None:
         raise ValueError(f'record {damaged} does not match its checksum')
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data with their own ``sha256``, for a JSON file in which a changed digit would pass for another value."""
+    """Plain data with their own ``sha256``: in a JSON file a changed digit would look like another valid value."""
     return {**content, 'sha256': _digest(content)}
 
 
@@ -134,8 +134,8 @@ def unsealed(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The data without their ``sha256``; data without one, written by hand, pass.
 
     Args:
-        content: as ``sealed`` gives it.
-        name: of the data, for people.
+        content: result of ``sealed``.
+        name: name of the data in messages.
 
     Raises:
         ValueError: the data are not those that were sealed.

@@ -1,4 +1,4 @@
-"""How this process was started: its place among others, and the command that started it."""
+"""How this process was started: its number among all processes, and the command line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import shlex
 import subprocess
 import sys
 
-VARIABLES = {  # number of this process, of all, and of this one on its machine
+VARIABLES = {  # rank of this process, number of processes, and rank on its machine
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
 }
 
 
 def place_in_job(launcher: str) -> tuple[int, int, int]:
-    """Number of this process, how many there are, and its number on its machine, as the launcher says.
+    """Rank of this process, number of processes, and rank on its machine, from the launcher's variables.
 
     Raises:
         ValueError: the launcher did not start this process.
@@ -28,17 +28,17 @@ def place_in_job(launcher: str) -> tuple[int, int, int]:
 
 
 def first_machine(launcher: str) -> tuple[str, str]:
-    """Address and port at which the processes of a job meet, as ``MASTER_ADDR`` and ``MASTER_PORT`` or slurm say.
+    """Address and port through which the processes of a job connect, from ``MASTER_ADDR`` and ``MASTER_PORT`` or slurm.
 
     Raises:
-        ValueError: nothing says so.
+        ValueError: neither is set.
     """
     address, port = (os.environ.get(name) for name in ('MASTER_ADDR', 'MASTER_PORT'))
     if launcher == 'slurm':
         nodes = os.environ.get('SLURM_NODELIST') or os.environ.get('SLURM_JOB_NODELIST')
         if not address and nodes:
             address = next(iter(_output_of('scontrol', 'show', 'hostnames', nodes).split()), None)
-        port = port or '29500'  # mmengine's, too
+        port = port or '29500'  # also mmengine's default
     for name, value in (('MASTER_ADDR', address), ('MASTER_PORT', port)):
         if not value:
             kind = 'dist' if launcher == 'pytorch' else launcher
@@ -47,7 +47,7 @@ def first_machine(launcher: str) -> tuple[str, str]:
 
 
 def _output_of(*command: str) -> str:
-    """What a program prints; nothing where it cannot be run."""
+    """The output of a program; empty if it cannot be run."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -55,5 +55,5 @@ def _output_of(*command: str) -> str:
 
 
 def command_line() -> str:
-    """The command as it was given: to the script in ``tools/`` that started this process, or to the tool itself."""
+    """The command line of the script in ``tools/`` that started this process, or of the tool itself."""
     return os.environ.get('UPVIT_MM_COMMAND') or shlex.join(['python', *sys.argv])

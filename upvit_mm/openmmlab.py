@@ -1,4 +1,4 @@
-"""Which versions of the OpenMMLab packages this package runs on, and the check of what is installed."""
+"""The supported versions of the OpenMMLab packages, and the check of the installed ones."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ INSTALL_HINT = (
     'with `make setup` or `make setup STACK=stock` in a clone; by hand torch first, then mmcv without build isolation.'
 )
 TRANSFORMERS_HINT = 'for multimodal models: pip install "transformers<5" (stock line: "transformers<4.52")'
-DOCTOR_HINT = 'What else is wrong here, and what to do about it: python -m upvit_mm.doctor'
+DOCTOR_HINT = 'To find other problems and what to do: python -m upvit_mm.doctor'
 
-# onedl's mmdet says so whenever it is imported without an optional package, which nothing here needs
+# onedl's mmdet warns about this optional package at every import; it is not needed here
 warnings.filterwarnings('ignore', message='faster_coco_eval is not installed', category=UserWarning)
 
 
@@ -47,7 +47,7 @@ def installed_version(module: str) -> str | None:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    version_file = Path(spec.submodule_search_locations[0]) / 'version.py'  # a source checkout
+    version_file = Path(spec.submodule_search_locations[0]) / 'version.py'  # a clone
     found = version_file.is_file() and re.search(
         r"^__version__ = ['\"]([^'\"]+)", version_file.read_text(encoding='utf-8'), re.MULTILINE
     )
@@ -55,12 +55,12 @@ def installed_version(module: str) -> str | None:
 
 
 def require_openmmlab() -> None:
-    """Raise one ImportError that names every OpenMMLab package that is missing or out of its window.
+    """Raise one ImportError that names every OpenMMLab package that is missing or unsupported.
 
-    Where all are there, ``hide_unfit_transformers`` makes them import beside any transformers.
+    If all are there, ``hide_unfit_transformers`` makes them import with any version of transformers.
 
     Raises:
-        ImportError: with the found and the supported version of each such package, and the fix.
+        ImportError: the message has the found and the supported version of each such package, and the fix.
     """
     problems = [problem for module in SUPPORTED if (problem := version_problem(module))]
     if problems:
@@ -69,32 +69,32 @@ def require_openmmlab() -> None:
 
 
 def hide_unfit_transformers() -> None:
-    """Import mmpretrain's models and what they take from mmdet without transformers, if they cannot be with it.
+    """Import mmpretrain's models and their parts of mmdet without transformers, if they cannot be imported with it.
 
-    Multimodal models are then left out, as where transformers is not installed, and a warning says so. Everybody else
-    can import transformers as before. Does nothing once mmpretrain's models are imported.
+    Then multimodal models are left out, as if transformers were not installed, and a warning says so. Other code can
+    import transformers as before. After mmpretrain's models are imported, this function does nothing.
     """
     if 'mmpretrain.models' in sys.modules or not (problem := transformers_problem()):
         return
     from mmpretrain.utils import dependency
 
     logging.getLogger('upvit_mm').warning(
-        '%s: multimodal models of mmpretrain and mmdet are left out, nothing here needs them; %s',
+        '%s: multimodal models of mmpretrain and mmdet are left out; nothing here needs them; %s',
         problem,
         TRANSFORMERS_HINT,
     )
-    dependency.WITH_MULTIMODAL = False  # mmpretrain's own switch, set by what is installed, not by what imports
+    dependency.WITH_MULTIMODAL = False  # mmpretrain's own switch; it only asks what is installed
     with _without('transformers'):
         import_module('mmpretrain.models')
 
 
 @cache
 def transformers_problem() -> str | None:
-    """What mmpretrain or mmdet would fail for beside the installed transformers; None where all is well, or it is not
-    installed.
+    """The reason why mmpretrain or mmdet would fail with the installed transformers; None if they would not, or without
+    it.
 
-    The fault is in how they try it: mmpretrain sets classes to None when a name that the same file imports has gone
-    (``NoneType takes no arguments``), and mmdet expects no error but ImportError.
+    The cause is how they import it: mmpretrain sets classes to None when a name in the same file is missing (``NoneType
+    takes no arguments``), and mmdet handles only ImportError.
     """
     if 'transformers' not in sys.modules and find_spec('transformers') is None:
         return None
@@ -104,7 +104,7 @@ def transformers_problem() -> str | None:
     for module, name in sorted(needed):
         try:
             getattr(import_module(module), name)
-        except Exception as error:  # a broken installation raises nearly anything
+        except Exception as error:  # a broken installation can raise almost any error
             reason = ' '.join(str(error).split())[:200]
             return f'{_described("transformers")} cannot give {module}.{name} ({type(error).__name__}: {reason})'
     return None
@@ -130,10 +130,10 @@ def _needed_of_transformers() -> set[tuple[str, str]]:
 
 @contextlib.contextmanager
 def _without(package: str) -> Iterator[None]:
-    """As if a package were not installed; afterwards it is as before."""
+    """Act as if a package were not installed, inside the ``with`` block."""
     own = [name for name in sys.modules if name.partition('.')[0] == package]
     before = {name: sys.modules.pop(name) for name in own}
-    sys.modules[package] = None  # how Python notes that a module is not to be found
+    sys.modules[package] = None  # Python's mark for a module that cannot be found
     try:
         yield
     finally:
@@ -142,7 +142,7 @@ def _without(package: str) -> Iterator[None]:
 
 
 def version_problem(module: str) -> str | None:
-    """What is wrong with the version of an OpenMMLab module, in a few words; None when it is supported."""
+    """The problem of an OpenMMLab module's version, in a few words; None if it is supported."""
     low, high, _ = SUPPORTED[module]
     version = installed_version(module)
     if version is None:
@@ -158,7 +158,7 @@ def _within(version: str, low: str, high: str) -> bool:
 
 
 class RunLogHandler(logging.Handler):
-    """Hands what the pure-torch parts of this package log to the log of the current mmengine run."""
+    """Pass the log of the pure-torch parts of this package to the log of the current mmengine run."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from mmengine.logging import print_log
@@ -167,7 +167,7 @@ class RunLogHandler(logging.Handler):
 
 
 def log_into_runs() -> None:
-    """Let the package's own logger write into mmengine's; done when ``upvit_mm.models`` is imported."""
+    """Connect the package's own logger to mmengine's; done when ``upvit_mm.models`` is imported."""
     logger = logging.getLogger('upvit_mm')
     if not any(isinstance(handler, RunLogHandler) for handler in logger.handlers):
         logger.addHandler(RunLogHandler())
@@ -175,10 +175,10 @@ def log_into_runs() -> None:
 
 
 def require_mmcv_ops() -> None:
-    """Raise unless mmcv was built with its operators, which detectors need; shown by one NMS.
+    """Raise if mmcv was built without its operators, which detectors need; one NMS tests this.
 
     Raises:
-        ImportError: what failed, and how to install mmcv so that it has them.
+        ImportError: they do not work; the message says what failed, and how to install mmcv with operators.
     """
     try:
         import cv2  # noqa: F401
@@ -205,7 +205,7 @@ def try_mmcv_ops(device: str = 'cpu') -> None:
 
     Raises:
         ImportError: mmcv has no operators, or they give wrong results.
-        RuntimeError: it has none for this device.
+        RuntimeError: mmcv has no operators for this device.
     """
     import torch
     from mmcv.ops import nms, roi_align

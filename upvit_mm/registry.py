@@ -23,14 +23,14 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 )
 
 SCOPES = ('mmdet', 'mmpretrain')
-Kind: TypeAlias = 'str | type | LazyObject | LazyAttr | None'  # what stands in a config under `type`
+Kind: TypeAlias = 'str | type | LazyObject | LazyAttr | None'  # values of `type` in a config
 
 
 def type_name(kind: Kind) -> str:
-    """What stands in a config under ``type``, without its scope or module; empty where nothing does."""
+    """A config's ``type`` without its scope or module; empty if there is none."""
     if kind is None:
         return ''
-    if isinstance(kind, (LazyObject, LazyAttr)):  # a new-style config imports what it names when it is built
+    if isinstance(kind, (LazyObject, LazyAttr)):  # a new-style config imports its types when it is built
         kind = str(kind)
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))).rpartition('.')[2]
 
@@ -40,11 +40,11 @@ def class_of(kind: Kind, registry: Registry, scope: str | None = None) -> type |
 
     Args:
         kind: a name, with or without scope, a class, or a lazy import of a new-style config.
-        registry: any of the tree that knows it, as mmengine's ``DATASETS``.
-        scope: where a name without one is looked up, the config's ``default_scope``; None = the current one.
+        registry: any registry of the tree that knows it, for example mmengine's ``DATASETS``.
+        scope: scope for a name without one, the config's ``default_scope``; None = the current scope.
 
     Returns:
-        The class, or None where the name is not registered or means no class.
+        The class, or None if the name is not registered or does not mean a class.
     """
     if isinstance(kind, (LazyObject, LazyAttr)):
         kind = kind.build()
@@ -58,11 +58,11 @@ def class_of(kind: Kind, registry: Registry, scope: str | None = None) -> type |
 
 
 def is_type(kind: Kind, *names: str, registry: Registry, scope: str | None = None) -> bool:
-    """Whether a config's ``type`` is one of these classes or a subclass of one, however the config names it.
+    """Whether a config's ``type`` is one of these classes or a subclass, in any way of writing it.
 
     Args:
-        kind: see ``class_of``; None is no class.
-        names: of the classes; scopes in them are ignored.
+        kind: see ``class_of``; None is never a match.
+        names: names of the classes; their scopes are ignored.
         registry: see ``class_of``; it knows the class of an alias and of a subclass.
         scope: see ``class_of``.
     """
@@ -77,17 +77,17 @@ def family_of(kind: Kind, scope: str | None = None) -> Family | None:
     """The family that a config's ``model.backbone.type`` builds, or None for a backbone that is not ours.
 
     Args:
-        kind: see ``class_of``; a subclass of one of our backbones is one, too.
+        kind: see ``class_of``; a subclass of one of our backbones counts too.
         scope: see ``class_of``.
     """
     return next((f for f in FAMILIES.values() if is_type(kind, f.backbone, registry=MODELS, scope=scope)), None)
 
 
 def require_family(field: str, kind: Kind) -> Family:
-    """``family_of``, where nothing but a backbone of ours will do.
+    """``family_of``, but only backbones of ours are allowed.
 
     Raises:
-        ValueError: the field, what it is, and which types there are.
+        ValueError: it is not ours; the message has the field, its value and the known types.
     """
     if (family := family_of(kind)) is None:
         raise ValueError(f'{field} = {kind!r}: must be one of {backbone_types()}.')
@@ -95,15 +95,16 @@ def require_family(field: str, kind: Kind) -> Family:
 
 
 def backbone_types() -> str:
-    """Our backbones as a config names them, for messages."""
+    """The ``type`` values of our backbones, for messages."""
     return ', '.join(f'upvit_mm.{family.backbone}' for family in FAMILIES.values())
 
 
 def scope_of(cfg: Mapping[str, Any]) -> str | None:
-    """The package that a config belongs to: its ``default_scope`` or, for new-style configs, that of the model's class.
+    """The package that a config belongs to: its ``default_scope`` or, for new-style configs, the package of the model's
+    class.
 
     Returns:
-        As ``'mmdet'``; None where the config does not say.
+        For example ``'mmdet'``; None if the config does not say.
     """
     if cfg.get('default_scope'):
         return cfg['default_scope']

@@ -1,4 +1,4 @@
-"""From the command line's words to an mmengine Runner, for mmdet and mmpretrain configs alike."""
+"""From the command line to an mmengine Runner, for mmdet and mmpretrain configs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 class OptionsAction(DictAction):
-    """Words as ``key=value``; another word ends with the parser's usage and a line that says so."""
+    """Arguments of the form ``key=value``; any other form is an error with the parser's usage."""
 
     def __call__(
         self,
@@ -41,7 +41,7 @@ class OptionsAction(DictAction):
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that every run has, named as mmdet names them."""
+    """The arguments that every run has, with mmdet's names."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/CONFIG_NAME)')
     parser.add_argument(
         '--cfg-options',
@@ -75,16 +75,16 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def set_training_options(cfg: Config, amp: bool, auto_scale_lr: bool, resume: str | None) -> None:
-    """What mmdet's training flags mean.
+    """Apply mmdet's training flags.
 
     Args:
         cfg: changed in place.
         amp: mixed precision with dynamic loss scaling.
         auto_scale_lr: scale the learning rate with the real batch size.
-        resume: a checkpoint to go on from, ``'auto'`` for the latest in the work dir, or None.
+        resume: a checkpoint to continue from, ``'auto'`` for the latest in the work dir, or None.
 
     Raises:
-        ValueError: ``amp`` without an accelerator, or ``auto_scale_lr`` for a config that names no base batch size.
+        ValueError: ``amp`` without an accelerator, or ``auto_scale_lr`` for a config without a base batch size.
     """
     if amp:
         if not torch.cuda.is_available():
@@ -103,17 +103,18 @@ def set_training_options(cfg: Config, amp: bool, auto_scale_lr: bool, resume: st
 def build_runner(
     cfg: Config, parts: tuple[str, ...], weights: str | None = None, allow_missing: Sequence[str] = ()
 ) -> Runner:
-    """The Runner of a config whose data were checked first; it checks what it starts from and writes whole files.
+    """The Runner of a config, after a check of its data; it checks its start weights and writes files atomically.
 
     Args:
         cfg: a whole config of mmdet or mmpretrain.
-        parts: what will run: of ``'train'``, ``'val'``, ``'test'``. Without ``'train'`` a checkpoint must fit whole.
-        weights: of ``load_from``, see ``upvit_mm.hooks.CheckLoaded``.
+        parts: the parts that will run: of ``'train'``, ``'val'``, ``'test'``. Without ``'train'`` a checkpoint must fit
+            completely.
+        weights: weights of ``load_from``, see ``upvit_mm.hooks.CheckLoaded``.
         allow_missing: see ``upvit_mm.hooks.CheckLoaded``.
 
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
-        ImportError: a detector is wanted and mmcv has no working operators.
+        ImportError: the config is a detector and mmcv has no working operators.
         ValueError: an annotation file is damaged or does not fit the config's classes, or a class has no images.
     """
     if scope_of(cfg) == 'mmdet':
@@ -123,7 +124,7 @@ def build_runner(
     start_processes(cfg)
     check_data(cfg, parts)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in forms of their own
+    if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in their own formats
         part = 'train' if 'train' in parts else parts[0]
         loading = dict(type='upvit_mm.CheckLoaded', part=part, weights=weights, allow_missing=allow_missing)
         others = [dict(type=f'upvit_mm.{kind}') for kind in ('CheckResumed', 'RecordArch', 'WholeCheckpoints')]
@@ -135,12 +136,13 @@ def build_runner(
 
 
 def check_data(cfg: Config, parts: Sequence[str]) -> None:
-    """``check_datasets`` by the first process of each machine; what one of them refuses ends all, and is said once.
+    """``check_datasets`` in the first process of each machine; if one refuses, all end, and the message is printed
+    once.
 
     Raises:
         FileNotFoundError: see ``check_datasets``.
         ValueError: see ``check_datasets``.
-        SystemExit: the same, in all processes but the first.
+        SystemExit: the same, in all processes except the first.
     """
     refused = None
     if int(os.environ.get('LOCAL_RANK', 0)) == 0:
@@ -155,9 +157,9 @@ def check_data(cfg: Config, parts: Sequence[str]) -> None:
 
 
 def start_processes(cfg: Config) -> None:
-    """Join the group of processes that the config's launcher has started, as a Runner does; on CPUs with gloo.
+    """Join the process group of the config's launcher, like a Runner; on CPUs with gloo.
 
-    mmengine's own start asks for a GPU, and is skipped when a group has been joined.
+    mmengine's own start needs a GPU, and is skipped if the process already joined a group.
     """
     if cfg.launcher == 'none':
         return
@@ -170,7 +172,7 @@ def start_processes(cfg: Config) -> None:
         else:
             init_dist(cfg.launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
     if on_cpus:
-        wrapper = dict(  # mmengine's defaults, but for the device
+        wrapper = dict(  # mmengine's defaults, except the device
             type='MMDistributedDataParallel',
             device_ids=None,
             broadcast_buffers=False,
@@ -180,10 +182,10 @@ def start_processes(cfg: Config) -> None:
 
 
 def end_together() -> None:
-    """End this process, with status 0, when all of its job have come here; without other processes do nothing.
+    """End this process with status 0 when all processes of the job are here; do nothing without other processes.
 
-    Python's own end takes the process group apart in any order, and has aborted a process after all its work (gloo,
-    torch 2.10, rarely), which its launcher counts as a failure. So what waits for the end is done here, and the process
+    At its normal exit Python removes the process group in any order. This has rarely aborted a process after all its
+    work (gloo, torch 2.10), and its launcher counts that as a failure. So the exit handlers run here, and the process
     ends at once.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""One way to time, to measure memory, and to say on which machine."""
+"""Measure time and memory, and name the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-SEED = 0  # of weights and images
+SEED = 0  # seed of weights and images
 WARM_UP = 2
 Net = TypeVar('Net')
 
@@ -27,9 +27,9 @@ class Timing:
     """Seconds of one network's runs.
 
     Attributes:
-        median: of all runs.
+        median: median of all runs.
         low, high: quartiles.
-        runs: how many.
+        runs: number of runs.
     """
 
     median: float
@@ -72,7 +72,7 @@ def time_alternating(
 
     Args:
         models: networks by name.
-        step: ``forward_step``, ``training_step``, or what else runs such a network.
+        step: ``forward_step``, ``training_step``, or another function that runs such a network.
         x: ``(B, 3, h, w)``.
         repeats: timed runs of each, at least 2.
 
@@ -83,11 +83,11 @@ def time_alternating(
 
 
 def time_in_turn(work: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
-    """Do several things in turn, so that a disturbance of the machine meets all of them alike.
+    """Time several functions alternately, so that other load on the machine affects all of them equally.
 
     Args:
-        work: by name.
-        repeats: timed runs of each, at least 2; two more before them are not timed.
+        work: functions by name.
+        repeats: timed runs of each, at least 2; two runs before them are not timed.
 
     Raises:
         ValueError: see ``check_repeats``.
@@ -104,18 +104,18 @@ def time_in_turn(work: Mapping[str, Callable[[], object]], repeats: int) -> dict
 
 
 def now() -> float:
-    """Seconds on the clock, when the GPU has done all that was asked of it."""
+    """Seconds on the clock, after the GPU has finished its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float] = now) -> float:
-    """How long something takes once.
+    """The time of one run.
 
     Args:
-        work: what is timed.
-        clock: another one counts other seconds, as ``time.process_time`` those of the processor.
+        work: the function to time.
+        clock: the clock; ``time.process_time`` counts processor time.
     """
     start = clock()
     work()
@@ -123,7 +123,7 @@ def seconds(work: Callable[[], object], clock: Callable[[], float] = now) -> flo
 
 
 def check_repeats(repeats: int) -> None:
-    """Refuse a number of timed runs that says nothing about their spread.
+    """Refuse a number of timed runs that is too small for a spread.
 
     Raises:
         ValueError: fewer than 2.
@@ -133,10 +133,10 @@ def check_repeats(repeats: int) -> None:
 
 
 def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: Tensor) -> int:
-    """Bytes that one step needs at its peak beyond what was held before it.
+    """Bytes that one step needs at its peak, in addition to the memory before it.
 
-    On a CPU this is the growth of the process's resident memory, so it needs ``in_fresh_process``: memory that an
-    earlier step has left in the allocator would hide it.
+    On a CPU this is the growth of the process's resident memory, so it needs ``in_fresh_process``: free memory in the
+    allocator from an earlier step would hide it.
 
     Raises:
         OSError: on a CPU without Linux's ``/proc``.
@@ -154,14 +154,14 @@ def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: 
 
 
 def in_fresh_process(work: Callable[..., int], *arguments: object) -> int:
-    """What a function of a module gives in a process of its own, with as many threads as this one."""
+    """The result of a module's function in a separate process, with the same number of threads."""
     threads = (torch.get_num_threads(),)
     with multiprocessing.get_context('spawn').Pool(1, initializer=torch.set_num_threads, initargs=threads) as pool:
         return pool.apply(work, arguments)
 
 
 def process_peak(device: str) -> int:
-    """Bytes that this process has held at most, on its GPU or on the host."""
+    """Peak memory of this process in bytes, on its GPU or on the host."""
     if device.startswith('cuda'):
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
@@ -180,7 +180,7 @@ def noise(batch: int, size: tuple[int, int], device: str = 'cpu') -> Tensor:
 
 
 def device_name(device: str) -> str:
-    """What people call the GPU or CPU of this machine."""
+    """Name of the GPU or CPU of this machine."""
     if device == 'cuda':
         return torch.cuda.get_device_name()
     info = Path('/proc/cpuinfo')

@@ -14,7 +14,7 @@ NOTHING = Markup('<span class="none">\N{EN DASH}</span>')  # an unknown value in
 
 
 class Cell(Protocol):
-    """A value that knows how it is written. Text and plain numbers need no such class; None is an empty cell."""
+    """A value that formats itself. Text and plain numbers need no such class; None is an empty cell."""
 
     def markdown(self) -> str: ...
 
@@ -31,11 +31,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names the rows, to the left; all others hold values, to the right.
+    """A table. The first column has the names of the rows, left-aligned; the others have values, right-aligned.
 
     Attributes:
-        header: names of the columns, some of them perhaps in groups.
-        rows: each with one ``Cell``, text, number or None for every column.
+        header: names of the columns; they may be in groups.
+        rows: each row has one ``Cell``, text, number or None for every column.
     """
 
     header: Sequence[str | Group]
@@ -47,7 +47,7 @@ class Table:
         return [name for entry in self.header for name in (entry.columns if isinstance(entry, Group) else [entry])]
 
     def texts(self) -> list[list[str]]:
-        """The cells as Markdown has them."""
+        """The cells as Markdown."""
         return [[_markdown(cell) for cell in row] for row in self.rows]
 
     def markdown(self) -> list[str]:
@@ -56,13 +56,13 @@ class Table:
         return [head, f'|---|{"---:|" * (len(self.columns) - 1)}', *body]
 
     def csv(self) -> str:
-        """Text with one line for each row, numbers in full."""
+        """CSV text with one line per row, numbers with all digits."""
         text = io.StringIO()
         csv.writer(text, lineterminator='\n').writerows([self.columns, *self.rows])
         return text.getvalue()
 
     def html(self) -> Markup:
-        """``thead`` and ``tbody``; the caption and what is around them are the page's."""
+        """``thead`` and ``tbody``; the page adds the caption and the table element."""
         body = Markup('\n').join(_row(first, cells) for first, *cells in self.rows)
         return Markup('<thead>{}</thead>\n<tbody>\n{}\n</tbody>').format(self._head(), body)
 

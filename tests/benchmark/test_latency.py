@@ -127,7 +127,7 @@ def test_no_run_at_all_is_refused(clock, tmp_path):
         measure_latency(probes('other'), LatencySettings(SIZES[:1]), 5, path)
     for text in ('{', '[]', '{"rows": [{}]}', '{"rows": []}'):
         path.write_text(text)
-        with pytest.raises(ValueError, match='is no record that a latency run has saved'):
+        with pytest.raises(ValueError, match='is not a record of a latency run'):
             measure_latency(probes('net'), LatencySettings(SIZES[:1]), 5, path)
 
 

@@ -95,17 +95,17 @@ def test_a_file_without_an_arch_is_said_to_be_usual(timm_file, tmp_path, caplog)
     assert 'arch' not in read_checkpoint(ours)['meta']
     with caplog.at_level(logging.WARNING, 'upvit_mm'):
         convert_file(ours, tmp_path / 'back.pth', to='timm')
-    assert 'ours.pth: its architecture is not known; taken is the usual scale of logits' in caplog.text
+    assert 'ours.pth: its architecture is not known; the usual scale of logits is used' in caplog.text
 
 
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
         (dict(num_heads=[[3, 6, 3]]), r'num_heads\[0\] = \[3, 6, 3\]: in timm all blocks of a stage have the same'),
-        (dict(mlp_hidden_dims=[[192, 96, 192]]), r'stage 0 has hidden widths \[96, 192\]: in timm all of a stage are'),
+        (dict(mlp_hidden_dims=[[192, 96, 192]]), r'stage 0 has hidden widths \[96, 192\]: in timm all blocks of a'),
         (
             dict(qk_dims=24, v_dims=24),
-            r'attn.q.weight has 24 rows: in timm q, k and v are as wide as the embedding, 48',
+            r'attn.q.weight has 24 rows: in timm q, k and v have the width of the embedding, 48',
         ),
     ],
 )
@@ -123,8 +123,8 @@ def test_an_arch_that_is_not_the_files_is_left_out(stock_arch, build, tmp_path, 
     save_checkpoint(tmp_path / 'x.pth', build('deit', arch.to_dict()).state_dict(), arch=other)
     with caplog.at_level(logging.WARNING, 'upvit_mm'):
         path = convert_file(tmp_path / 'x.pth', tmp_path / 'timm.pth', to='timm')
-    assert 'the architecture that it names is not that of these tensors' in caplog.text
-    assert 'taken is the usual scale of logits' in caplog.text
+    assert 'the architecture in it does not match these tensors' in caplog.text
+    assert 'the usual scale of logits is used' in caplog.text
     assert 'arch' not in read_checkpoint(path)['meta']
 
 

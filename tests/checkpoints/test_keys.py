@@ -165,7 +165,7 @@ def test_positions_that_are_no_square(build, stock_arch):
     state = deit(build, stock_arch)
     for count in (16, 1 + 4 * 6):  # without a class token's, or of images of two sides
         given = state | {'pos_embed': torch.ones(1, count, 48)}
-        with pytest.raises(ValueError, match=rf'Its {count} positions are no class token and a square of patches'):
+        with pytest.raises(ValueError, match=rf'Its {count} positions are not a class token and a square of patches'):
             check_state(given, state, 'net')
 
 

@@ -242,7 +242,7 @@ def test_mistakes(compare, cfg, checkpoint, tmp_path):
     with pytest.raises(ValueError, match='one must be above 0'):
         Lesson(soft=0.0)
     (tmp_path / 'thesis.txt').touch()
-    with pytest.raises(ValueError, match='holds something else than a training'):
+    with pytest.raises(ValueError, match='holds something other than a training'):
         trainings.Training('training', tmp_path, cfg).prepare()
     cfg.model.type = 'upvit_mm.DistillClassifier'
     with pytest.raises(ValueError, match="must be 'ImageClassifier', the dense network's config"):

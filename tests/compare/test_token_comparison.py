@@ -61,7 +61,7 @@ def test_rows_and_names(files, contestant):
     assert field.networks['token dropping, zeros'].macs((256, 320)) == pytest.approx(pruned, rel=0.01)
     with pytest.raises(ValueError, match=r"equal_macs = 'dense': must be one of up, vanilla"):
         Field.of(cfg, str(files / 'dense.pth'), entries, ['zeros'], 'dense')
-    with pytest.raises(ValueError, match='networks: up has no checkpoint; say up=ARCH,CHECKPOINT'):
+    with pytest.raises(ValueError, match='networks: up has no checkpoint; give up=ARCH,CHECKPOINT'):
         Field.of(cfg, str(files / 'dense.pth'), [Contestant.parse(f'up={files / "arch.json"}')])
 
 
@@ -99,7 +99,7 @@ def test_ap_of_detectors(tmp_path):
     with pytest.raises(ValueError, match=r'bbox_mAP_l of a is null: .* no objects of that size.* a value: bbox_mAP\.'):
         read_ap(path, 'bbox_mAP_l')
     path.write_text('{"rows": [{}]}')
-    with pytest.raises(ValueError, match=r'is no detectors\.json of tools/compare_detectors\.py'):
+    with pytest.raises(ValueError, match=r'is not a detectors\.json of tools/compare_detectors\.py'):
         read_ap(path, 'bbox_mAP')
 
 

@@ -55,7 +55,7 @@ def test_few_tokens_are_warned_of(pair, family, images, caplog):
     with caplog.at_level('WARNING', 'upvit_mm'):
         compare(pair.dense, pair.pruned, images, [(64, 96)])
     few = ', '.join(LABELS[family]) if family == 'deit' else 'stage3'
-    assert f'at 64x96 {few}: fewer than two tokens a channel' in caplog.text
+    assert f'at 64x96 {few}: fewer than two tokens per channel' in caplog.text
 
 
 def test_batches_do_not_matter(pair, images, monkeypatch):

@@ -66,7 +66,7 @@ def test_folders_of_other_programs_in_classes(class_folders, pets):
         shutil.copytree(pets / 'train' / name, pets / f'train/{name}/@eaDir/a.png')
     shutil.copytree(pets / 'train/a', pets / 'train/a/.ipynb_checkpoints')
     message = refused(cfg)
-    assert '(a/.ipynb_checkpoints, a/@eaDir, b/@eaDir, c/@eaDir, d/@eaDir): their pictures count as those' in message
+    assert '(a/.ipynb_checkpoints, a/@eaDir, b/@eaDir, c/@eaDir, d/@eaDir): their images count as images' in message
     subprocess.run(message.partition('Remove them: ')[2], shell=True, check=True)
     check_datasets(cfg, ('train', 'val'))
     assert len(list((pets / 'train').rglob('*.png'))) == 7
@@ -114,7 +114,7 @@ def test_classes_without_images(class_folders, pets, caplog):
     with caplog.at_level('WARNING', 'upvit_mm'):
         check_datasets(dict(cfg, train_dataloader=None), ('val',))  # labels are right all the same
     assert caplog.messages == [
-        f"data folder '{pets}/val': 1 of 3 class folders have no image (eel): nothing is judged on them"
+        f"data folder '{pets}/val': 1 of 3 class folders have no image (eel): these classes are not evaluated"
     ]
 
 
@@ -166,7 +166,7 @@ def test_listed_classes(class_folders, pets, caplog):
     with caplog.at_level('WARNING', 'upvit_mm'):
         check_datasets(class_folders(classes=('Felis', 'Canis')), ('train',))
     assert caplog.messages == [
-        f"train_dataloader.dataset: classes are other words than the folders of {pets}/train; make sure that 'cat' is "
+        f"train_dataloader.dataset: classes and folders of {pets}/train have different names; make sure that 'cat' is "
         'Felis, and so on'
     ]
 

@@ -64,7 +64,7 @@ def test_another_order_in_a_part(listed_as_in_the_file, fruit, scope):
     message = refused(cfg)
     assert message.startswith(
         f"annotation file '{fruit.root}/val.json' (val_dataloader.dataset) has the classes of train_dataloader.dataset "
-        'in another order (plum, pear, apple instead of apple, pear, plum): mmdet numbers labels as'
+        'in another order (plum, pear, apple instead of apple, pear, plum): mmdet numbers labels in'
     )
     listing = ', and give val_dataloader.dataset, test_dataloader.dataset the metainfo of train_dataloader.dataset.'
     assert message.endswith(listing) == listed_as_in_the_file
@@ -175,7 +175,7 @@ def test_several_data_sets_of_a_part(fruit):
 def test_several_files_in_one_data_set(fruit):
     message = refused(fruit.cfg(train=dict(ann_file=['train.json', 'val.json'])))
     assert message == (
-        "train_dataloader.dataset.ann_file = ['train.json', 'val.json']: must be one file; join several by "
+        "train_dataloader.dataset.ann_file = ['train.json', 'val.json']: must be one file; for several use "
         'ConcatDataset.'
     )
 
@@ -197,9 +197,9 @@ def test_a_metric_with_categories_in_another_order(fruit):
     message = refused(fruit.cfg(**judged_by(fruit, 'old.json')))
     assert message == (
         f"val_evaluator.ann_file = '{fruit.root}/old.json' has plum, pear, apple of the classes, in this order, "
-        'val_dataloader.dataset has apple, pear, plum: mmdet numbers labels as the categories stand in each file, so '
-        f"detections would be judged as other classes. Set val_evaluator.ann_file='{fruit.root}/val.json', without "
-        'sort_categories.'
+        'val_dataloader.dataset has apple, pear, plum: mmdet numbers labels in the order of the categories in each '
+        f"file, so detections count for other classes. Set val_evaluator.ann_file='{fruit.root}/val.json', "
+        'without sort_categories.'
     )
 
 
@@ -289,9 +289,7 @@ def test_a_class_that_reads_in_a_way_of_its_own(fruit, registered, caplog):
     registered('Orchard', load_data_list=lambda self: [])
     with caplog.at_level('WARNING', 'upvit_mm'):
         check_datasets(fruit.cfg(('apple', 'pear'), train=dict(type='Orchard')), ('train',))
-    assert caplog.messages == [
-        'train_dataloader.dataset: Orchard reads data in a way of its own, so they are not checked'
-    ]
+    assert caplog.messages == ['train_dataloader.dataset: Orchard reads data in its own way, so they are not checked']
 
 
 @pytest.mark.parametrize(

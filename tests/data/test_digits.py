@@ -165,7 +165,7 @@ def test_a_failure_leaves_the_old_data_set(tmp_path, monkeypatch):
 
 def test_refuses_a_foreign_folder_and_wrong_numbers(tmp_path):
     (tmp_path / 'thesis.tex').touch()
-    with pytest.raises(ValueError, match='no digits data set'):
+    with pytest.raises(ValueError, match='not a digits data set'):
         prepare_digits(tmp_path, 8, 128, 0)
     assert (tmp_path / 'thesis.tex').exists()
     with pytest.raises(ValueError, match='scenes = 3'):

@@ -149,7 +149,7 @@ def test_a_data_set_that_names_no_folder(root, monkeypatch, caplog):
     lists = dict(type='CocoDataset', ann_file='annotations/train.json')
     with caplog.at_level('WARNING', 'upvit_mm'):
         before = identity_of(lists)
-    assert 'a data set of annotations/train.json names no folder: its pictures are not looked at' in caplog.text
+    assert 'a data set of annotations/train.json names no folder: its pictures are not checked' in caplog.text
     (root / 'work_dirs').mkdir()
     (root / 'work_dirs/curves.png').write_text('result')
     assert identity_of(lists) == before

@@ -63,7 +63,7 @@ def test_what_is_no_set_of_images(tmp_path, pictures):
         find_images(tmp_path / 'empty')
     for content in ('no json', '[]', '{}', '{"images": [{}]}'):
         (tmp_path / 'wrong.json').write_text(content)
-        with pytest.raises(ValueError, match='is no folder and no COCO annotation file'):
+        with pytest.raises(ValueError, match='is not a folder and not a COCO annotation file'):
             find_images(tmp_path / 'wrong.json')
     (tmp_path / 'wrong.json').write_text(json.dumps({'images': []}))
     with pytest.raises(ValueError, match='lists no image'):

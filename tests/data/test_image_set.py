@@ -94,11 +94,9 @@ def test_pictures_of_all_endings_in_a_plain_folder(cfg, scope, tmp_path, caplog)
     with caplog.at_level('INFO', 'upvit_mm'):
         proxy, held_out = folder_sets(cfg, str(tmp_path), 8, 2, seed=0)
     assert sorted(Path(path).name for path in [*proxy.paths, *held_out.paths]) == names
-    assert f'{tmp_path}: left out for their endings: 2 .heic, 1 .txt' in caplog.messages
+    assert f'{tmp_path}: left out because of their endings: 2 .heic, 1 .txt' in caplog.messages
     (tmp_path / '.ipynb_checkpoints').mkdir()
-    with pytest.raises(
-        ValueError, match=r'left \(\.ipynb_checkpoints\): their pictures would be among the images\. Remove'
-    ):
+    with pytest.raises(ValueError, match=r'left \(\.ipynb_checkpoints\): their images would be used too\. Remove'):
         folder_sets(cfg, str(tmp_path), 8, 2, seed=0)
 
 
@@ -119,7 +117,7 @@ def test_without_a_test_part_images_are_prepared_as_for_validation(absent, cfg, 
     with caplog.at_level('INFO', 'upvit_mm'):
         again = next(iter(held_out_set(cfg, 4, seed=0))).images
     assert torch.equal(again, pixels)
-    assert caplog.messages == ['the config has no test_dataloader: images are prepared as those of val_dataloader']
+    assert caplog.messages == ['the config has no test_dataloader: images are prepared like those of val_dataloader']
     cfg.val_dataloader = None
     with pytest.raises(ValueError, match='the config has neither test_dataloader nor val_dataloader: give one of them'):
         proxy_set(cfg, 1, seed=0)

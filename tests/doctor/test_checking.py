@@ -86,7 +86,7 @@ def test_checks_wait_for_those_that_they_need():
     ]
     *findings, last = examine(checks, carry_out)
     assert [finding.check for finding in findings] == ['sound', 'bad', 'bad', 'after_sound', 'after_warning']
-    assert (last.check, last.found) == ('left_out', 'not looked at: after_bad, after_that')
+    assert (last.check, last.found) == ('left_out', 'not checked: after_bad, after_that')
     assert [finding.check for finding in examine(checks[:1], carry_out)] == ['sound']
 
 
@@ -104,7 +104,7 @@ def test_a_process_that_dies(capfd):
     assert first == again
     assert first.found != str(os.getpid())
     assert (dead.status, dead.remedy) == ('error', 'reinstall')
-    assert dead.found.endswith('by a fault in compiled code or out of memory: terminate called')
+    assert dead.found.endswith('by an error in compiled code or out of memory: terminate called')
     assert after.found not in (first.found, str(os.getpid()))
     assert last.found == f'some.py in {after.found}'
     assert capfd.readouterr() == ('', '')
@@ -191,6 +191,6 @@ def test_the_tool_with_a_package_that_kills_its_importer(tmp_path):
     assert status['openmmlab'] == 'error'
     assert status['torch'] == status['one_line'] == 'ok'
     left_out = 'transformers, mmcv_operators, mmengine_checkpoints, mmcv_operators_on_gpu, registry'
-    assert findings[-1].found == f'not looked at: {left_out}'
+    assert findings[-1].found == f'not checked: {left_out}'
     (killed,) = [finding for finding in findings if finding.status == 'error']
     assert killed.found.endswith('undefined symbol')

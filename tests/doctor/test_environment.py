@@ -86,7 +86,7 @@ def test_requirements_of_a_checkout(one, monkeypatch):
         ('torchvision', 'torchvision', "raise RuntimeError('operator torchvision::nms does not exist')", 'go in pairs'),
         ('opencv', 'cv2', "raise ImportError('libGL.so.1: cannot open shared object file')", 'opencv-python-headless'),
         ('pycocotools', 'pycocotools', "raise ValueError('numpy.dtype size changed')", 'stock <2'),
-        ('torch', 'torch', "raise OSError('libcudart.so.12: cannot open shared object file')", 'install torch anew'),
+        ('torch', 'torch', "raise OSError('libcudart.so.12: cannot open shared object file')", 'install torch again'),
     ],
 )
 def test_imports_that_fail(one, broken, check, module, line, remedy):

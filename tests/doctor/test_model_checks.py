@@ -202,7 +202,7 @@ def test_weights_of_the_config(find, subject, backbone_file):
     )
     resnet = ('_delete_=True', 'type=mmdet.ResNet', 'depth=18')
     (finding,) = find('checkpoint', subject('mask-rcnn', *(f'model.backbone.{setting}' for setting in resnet)))
-    assert (finding.status, finding.found.startswith('ResNet is none of this package')) == ('ok', True)
+    assert (finding.status, finding.found.startswith('ResNet is not of this package')) == ('ok', True)
 
 
 def test_a_checkpoint_of_other_classes(find, subject, backbone_file):

@@ -108,7 +108,7 @@ def test_accumulated_steps(one):
             [f'{SCHEDULE}.end=300'],
             'CosineAnnealingLR goes to 300, the training to 10 epochs: it does not get to its end',
         ),
-        ([f'{SCHEDULE}.end=8'], 'all end at 8, the training at 10 epochs: the rate stays as it is from there'),
+        ([f'{SCHEDULE}.end=8'], 'all end at 8, the training at 10 epochs: after that the rate does not change'),
         (
             [f'{SCHEDULE}._delete_=True', f'{SCHEDULE}.type=MultiStepLR', f'{SCHEDULE}.milestones=[8,16]'],
             'MultiStepLR goes to 16, the training to 10 epochs: it does not get to its end',

@@ -149,7 +149,7 @@ def test_training_warns_in_one_line_about_other_parts(model, load):
     (line,) = load(target, {'state_dict': state | {'mask_head.w': torch.ones(1)}}, 'train')
     assert line.endswith(
         'x.pth: 5 tensors do not load, and the parts that lack them start at random (bbox_head: 2 of another shape, '
-        'neck: 2 missing, mask_head: 1 extra): right for heads that learn other classes.'
+        'neck: 2 missing, mask_head: 1 extra). This is right for heads that learn other classes.'
     )
     for key, value in target.state_dict().items():
         missing = 'retina_cls' in key or key.startswith('neck.lateral_convs.0.')

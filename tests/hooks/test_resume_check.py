@@ -57,7 +57,7 @@ def test_a_damaged_checkpoint_is_neither_resumed_nor_loaded(first, digits_traini
     for resume in (True, False):
         with pytest.raises(ValueError, match=r"it.pth' is corrupt or no checkpoint: record .* does not match"):
             build_runner(digits_training('run', load_from=str(path), resume=resume), ('train',)).train()
-    with pytest.raises(FileNotFoundError, match=r"checkpoint 'gone.pth' does not exist; name the one to start from"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint 'gone.pth' does not exist; give the one to start from"):
         build_runner(digits_training('run', load_from='gone.pth'), ('train',)).train()
 
 

@@ -248,9 +248,9 @@ def config(scope_name: str, constructor, family: str = 'deit') -> ConfigDict:
 @pytest.mark.parametrize(
     ('scope_name', 'constructor', 'message'),
     [
-        ('mmdet', MMDET, f"optim_wrapper.constructor = '{MMDET}': it knows ConvNeXt alone. Use constructor='upvit_mm."),
-        ('mmdet', f'mmdet.{MMDET}', 'it knows ConvNeXt alone'),
-        ('mmpretrain', f'mmdet.{MMDET}', 'it knows ConvNeXt alone'),
+        ('mmdet', MMDET, f"optim_wrapper.constructor = '{MMDET}': it knows only ConvNeXt. Use constructor='upvit_mm."),
+        ('mmdet', f'mmdet.{MMDET}', 'it knows only ConvNeXt'),
+        ('mmpretrain', f'mmdet.{MMDET}', 'it knows only ConvNeXt'),
         ('mmdet', f'mmpretrain.{MMPRETRAIN}', 'a detector of mmdet does not tell it the depth of a layer'),
     ],
 )

@@ -31,7 +31,7 @@ def test_parts_that_are_not_read_play_no_role(cfg):
     cfg.model.head.num_classes = 2
     check_images(cfg, (), 10)
     with pytest.raises(
-        FileNotFoundError, match=r"nowhere' does not exist.* Any images will do, without labels: --images"
+        FileNotFoundError, match=r"nowhere' does not exist.* Images without labels are enough: --images"
     ):
         check_images(cfg, ('val',), 10)
 

@@ -56,13 +56,13 @@ def test_widths_and_the_settings_of_a_config(cfg, checkpoint, tmp_path, family):
     assert {w for stage in plan.target_arch.mlp_hidden_dims for w in stage} == {40}
     assert plan.target_arch.qk_scales == plan.source_arch.qk_scales
     assert goal_and_settings(cfg, {})[0].name == 'deit-small'
-    for given, match in (({'budget': 'macs=1G', 'target': 'deit-tiny'}, '2 goals are named'),):
+    for given, match in (({'budget': 'macs=1G', 'target': 'deit-tiny'}, '2 goals are given'),):
         with pytest.raises(ValueError, match=match):
             goal_and_settings(cfg, given)
     cfg.prune = dict(methode='kl')
     with pytest.raises(ValueError, match=r'prune = dict\(methode=...\) of the config: unknown'):
         goal_and_settings(cfg, {})
-    with pytest.raises(ValueError, match='0 goals are named'):
+    with pytest.raises(ValueError, match='0 goals are given'):
         goal_and_settings(Config(), {})
 
 
@@ -229,7 +229,7 @@ def test_missing_data_are_named_before_anything_is_scored(cfg, checkpoint, targe
     cfg.train_dataloader.dataset.data_root = '/no/imagenet'
     job = PruneJob(cfg, checkpoint, target, tmp_path / 'out', PruneSettings(eval_images=0))
     assert job.target() == target  # which needs none
-    with pytest.raises(FileNotFoundError, match=r"'/no/imagenet' does not exist: .* without labels: --images FOLDER"):
+    with pytest.raises(FileNotFoundError, match=r"'/no/imagenet' does not exist: .* are enough: --images FOLDER"):
         job.run()
 
 
@@ -251,7 +251,7 @@ def test_blocks_are_chosen_by_the_head(cfg, checkpoint, tmp_path):
     cfg.model.backbone.pop('window_size')
     headless = {k: v for k, v in torch.load(checkpoint)['state_dict'].items() if not k.startswith('head.')}
     torch.save(headless, tmp_path / 'headless.pth')
-    with pytest.raises(ValueError, match=r'has no linear head: .* a target of its own depth'):
+    with pytest.raises(ValueError, match=r'has no linear head: .* a target of the same depth'):
         PruneJob(cfg, str(tmp_path / 'headless.pth'), goal, tmp_path, settings)
 
 

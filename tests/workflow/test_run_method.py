@@ -19,5 +19,5 @@ def test_no_other_method_runs_as_hybrid(method, family, stock_arch, build, tmp_p
     net = PosteriorNet(build(family, stock_arch(family), out_indices=(-1,)), None)
     settings = SimpleNamespace(method=method, max_rows=8, draws=1, seed=0, near_share=0.1)
     assert {'magnitude', 'random'} < set(METHODS)
-    with pytest.raises(AssertionError, match=f"method = '{method}': not one that looks at images"):
+    with pytest.raises(AssertionError, match=f"method = '{method}': not one that reads images"):
         score_images(net, [], settings, tmp_path, Crew(), None)

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of networks: how the widths of an ``ArchSpec`` are wired.
+    """A kind of network: how the widths of an ``ArchSpec`` are connected.
 
     Attributes:
-        name: as ``ArchSpec.family`` has it.
-        title: as people write it.
+        name: the value of ``ArchSpec.family``.
+        title: the name in texts.
         backbone: class in ``upvit_mm.models.backbones``, registered in the scope ``upvit_mm``.
         dims: module whose ``TABLE`` declares which tensor axes shrink together (``upvit_mm.pruning.table.Table``).
         kernels: side of each stage's patches in pixels of its input; None = the arch's ``patch_size``.
-        strides: step between them, as ``kernels``; one for each stage.
-        num_prefix_tokens: tokens in front that have no place on the grid; the first is the class token.
+        strides: step between patches, in the same pixels; one for each stage.
+        num_prefix_tokens: tokens before the grid's tokens, without a place on the grid; the first is the class token.
         reduces_keys: whether keys and values may be spatially reduced (``ArchSpec.sr_ratios``).
         allows_windows: whether blocks may attend within windows.
         upstream: classes of mmdet and mmpretrain that build the same networks.
@@ -41,7 +41,7 @@ class Family:
 
     @property
     def is_pyramid(self) -> bool:
-        """Whether maps of several strides leave the backbone; else a neck must make them from one."""
+        """Whether the backbone gives maps of several strides; otherwise a neck must make them from one."""
         return self.num_stages > 1
 
     @property

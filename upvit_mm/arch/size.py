@@ -14,10 +14,10 @@ def parse_size(text: str) -> Size:
     """``'224'`` (a square) or ``'800x1333'`` (height x width), in pixels; images are stretched to exactly that.
 
     Raises:
-        ValueError: neither.
+        ValueError: another form.
     """
     if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*)?', text):
-        raise ValueError(f'size {text!r}: must be SIDE or HEIGHTxWIDTH in pixels, as 224 or 800x1333.')
+        raise ValueError(f'size {text!r}: must be SIDE or HEIGHTxWIDTH in pixels, for example 224 or 800x1333.')
     height, _, width = text.partition('x')
     return int(height), int(width or height)
 
@@ -33,8 +33,8 @@ class Windows:
 
     Attributes:
         size: side of a window in tokens; 0 = every block attends globally.
-        global_blocks: blocks that attend globally all the same, counted from 0 or, below 0, from the end; None = the
-            last of each of four equal runs.
+        global_blocks: blocks that still attend globally. They count from 0; negative numbers count from the end. None =
+            the last block of each of four equal runs.
 
     Raises:
         ValueError: a size below 0.
@@ -50,17 +50,17 @@ class Windows:
             object.__setattr__(self, 'global_blocks', tuple(self.global_blocks))
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether any block attends within windows."""
         return self.size > 0
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As a backbone is told of them: ``window_size`` and ``global_blocks``, as far as they say something."""
+        """Keyword arguments of a backbone: ``window_size`` and ``global_blocks``; what is not set is left out."""
         told = {'window_size': self.size, 'global_blocks': self.global_blocks}
         return {name: value for name, value in told.items() if value is not None} if self else {}
 
     def sizes(self, depth: int) -> tuple[int, ...]:
-        """By block of a stage the side of its windows, 0 where it attends globally.
+        """The side of the windows of each block of a stage; 0 where a block attends globally.
 
         Raises:
             ValueError: a global block that the stage does not have, or the same one twice.

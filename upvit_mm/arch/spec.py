@@ -17,7 +17,7 @@ from upvit_mm.arch.family import Family, family_named
 from upvit_mm.files import sealed, unsealed, write_text_atomically
 
 SPEC_VERSION = 1
-LARGEST = 2**16  # of any whole number: far above all that exist, and a slip of the keyboard cannot fill the memory
+LARGEST = 2**16  # largest whole number: far above all real widths, so a typing error cannot fill the memory
 BLOCK_FIELDS = ('num_heads', 'mlp_hidden_dims', 'qk_dims', 'v_dims', 'qk_scales')
 
 PerStage = tuple[int, ...]  # [stage]
@@ -29,12 +29,11 @@ PerBlockFloat = tuple[tuple[float, ...], ...]  # [stage][block]
 class ArchSpec:
     """The architecture of one backbone: widths, never ratios.
 
-    Widths that belong to a block accept three spellings, which all become ``[stage][block]``: a
-    number (every block of every stage), one number per stage, or one list per stage with one number
-    per block. DeiT is one stage.
+    Widths of blocks can be given in three ways: one number (every block of every stage), one number per stage, or one
+    list per stage with one number per block. All three become ``[stage][block]``. DeiT is one stage.
 
     Attributes:
-        family: ``'deit'`` or ``'pvtv2'``; decides the wiring, everything else is width.
+        family: ``'deit'`` or ``'pvtv2'``; sets how layers are connected; all other fields are widths.
         embed_dims: channels of the residual stream, per stage.
         depths: number of blocks, per stage.
         num_heads: attention heads, per block.
@@ -47,7 +46,7 @@ class ArchSpec:
         patch_size: side of DeiT's patches in pixels.
         img_size: side in pixels of the training images; sets DeiT's grid of position embeddings.
         in_channels: channels of the input image.
-        name: what to call it in tables; no effect on the network.
+        name: its name in tables; no effect on the network.
 
     Raises:
         ValueError: a field breaks its rule; the message names field, value and rule.
@@ -95,8 +94,8 @@ class ArchSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> ArchSpec:
         """Build from a plain mapping (a ``ConfigDict`` too), as ``to_dict`` writes it.
 
-        A ``sha256`` in it, which ``save_json`` writes, must be that of the rest as it stands, so that a file of an
-        earlier version, which lacks fields of this one, stays whole.
+        ``save_json`` writes a ``sha256`` of all other keys of the file. If there is one, it must match the file's own
+        content. So a file of an earlier version, without the newer fields, is still valid.
 
         Raises:
             ValueError: an unknown or missing key, another ``version``, a broken field rule, or another ``sha256``.
@@ -152,15 +151,15 @@ class ArchSpec:
             raise ValueError(f'arch file {str(path)!r}: {error}') from error
 
     def save_json(self, path: str | os.PathLike) -> Path:
-        """Write ``{"arch": {...}}`` atomically, with the ``sha256`` of the fields among them, and return the path."""
+        """Write ``{"arch": {...}}`` atomically, with the ``sha256`` of the fields, and return the path."""
         fields = ',\n'.join(f'    {json.dumps(k)}: {json.dumps(v)}' for k, v in sealed(self.to_dict()).items())
-        text = f'{{\n  "arch": {{\n{fields}\n  }}\n}}\n'  # one line a field: a table, not a ribbon
+        text = f'{{\n  "arch": {{\n{fields}\n  }}\n}}\n'  # one line per field, so that it reads like a table
         return write_text_atomically(path, text)
 
     def with_widths(self, changes: Mapping[str, Any]) -> ArchSpec:
         """This architecture with some fields changed; logit scales stay unless they are given too.
 
-        Fields of blocks that are equal within each stage follow a change of ``depths``.
+        If ``depths`` change, fields of blocks that are equal within each stage get the new number of blocks.
 
         Raises:
             ValueError: an unknown field, or a result that breaks a rule.
@@ -176,7 +175,7 @@ class ArchSpec:
 
     @property
     def kind(self) -> Family:
-        """How these widths are wired."""
+        """The family of this architecture."""
         return family_named(self.family)
 
     @property
@@ -185,7 +184,7 @@ class ArchSpec:
 
     @property
     def is_regular(self) -> bool:
-        """Whether the blocks of each stage are alike."""
+        """Whether the blocks of each stage have the same widths."""
         return all(len(set(stage)) == 1 for field in BLOCK_FIELDS for stage in getattr(self, field))
 
     @property
@@ -195,7 +194,7 @@ class ArchSpec:
 
     @property
     def patch_strides(self) -> tuple[int, ...]:
-        """Step between each stage's patches in pixels of its input."""
+        """Step between each stage's patches, in pixels of its input."""
         return tuple(side or self.patch_size for side in self.kind.strides)
 
     @property

@@ -71,7 +71,7 @@ def get_arch(name: str) -> ArchSpec:
 
 
 def resolve_arch(arch: str | Path | Mapping[str, Any] | ArchSpec, family: str | None = None) -> ArchSpec:
-    """What a config's ``arch=`` means: a stock name, the path of an ``arch.json``, or a mapping.
+    """The architecture of a config's ``arch=``: a stock name, the path of an ``arch.json``, or a mapping.
 
     Args:
         arch: any of the three, or an ``ArchSpec``, which is returned as it is.

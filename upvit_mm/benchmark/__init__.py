@@ -1,1 +1,1 @@
-"""What is reported: costs, times, pictures and tables."""
+"""Measurements: complexity, latency, speed of rivals, worth of scores."""

@@ -1,4 +1,4 @@
-"""How long the check of a large annotation file takes, beside the time to read its JSON alone."""
+"""Time to check a large annotation file, compared with the time to read only its JSON."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from upvit_mm.data.coco import USES, examine
 from upvit_mm.stopwatch import seconds
 
 CATEGORIES = 80
-POINTS = (12, 27)  # of a polygon, so that 860,000 objects take about as many bytes as those of COCO
+POINTS = (12, 27)  # per polygon, so that 860,000 objects take about as many bytes as in COCO
 WIDTH, HEIGHT = 640, 480  # pixels
 
 
 def measure_annotations(images: int, objects: int, seed: int = 0) -> dict[str, Any]:
-    """Write a file of random polygons, check it twice, and read it once by ``json`` alone.
+    """Write a file of random polygons, check it twice, and read it once only with ``json``.
 
     Args:
         images: pictures that it lists (there are none on disk).
         objects: objects that it lists.
-        seed: of the polygons.
+        seed: seed of the polygons.
 
     Returns:
         ``bytes`` of the file; seconds of processor time of the ``first`` and the ``second`` check, and of ``json``;
@@ -36,7 +36,7 @@ def measure_annotations(images: int, objects: int, seed: int = 0) -> dict[str, A
         path = Path(folder, 'instances.json')
         with path.open('w', encoding='utf-8') as file:
             file.writelines(_pieces(images, objects, np.random.default_rng(seed)))
-        # one thread works, so the processor's time is what a clock shows on a quiet machine
+        # one thread works, so processor time equals the time on the clock of a quiet machine
         times = {name: seconds(lambda: examine(path).check(USES), time.process_time) for name in ('first', 'second')}
         times['json'] = seconds(lambda: json.loads(path.read_bytes()), time.process_time)
         size = path.stat().st_size
@@ -44,7 +44,7 @@ def measure_annotations(images: int, objects: int, seed: int = 0) -> dict[str, A
 
 
 def _pieces(images: int, objects: int, rng: np.random.Generator) -> Iterator[str]:
-    """The text of the file, an entry at a time."""
+    """The text of the file, one entry at a time."""
     yield '{"images": ['
     for i in range(images):
         entry = {'id': i + 1, 'file_name': f'{i + 1:012d}.jpg', 'width': WIDTH, 'height': HEIGHT, 'license': 1}

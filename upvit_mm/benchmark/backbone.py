@@ -1,4 +1,4 @@
-"""The backbone benchmark: ours against timm's and mmdet's build of the same network."""
+"""The backbone benchmark: ours against the same network of timm and mmdet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from upvit_mm.stopwatch import (
     training_step,
 )
 
-TOLERANCE = 5e-2  # of a map's largest value; mmdet's LayerNorm eps differs, and weights are random
+TOLERANCE = 5e-2  # relative to a map's largest value; mmdet's LayerNorm eps differs, and weights are random
 STEPS: dict[str, Callable] = {'forward': forward_step, 'training': training_step}
 
 
@@ -38,13 +38,13 @@ def compare_backbones(
     amp: bool = False,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Time and peak memory of our backbone and its rivals, same weights, in turn in one process.
+    """Time and peak memory of our backbone and its rivals, with the same weights, alternately in one process.
 
     Args:
         arch: a stock architecture.
         rivals: of ``'timm'`` and ``'mmdet'``.
-        sizes: ``(h, w)`` in pixels for each of ``'forward'`` and ``'training'`` that shall be measured.
-        batch: images a step.
+        sizes: ``(h, w)`` in pixels for each of ``'forward'`` and ``'training'`` to measure.
+        batch: images per step.
         repeats: timed runs of each network.
         device: ``'cpu'`` or ``'cuda'``.
         amp: autocast.
@@ -109,7 +109,7 @@ def _build(arch: ArchSpec, rivals: Sequence[str], device: str) -> dict[str, nn.M
 
 @torch.inference_mode()
 def _check_agreement(models: dict[str, nn.Module], x: torch.Tensor) -> None:
-    """A comparison of networks that compute different things would be worth nothing."""
+    """Check that the networks compute the same; otherwise the comparison would mean nothing."""
     expected = models['ours'](x)
     for name, model in models.items():
         for ours, theirs in zip(expected, model(x)):
@@ -120,5 +120,5 @@ def _check_agreement(models: dict[str, nn.Module], x: torch.Tensor) -> None:
 def _peak(arch: ArchSpec, name: str, kind: str, size: tuple[int, int], batch: int, device: str, amp: bool) -> int:
     model = _build(arch, [] if name == 'ours' else [name], device)[name]
     step = partial(STEPS[kind], amp=amp)
-    step(model, noise(batch, (64, 64), device))  # libraries load and allocate on first use
+    step(model, noise(batch, (64, 64), device))  # libraries load and allocate memory on first use
     return peak_memory(model, step, noise(batch, size, device))

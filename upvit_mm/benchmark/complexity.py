@@ -1,4 +1,4 @@
-"""What a network computes and holds: counted module by module at any size, and traced by torch's own counter."""
+"""Multiply-accumulates and parameters: counted module by module at any size, and traced by torch's own counter."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PART_OF = {module: part for part, modules in PARTS.items() for module in modules
 
 @dataclass
 class Part:
-    """Costs of a part of a network, the parts within it included.
+    """Costs of a part of a network, including the parts inside it.
 
     Attributes:
-        name: as people call it.
+        name: its name in tables.
         macs: multiply-accumulates of one image.
         params: parameters.
-        parts: what it consists of, by name.
+        parts: the parts inside it, by name.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Part:
     parts: dict[str, Part] = field(default_factory=dict)
 
     def add(self, path: Sequence[str], macs: int = 0, params: int = 0) -> None:
-        """Count costs here, and in every part on the path to where they belong."""
+        """Add costs here and in every part on the path to their module."""
         self.macs += macs
         self.params += params
         if path:
             self.parts.setdefault(path[0], Part(path[0])).add(path[1:], macs, params)
 
     def walk(self, depth: int, level: int = 0) -> Iterator[tuple[int, Part]]:
-        """This part and those within it, ``depth`` levels deep, each after its level."""
+        """This part and those inside it, ``depth`` levels deep, each with its level."""
         yield level, self
         for part in self.parts.values() if depth > level else ():
             yield from part.walk(depth, level + 1)
@@ -89,35 +89,35 @@ def _path(module: str) -> tuple[str, ...]:
 
 
 def traced_macs(model: nn.Module, x: Tensor) -> int:
-    """Multiply-accumulates of ``model(x)``, in convolutions and matrix products, as torch's ``FlopCounterMode`` has it.
+    """Multiply-accumulates of ``model(x)``, in convolutions and matrix products, by torch's ``FlopCounterMode``.
 
-    It runs on the meta device, which has shapes and no numbers, so no size costs time or memory. Fused attention is
-    taken apart, since the counter does not know all of its kernels.
+    It runs on the meta device, which has shapes but no numbers, so large sizes cost no time or memory. Fused attention
+    is computed in single operations, because the counter does not know all fused kernels.
 
     Note:
-        Where queries and values of a block differ in width, ours fills the narrower with zeros for the fused kernel,
-        and they are counted here.
+        If queries and values of a block have different widths, our attention pads the narrower one with zeros for the
+        fused kernel; these zeros are counted here.
     """
     return _trace(copy.deepcopy(model).to('meta'), x.to('meta'))[1]
 
 
 @torch.no_grad()
 def _trace(model: nn.Module, x: Any) -> tuple[Any, int]:
-    """What a model on the meta device gives, and its multiply-accumulates."""
+    """The output of a model on the meta device, and its multiply-accumulates."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         out = model(x)
     return out, counter.get_total_flops() // 2
 
 
 def traced_detector(model: nn.Module, size: Size) -> Part:
-    """Costs of a detector by backbone, neck and heads, as ``traced_macs`` counts them.
+    """Costs of a detector by backbone, neck and heads, counted by ``traced_macs``.
 
-    Heads that look at regions are counted for as many as the test settings let pass at most. A part that cannot be
-    run by itself says so in its name, and counts no MACs.
+    Heads on regions are counted for the largest number of regions that the test settings allow. A part that cannot run
+    alone says so in its name and counts no MACs.
 
     Args:
         model: a detector of mmdet.
-        size: ``(height, width)`` of the image in pixels, padding included.
+        size: ``(height, width)`` of the image in pixels, including padding.
     """
     from mmdet.models import SingleStageDetector
 
@@ -129,7 +129,7 @@ def traced_detector(model: nn.Module, size: Size) -> Part:
     x = torch.empty(1, 3, *size, device='meta')
     for name, module in _units(model):
         out, macs, note = None, 0, ' (MACs not traced)'
-        with contextlib.suppress(RuntimeError):  # an operator of mmcv that knows no meta device
+        with contextlib.suppress(RuntimeError):  # an operator of mmcv without support for the meta device
             if name in readers and x is not None:
                 out, macs = _trace(module, regions.get(name, x))
                 note = f' ({len(regions[name])} regions)' if name in regions else ''
@@ -140,7 +140,7 @@ def traced_detector(model: nn.Module, size: Size) -> Part:
 
 
 def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """What a detector consists of, in the order of its forward pass, as far as it has parameters."""
+    """The parts of a detector that have parameters, in the order of its forward pass."""
     children = dict(model.named_children())
     if roi_head := children.pop('roi_head', None):
         children |= {f'roi_head.{name}': module for name, module in roi_head.named_children()}
@@ -148,14 +148,14 @@ def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _regions(model: nn.Module) -> dict[str, Tensor]:
-    """What the heads of mmdet's plain two-stage detectors read, ``(regions, C, h, w)``; of others nothing is known."""
+    """Inputs of the heads of mmdet's plain two-stage detectors, ``(regions, C, h, w)``; empty for other detectors."""
     from mmdet.models.roi_heads import StandardRoIHead
 
     roi_head = getattr(model, 'roi_head', None)
     if type(roi_head) is not StandardRoIHead or roi_head.with_shared_head:
         return {}
     found = {}
-    for kind, stage in (('bbox', 'rpn'), ('mask', 'rcnn')):  # proposals go to boxes, detections to masks
+    for kind, stage in (('bbox', 'rpn'), ('mask', 'rcnn')):  # the box head reads proposals, the mask head detections
         if stage in model.test_cfg and getattr(roi_head, f'with_{kind}'):
             extractor = getattr(roi_head, f'{kind}_roi_extractor')
             shape = (model.test_cfg[stage].max_per_img, extractor.out_channels, *extractor.roi_layers[0].output_size)
@@ -192,10 +192,10 @@ def measure_arch(
 
 
 def measure_config(cfg: Config, sizes: Sequence[Size]) -> dict[str, Any]:
-    """The same of a config's network, its windows considered; for a detector by size ``'detector': Part`` too.
+    """The same for a config's network, including its windows; for a detector also ``'detector': Part`` by size.
 
     Args:
-        cfg: of a detector of mmdet or a classifier of mmpretrain, with one of our backbones.
+        cfg: config of a detector of mmdet or a classifier of mmpretrain, with one of our backbones.
         sizes: see ``measure_arch``.
 
     Raises:
@@ -217,7 +217,7 @@ def tables_of(record: Mapping[str, Any], depth: int) -> list[tuple[str, list[str
     """Title, header and rows of each table of ``measure_arch`` or ``measure_config``.
 
     Args:
-        record: what they give.
+        record: their result.
         depth: 0 the total, 1 stages too, 2 blocks, 3 parts of blocks, 4 modules.
     """
     name = record['arch']['name'] or record['arch']['family']
@@ -234,7 +234,7 @@ def tables_of(record: Mapping[str, Any], depth: int) -> list[tuple[str, list[str
 
 
 def by_kind(root: Part) -> Part:
-    """The same costs, by what is done and not by where."""
+    """The same costs by kind of operation, not by place."""
     whole = Part('total')
     for stage in root.parts.values():
         for unit in stage.parts.values() or [stage]:  # the head has no parts

@@ -1,4 +1,4 @@
-"""Latency and throughput of backbones and detectors: side by side, and against an earlier run."""
+"""Latency and throughput of backbones and detectors, compared with each other and with an earlier run."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from upvit_mm.registry import scope_of
 from upvit_mm.stopwatch import SEED, Timing, device_name, forward_step, noise, time_alternating
 from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, detector_state
 
-Networks = dict[str, dict[str, nn.Module]]  # by what is run of them, by name
+Networks = dict[str, dict[str, nn.Module]]  # by part that runs, then by name
 
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """What decides a latency besides network and machine.
+    """Settings that decide a latency, besides network and machine.
 
     Attributes:
         sizes: ``(height, width)`` of the images in pixels.
-        batches: images at once.
+        batches: images per batch.
         device: ``'cpu'`` or ``'cuda'``.
         amp: autocast.
         channels_last: memory format of the images.
-        compile: run what ``torch.compile`` makes of the networks, for each size and batch alone.
+        compile: run networks compiled with ``torch.compile``, separately for each size and batch.
         threads: CPU threads of torch.
 
     Raises:
-        ValueError: no such device, or ``compile`` where torch has no compiler.
+        ValueError: no such device, or ``compile`` without a working compiler.
     """
 
     sizes: Sequence[Size]
@@ -64,7 +64,7 @@ def check_compiler(device: str) -> None:
     """Compile something small.
 
     Raises:
-        ValueError: that fails.
+        ValueError: the compilation fails.
     """
     try:
         torch.compile(nn.functional.gelu)(torch.ones(8, device=device))
@@ -80,7 +80,7 @@ def backbones(archs: Sequence[str]) -> Networks:
     """Backbones of ours with random weights.
 
     Args:
-        archs: stock names and ``arch.json`` files, which name them too.
+        archs: stock names and ``arch.json`` files, also used as names.
     """
     torch.manual_seed(SEED)
     specs = {name: resolve_arch(name) for name in _each_once(archs)}
@@ -91,11 +91,11 @@ def detectors(configs: Sequence[Sequence[str]]) -> Networks:
     """Detectors of mmdet: backbone and neck, and everything from images to detections.
 
     Args:
-        configs: for each its config file and, where it shall not have random weights, a checkpoint; both together name
-            it.
+        configs: for each its config file and, if it should not have random weights, a checkpoint; both together are its
+            name.
 
     Raises:
-        ValueError: a config of something else, or a checkpoint that does not fit.
+        ValueError: the config is not of a detector, or a checkpoint does not fit.
     """
     torch.manual_seed(SEED)
     networks: Networks = {'extract_feat': {}, 'predict': {}}
@@ -136,17 +136,17 @@ class Features(nn.Module):
 def measure_latency(
     networks: Networks, settings: LatencySettings, repeats: int, against: str | Path | None = None
 ) -> dict[str, Any]:
-    """Time networks in turn on the same random images, for every size and batch.
+    """Time networks alternately on the same random images, for every size and batch.
 
     Args:
         networks: see ``backbones`` and ``detectors``.
-        settings: how.
+        settings: settings of the measurement.
         repeats: timed runs of each.
         against: file with the record of an earlier run to compare with.
 
     Returns:
         ``settings``, ``machine`` and ``rows``: for each part, size, batch and network the ``seconds`` (median and
-        quartiles), ``images_per_second``, ``ratio`` (seconds over those of the first network) and, where ``against``
+        quartiles), ``images_per_second``, ``ratio`` (seconds divided by those of the first network) and, if ``against``
         has the network, ``ratio_to_earlier``.
 
     Raises:
@@ -154,8 +154,8 @@ def measure_latency(
     """
     if settings.amp and settings.device == 'cpu' and 'predict' in networks:
         raise ValueError(
-            'amp: on a CPU non-maximum suppression of mmcv takes float32 alone; measure detectors there without amp, '
-            'or their backbones by arch.'
+            'amp: on a CPU non-maximum suppression of mmcv needs float32; measure detectors there without amp, '
+            'or their backbones with --arch.'
         )
     torch.set_num_threads(settings.threads)
     machine = {'device': device_name(settings.device), 'cores': os.cpu_count(), 'torch': torch.__version__}
@@ -167,7 +167,7 @@ def measure_latency(
             x = x.contiguous(memory_format=torch.channels_last)
         models = {name: model.to(settings.device) for name, model in networks[part].items()}
         if settings.compile:
-            torch.compiler.reset()  # a network of many shapes would end up not compiled
+            torch.compiler.reset()  # with many shapes torch would stop compiling
             models = {name: torch.compile(model, dynamic=False) for name, model in models.items()}
         timings = time_alternating(models, partial(forward_step, amp=settings.amp), x, repeats)
         first = next(iter(timings.values())).median
@@ -185,12 +185,12 @@ def earlier_medians(path: str | Path, record: Mapping[str, Any], networks: Netwo
 
     Args:
         path: its file.
-        record: ``settings`` and ``machine`` of the run that shall be compared with it.
-        networks: of that run.
+        record: ``settings`` and ``machine`` of the run to compare with it.
+        networks: networks of that run.
 
     Raises:
         OSError: no such file.
-        ValueError: the file is no such record, was measured with other settings or on another machine, or has none
+        ValueError: the file is not such a record, was measured with other settings or on another machine, or has none
             of the networks.
     """
     text = Path(path).read_text(encoding='utf-8')
@@ -199,7 +199,7 @@ def earlier_medians(path: str | Path, record: Mapping[str, Any], networks: Netwo
         medians = {_place(row): row['seconds']['median'] for row in earlier['rows']}
         theirs = {**earlier['settings'], **earlier['machine']}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'against = {str(path)!r}: is no record that a latency run has saved.') from error
+        raise ValueError(f'against = {str(path)!r}: is not a record of a latency run.') from error
     ours = {**record['settings'], **record['machine']}
     other = [f'{name} = {theirs.get(name)!r} (now {ours[name]!r})' for name in ours if theirs.get(name) != ours[name]]
     if other:

@@ -1,4 +1,4 @@
-"""The pruning benchmark: speed of the scores, agreement of estimate and definition, and what they are worth."""
+"""The pruning benchmark: speed of the scores, agreement of estimates with exact scores, and their worth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger('upvit_mm')
 TARGETS = {'half of attention and FFN': (1.0, 0.5), 'three quarters of every width': (0.75, 0.75)}
 FISHER_DRAWS = 4  # of the timings
 AGREEMENT_DRAWS = 16
-LARGE_CANDIDATES = 17  # channels of each dim that are timed in the large network: over 200 in all
+LARGE_CANDIDATES = 17  # channels of each dim that are timed in the large network: more than 200 in all
 
 
 def benchmark_pruning(
@@ -48,11 +48,11 @@ def benchmark_pruning(
     Args:
         cfg: its mmpretrain config.
         checkpoint: its weights.
-        seeds: of proxy sets and of what is random in the methods.
-        per_class: images of every class to score on.
-        compensate_per_class: images of every class to compensate on.
+        seeds: seeds of proxy sets and of random parts of the methods.
+        per_class: images of every class for scoring.
+        compensate_per_class: images of every class for compensation.
         ridge: of the compensation.
-        eval_images: held-out images that judge.
+        eval_images: held-out images for evaluation.
         threads: CPU threads; None keeps torch's setting.
     """
     if threads:
@@ -100,15 +100,15 @@ def one_shot(
     held_out: ImageSet,
     ridge: float,
 ) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """What each method's target is worth, as ``judge`` says: by method, plain and compensated, one result a seed.
+    """Results of ``judge`` for each method: plain and compensated, one result per seed.
 
     Args:
         net: the dense classifier.
         state: its weights.
         target: widths to reach.
         scores: by seed and method.
-        images: by seed, to compensate on.
-        held_out: images that judge.
+        images: images for compensation, by seed.
+        held_out: images for evaluation.
         ridge: of the compensation.
     """
     rows = {method: {'plain': [], 'compensated': []} for method in next(iter(scores.values()))}
@@ -119,12 +119,12 @@ def one_shot(
             rows[method]['plain'].append(judge(net, pruned, held_out))
             compensate(net, pruned, plan, images[seed], ridge)
             rows[method]['compensated'].append(judge(net, pruned, held_out))
-        logger.info('seed %d judged', seed)
+        logger.info('seed %d evaluated', seed)
     return rows
 
 
 def scaled(arch: ArchSpec, embed: float, rest: float) -> ArchSpec:
-    """An architecture whose embedding and other widths are shares of the given one's; heads keep their number."""
+    """An architecture with shares of the embedding and of the other widths; the number of heads stays."""
 
     def share(values):
         return [[round(w * rest) for w in stage] for stage in values]
@@ -134,10 +134,10 @@ def scaled(arch: ArchSpec, embed: float, rest: float) -> ArchSpec:
 
 
 def time_candidates(net: PosteriorNet, state: dict, batch: Batch, repeats: int = 3) -> dict[str, Any]:
-    """Seconds a candidate of every dim: ours, and the authors' way on the same images, in turn.
+    """Seconds per candidate of every dim: our way and the authors' way, alternately on the same images.
 
-    Theirs: build the network without the channel, run it and the dense one, compare. Heads must stay equally wide, so
-    there the rebuilt network lacks one channel of each; that costs the same.
+    The authors' way: build the network without the channel, run it and the dense one, compare. Heads must keep equal
+    widths, so there the rebuilt network lacks one channel of each head; that costs the same.
     """
     rows = {}
     for dim in prunable_dims(net.backbone.arch).values():
@@ -173,9 +173,9 @@ def time_all_channels(net: PosteriorNet, batch: Batch) -> dict[str, float]:
 def time_large_network(
     name: str = 'deit-small', images: int = 4, classes: int = 1000, threads: int | None = None
 ) -> dict[str, Any]:
-    """The same for a network of that architecture (random weights, random images); ``kl`` is extrapolated.
+    """The same for a network of an architecture (random weights, random images); ``kl`` is extrapolated.
 
-    A candidate's time is measured in every dim, over ``LARGE_CANDIDATES`` channels, and multiplied by the dim's size.
+    In every dim the time of ``LARGE_CANDIDATES`` channels is measured and scaled to the dim's size.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -188,7 +188,7 @@ def time_large_network(
     exact, timed, channels = 0.0, 0, 0
     for dim in prunable_dims(arch).values():
         some = {dim.name: torch.arange(min(dim.size, LARGE_CANDIDATES))}
-        # the dense run is once a batch, not once a dim: not part of a candidate
+        # the dense run is once per batch, not once per dim, so it is not part of a candidate
         spent = seconds(lambda some=some: dict(kl_sums(empty, batch, some, max_rows=LARGE_CANDIDATES * images)))
         exact += max(spent - forward, 0.0) / len(some[dim.name]) * dim.size
         timed, channels = timed + len(some[dim.name]), channels + dim.size
@@ -208,14 +208,14 @@ def time_large_network(
 
 
 def score_by_every_method(net: PosteriorNet, state: dict, proxy: ImageSet, seed: int) -> dict[str, Scores]:
-    """Scores by method and dim, of all methods but those that need a plan."""
+    """Scores by method and dim, of all methods except those that need a plan."""
     settings = asdict(PruneSettings(draws=FISHER_DRAWS, seed=seed))
     methods = [method for method in METHODS.values() if method.near_cut is None]
     return {method.name: scores_by(method, net, state, proxy, settings) for method in methods}
 
 
 def agreement(exact: Scores, estimate: Scores) -> dict[str, Any]:
-    """Spearman's rank correlation of two scorings, by dim."""
+    """Spearman's rank correlation of two sets of scores, by dim."""
     by_dim = {name: float(spearmanr(exact[name], estimate[name]).statistic) for name in exact}
     worst = min(by_dim, key=by_dim.get)
     return {'by dim': by_dim, 'median': statistics.median(by_dim.values()), 'worst': by_dim[worst], 'worst dim': worst}

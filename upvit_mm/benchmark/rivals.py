@@ -1,4 +1,4 @@
-"""The same network, with the same weights, as timm and mmdet build it."""
+"""The same network in timm and mmdet, with the same weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from upvit_mm.models import build_backbone
 
 
 def build_backbones(arch: ArchSpec, rivals: Sequence[str]) -> dict[str, nn.Module]:
-    """Our backbone and its rivals, each from an image to a list of maps ``(B, C_i, H_i, W_i)``, with equal weights.
+    """Our backbone and its rivals, with equal weights; each gives a list of maps ``(B, C_i, H_i, W_i)`` from an image.
 
     Args:
         arch: an architecture of the stock structure (one width per stage, equal q, k and v).
@@ -43,7 +43,7 @@ def build_backbones(arch: ArchSpec, rivals: Sequence[str]) -> dict[str, nn.Modul
 
 
 def rivals_of(family: str) -> list[str]:
-    """Names of those that have a backbone of this family."""
+    """Names of the rivals that have a backbone of this family."""
     return [name for known, name in _BUILDERS if known == family]
 
 
@@ -60,7 +60,7 @@ def _require_stock(arch: ArchSpec, rival: str) -> None:
 
 
 class _TimmMaps(nn.Module):
-    """A network of timm without its head, returning maps as ours does."""
+    """A network of timm without its head, which returns maps like ours."""
 
     def __init__(self, model: nn.Module, maps: Callable[[nn.Module, Tensor], list[Tensor]]):
         super().__init__()

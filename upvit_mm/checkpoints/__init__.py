@@ -1,4 +1,4 @@
-"""Reading any known checkpoint of the two families, safely; writing ours, with provenance."""
+"""Read any known checkpoint of the two families safely; write ours with provenance."""
 
 from upvit_mm.checkpoints.contents import WEIGHTS
 from upvit_mm.checkpoints.convert import convert_file

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds: its state dicts, the backbones in them, and which of those are averaged weights."""
+"""The content of a checkpoint file: its state dicts, the backbones in them, and which are averaged weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger('upvit_mm')
 State = dict[str, Tensor]
 
 WEIGHTS = ('ema', 'raw')
-# word in a file -> whether the file's maker evaluates these averages (then they are the default), and how we know
+# word in a file -> whether the file's maker evaluates these averages (then they are the default), and why
 AVERAGES = {
     'state_dict_ema': (True, 'timm evaluates, ranks and loads the averages'),
     'model_ema': (False, "DeiT's main.py evaluates the raw weights only"),
@@ -28,9 +28,9 @@ AVERAGES = {
     'momentum_encoder': (False, 'MoCo v3 evaluates the encoder that is trained'),
 }
 MMENGINE = (True, 'mmengine evaluates the averages, and its EMAHook saves them as state_dict')
-# what stands around a whole model and says nothing about it: keys of files, and names of modules
+# names around a whole model that say nothing about it: keys of files, and names of modules
 WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'module', 'net', 'network', 'encoder')
-# what torch.compile, FSDP and activation checkpointing put into names, at any depth
+# parts that torch.compile, FSDP and activation checkpointing add to names, at any depth
 INVISIBLE = {'_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module'}
 MARKERS = (OURS_MARKER, *(layout.marker for layout in LAYOUTS))
 FIRST = ('patch_embed', 'pos_embed', 'cls_token', 'stages.0.patch_embed', 'layers.0.0.projection')  # how one begins
@@ -42,9 +42,9 @@ class Place:
 
     Attributes:
         node: keys that lead to its state dict, joined by dots; empty for the file itself.
-        prefix: what stands before its tensors' names there, with a dot at the end, or empty.
+        prefix: the text before its tensors' names there, with a dot at the end, or empty.
         tensors: the whole state dict.
-        averages: of ``AVERAGES``, where these are averaged weights.
+        averages: entry of ``AVERAGES``, if these are averaged weights.
     """
 
     node: str
@@ -62,21 +62,21 @@ class Place:
         return [*_unwrapped(self.prefix)][-1]
 
     def is_below(self, prefix: str) -> bool:
-        """Whether a prefix leads here: with the keys of the file or without, with wrappers or without."""
+        """Whether a prefix means this place, with or without the keys of the file, with or without wrappers."""
         names = [*_unwrapped(self.prefix), *_unwrapped(f'{self.node}.{self.prefix}'.lstrip('.'))]
         return any(name.startswith(prefix) for name in names)
 
     def backbone(self) -> State:
-        """The backbone's tensors, under the names that its layout has."""
+        """The backbone's tensors, with the names of its layout."""
         inside = {k[len(self.prefix) :]: v for k, v in self.tensors.items() if k.startswith(self.prefix)}
         return {k: v for k, v in inside.items() if not is_head(k)}
 
     def head(self) -> State:
-        """The tensors of the head that belongs to it, as ``head.fc.weight``; empty when there is none."""
+        """The tensors of its head, with names like ``head.fc.weight``; empty when there is none."""
         return head_of(self.tensors, self.prefix)[1]
 
     def rest(self) -> State:
-        """The tensors of its state dict that belong to neither."""
+        """The other tensors of its state dict."""
         base, head = head_of(self.tensors, self.prefix)
         used = {f'{base}{k}' for k in head} | {f'{self.prefix}{k}' for k in self.backbone()}
         return {k: v for k, v in self.tensors.items() if k not in used}
@@ -90,9 +90,9 @@ def find_backbone(
     Args:
         content: of the file.
         path: of the file, for messages.
-        prefix: what stands before the backbone's keys; None finds it by the names that known layouts have.
-        weights: ``'ema'`` for averages, ``'raw'`` for the weights that were trained, None for what the file's maker
-            evaluates (see ``AVERAGES``).
+        prefix: the text before the backbone's keys; None finds it by the names of known layouts.
+        weights: ``'ema'`` for averages, ``'raw'`` for the weights that were trained, None for those that the file's
+            maker evaluates (see ``AVERAGES``).
 
     Raises:
         ValueError: no tensors, no key with the prefix, no such weights, or several backbones.
@@ -112,7 +112,7 @@ def find_backbone(
 
 
 def find_model(content: Mapping[str, Any], path: object, weights: str | None = None) -> Place:
-    """Where the state dict of a whole model of any kind is; arguments and errors as of ``find_backbone``."""
+    """Where the state dict of a whole model of any kind is; arguments and errors as in ``find_backbone``."""
     _check_choice(weights)
     places = _main(_state_dicts(content), content, path)
     return _choose(places, places, weights, path)
@@ -128,7 +128,7 @@ def _check_choice(weights: str | None) -> None:
 
 def _state_dicts(content: Mapping[str, Any]) -> list[Place]:
     """Every mapping of a file that has tensors in it, without a prefix."""
-    mmengine = 'steps' in (content.get('ema_state_dict') or ())  # which its averaged models count
+    mmengine = 'steps' in (content.get('ema_state_dict') or ())  # counter of torch's averaged models
     found = []
     for node, tensors in _walk(content, ''):
         names = {_clean(k): v for k, v in tensors.items()}
@@ -166,7 +166,7 @@ def _main(nodes: list[Place], content: Mapping[str, Any], path: object) -> list[
 
 
 def _places(node: Place) -> list[Place]:
-    """The backbones of a state dict; when it has a ``backbone.`` of an unknown layout, that."""
+    """The backbones of a state dict; if it has a ``backbone.`` of an unknown layout, that one."""
     usual, found = _usual_prefix(node.tensors), _marked(node)
     if found and usual.endswith('backbone.') and not any(p.plain.startswith('backbone.') for p in found):
         return [_with_prefix(node, usual)]
@@ -184,7 +184,7 @@ def _marked(node: Place) -> list[Place]:
 
 
 def _literal(nodes: list[Place], wanted: str) -> list[Place]:
-    """Where a prefix is in the names, whatever is below it."""
+    """The places of a prefix in the names."""
     found = {}
     for node in nodes:
         for key in node.tensors:
@@ -195,7 +195,7 @@ def _literal(nodes: list[Place], wanted: str) -> list[Place]:
 
 
 def _usual_prefix(names: Mapping[str, Tensor]) -> str:
-    """The wrappers that all names share, and ``backbone.`` when some go on with it."""
+    """The wrappers that all names share, and ``backbone.`` if it follows in some of them."""
     prefix = ''
     while common := next((w for w in WRAPPERS if all(k.startswith(f'{prefix}{w}.') for k in names)), None):
         prefix = f'{prefix}{common}.'
@@ -207,7 +207,7 @@ def _with_prefix(node: Place, prefix: str) -> Place:
 
 
 def _unwrapped(name: str) -> Iterator[str]:
-    """A name, and what is left of it as wrappers come off one after another."""
+    """A name, then the same name after each wrapper is removed, one after the other."""
     yield name
     while name.partition('.')[0] in WRAPPERS:
         name = name.partition('.')[2]
@@ -226,7 +226,7 @@ def _averages(name: str) -> tuple[bool, str] | None:
 
 
 def _choose(places: list[Place], known: list[Place], weights: str | None, path: object) -> Place:
-    """One of ``places``, which are some of the ``known`` ones of the file."""
+    """One of ``places``, which are some of the file's ``known`` places."""
     averaged, raw = [p for p in places if p.averages], [p for p in places if not p.averages]
     kept, reason = places, 'the only ones below this prefix' if len(known) > len(places) else 'there are no others'
     if weights:
@@ -268,7 +268,7 @@ def _listed(places: list[Place]) -> str:
 
 
 def _are_pairs(averaged: list[Place], raw: list[Place]) -> bool:
-    """Whether these are weights and their averages: the same shapes, and a student beside a teacher."""
+    """Whether these are weights and their averages: equal shapes, and for a teacher its student."""
     teachers = any(place.averages == AVERAGES['teacher'] for place in averaged)
     students = all('student' in place.label.split('.') for place in raw)
     alike = len({_shapes(place) for place in (*averaged, *raw)}) == 1

@@ -17,7 +17,7 @@ from upvit_mm.files import sha256_of
 logger = logging.getLogger('upvit_mm')
 
 TARGETS = ('ours', 'timm')
-HEAD = 'head.fc.'  # as an mmpretrain classifier names its linear head
+HEAD = 'head.fc.'  # names of the linear head of an mmpretrain classifier
 KEEP = 'Keep it in our layout (--to ours).'
 
 
@@ -37,10 +37,10 @@ def convert_file(
 
     Args:
         source: checkpoint in any known layout.
-        target: file to write: ``{'state_dict': ..., 'meta': ...}``, with ``meta.arch`` where the source knows it.
-        to: ``'ours'`` (``backbone.*`` and ``head.fc.*``, as an mmpretrain classifier has them) or ``'timm'``.
-        prefix: what stands before the backbone's keys; None finds it.
-        weights: ``'ema'`` or ``'raw'`` where the file has both; None takes what its maker evaluates.
+        target: file to write: ``{'state_dict': ..., 'meta': ...}``, with ``meta.arch`` if the source has it.
+        to: ``'ours'`` (``backbone.*`` and ``head.fc.*``, like an mmpretrain classifier) or ``'timm'``.
+        prefix: the text before the backbone's keys; None finds it.
+        weights: ``'ema'`` or ``'raw'`` where the file has both; None takes those that its maker evaluates.
         head: False leaves the head out.
 
     Returns:
@@ -67,7 +67,7 @@ def convert_file(
 
 
 def _arch_of(state: State, source: Path) -> ArchSpec | None:
-    """The architecture that the source names, where its tensors are of that one."""
+    """The architecture that the source names, if its tensors match it."""
     arch = known_arch(read_checkpoint(source))
     if arch is None:
         return None
@@ -79,12 +79,12 @@ def _arch_of(state: State, source: Path) -> ArchSpec | None:
     }
     if shapes == named:
         return arch
-    logger.warning('%s: the architecture that it names is not that of these tensors, and is left out', source)
+    logger.warning('%s: the architecture in it does not match these tensors, and is left out', source)
     return None
 
 
 def _to_timm(state: State, arch: ArchSpec | None, source: Path) -> tuple[State, ArchSpec | None]:
-    """A classifier's tensors as timm has them, and the architecture that they are of then."""
+    """A classifier's tensors in timm's layout, and their architecture."""
     backbone = {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')}
     layout = next(x for x in LAYOUTS if x.name.startswith('timm') and x.holds(backbone))
     head = {f'head.{k.removeprefix(HEAD)}': v for k, v in state.items() if k.startswith(HEAD)}
@@ -92,7 +92,7 @@ def _to_timm(state: State, arch: ArchSpec | None, source: Path) -> tuple[State, 
     _check_widths(backbone)
     if arch is None:
         logger.warning(
-            '%s: its architecture is not known; taken is the usual scale of logits, (width of a head) ** -0.5', source
+            '%s: its architecture is not known; the usual scale of logits is used, (width of a head) ** -0.5', source
         )
     else:
         backbone, arch = _fold_scales(backbone, arch)
@@ -100,12 +100,12 @@ def _to_timm(state: State, arch: ArchSpec | None, source: Path) -> tuple[State, 
 
 
 def _check_widths(backbone: State) -> None:
-    """Refuse widths that timm's constructors have no words for: they know one embedding and one MLP ratio a stage."""
+    """Refuse widths that timm's constructors cannot express: they have one embedding and one MLP ratio per stage."""
     hidden: dict[str, set[int]] = {}
     for key, tensor in backbone.items():
         if key.endswith('.attn.q.weight') and len(tensor) != tensor.shape[1]:
             raise ValueError(
-                f'{key} has {len(tensor)} rows: in timm q, k and v are as wide as the embedding, {tensor.shape[1]}. '
+                f'{key} has {len(tensor)} rows: in timm q, k and v have the width of the embedding, {tensor.shape[1]}. '
                 f'{KEEP}'
             )
         if key.endswith('.mlp.fc1.weight'):
@@ -113,12 +113,12 @@ def _check_widths(backbone: State) -> None:
     for stage, widths in hidden.items():
         if len(widths) > 1:
             raise ValueError(
-                f'stage {stage} has hidden widths {sorted(widths)}: in timm all of a stage are alike. {KEEP}'
+                f'stage {stage} has hidden widths {sorted(widths)}: in timm all blocks of a stage have the same. {KEEP}'
             )
 
 
 def _fold_scales(backbone: State, arch: ArchSpec) -> tuple[State, ArchSpec]:
-    """The same network with the usual scale of logits: q times the factor between the two."""
+    """The same network with the usual scale of logits: q is multiplied by the ratio of the two scales."""
     backbone = {k: v.clone() if '.attn.q.' in k else v for k, v in backbone.items()}
     usual = replace(arch, qk_scales=None)
     for i, heads in enumerate(arch.num_heads):

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 State = dict[str, Tensor]
-# names of heads beside or inside a classifier's backbone; pre_logits is the hidden layer of old ViT heads
+# names of heads next to or inside a classifier's backbone; pre_logits is the hidden layer of old ViT heads
 HEADS = ('head', 'head_dist', 'fc', 'classifier', 'cls_head', 'pre_logits')
 
 
 def is_head(name: str) -> bool:
-    """Whether a tensor of this name, below a backbone's prefix, is one of a head."""
+    """Whether a tensor of this name, after a backbone's prefix, belongs to a head."""
     return name.partition('.')[0] in HEADS
 
 
@@ -21,10 +21,10 @@ def head_of(tensors: Mapping[str, Tensor], prefix: str) -> tuple[str, State]:
 
     Args:
         tensors: a whole state dict.
-        prefix: what stands before the backbone's names, with a dot at the end, or empty.
+        prefix: the text before the backbone's names, with a dot at the end, or empty.
 
     Returns:
-        What stands before the head's names, and its tensors under names as ``head.weight``; empty when there is none.
+        The text before the head's names, and its tensors with names like ``head.weight``; empty when there is none.
     """
     base = prefix
     while True:
@@ -36,15 +36,15 @@ def head_of(tensors: Mapping[str, Tensor], prefix: str) -> tuple[str, State]:
 
 
 def linear_head(head: Mapping[str, Tensor], path: object) -> tuple[State, list[str]]:
-    """The linear layer that a head is.
+    """The single linear layer of a head.
 
     Args:
-        head: its tensors, as ``head_of`` gives them.
+        head: its tensors, from ``head_of``.
         path: of the file, for messages.
 
     Returns:
         ``weight`` ``(classes, C)`` and ``bias`` ``(classes,)``, or nothing for an empty head; and the names that are
-        left out: the head of a distillation token, and numbers that a loss keeps.
+        left out: the head of a distillation token, and numbers of a loss.
 
     Raises:
         ValueError: it has hidden layers, or no bias.

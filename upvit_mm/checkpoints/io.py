@@ -28,8 +28,8 @@ from upvit_mm.version import __version__
 logger = logging.getLogger('upvit_mm')
 
 FORMAT_VERSION = 1
-# What trainings write beside the weights: mmengine loss histories and numbers of numpy 1 or 2, timm and DeiT their
-# arguments. They are read as placeholders, so none of these functions is called.
+# Types that trainings write together with the weights: loss histories and numbers of numpy 1 or 2 (mmengine), arguments
+# (timm and DeiT). They are read as placeholders, so none of these functions is called.
 IGNORED = (
     'argparse.Namespace',
     'pathlib.PosixPath',
@@ -46,7 +46,7 @@ IGNORED = (
 
 
 class _Placeholder:
-    """Stands for an object of a type in ``IGNORED``, without its content."""
+    """Placeholder for an object of a type in ``IGNORED``, without its content."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -69,11 +69,11 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """The content of a checkpoint file, read without running code from it.
 
     Args:
-        path: ``.pth``/``.pt``, ``.safetensors``, or an http(s) address, which is kept in torch's hub folder.
+        path: ``.pth``/``.pt``, ``.safetensors``, or an http(s) address; the download is kept in torch's hub folder.
 
     Returns:
-        What the file holds, on the CPU: a state dict or a dict around one. Training histories that mmengine keeps
-        beside it come as empty placeholders.
+        The content of the file, on the CPU: a state dict or a dict around one. Training histories of mmengine become
+        empty placeholders.
 
     Raises:
         FileNotFoundError: no such file.
@@ -86,8 +86,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         check_records(path)
         with _placeholders():
             content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a damaged pickle raises nearly anything
-        if isinstance(error, OSError) and error.filename:  # the system refused the file; torch's own names none
+    except Exception as error:  # a damaged pickle can raise almost any error
+        if isinstance(error, OSError) and error.filename:  # the system's own error; torch's have no file name
             raise
         raise ValueError(_reason(path, error)) from error
     if not isinstance(content, dict):
@@ -96,7 +96,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def local_file(path: str | os.PathLike) -> Path:
-    """A checkpoint as a file of this machine; an http(s) address is downloaded once, to torch's hub folder.
+    """A checkpoint as a local file; an http(s) address is downloaded once, to torch's hub folder.
 
     Raises:
         FileNotFoundError: no such file, or the address cannot be reached.
@@ -110,13 +110,14 @@ def local_file(path: str | os.PathLike) -> Path:
 def load_backbone(
     path: str | os.PathLike, prefix: str | None = None, weights: str | None = None, arch: ArchSpec | None = None
 ) -> State:
-    """The backbone's tensors of a checkpoint in any known layout, under our names.
+    """The backbone's tensors of a checkpoint in any known layout, with our names.
 
     Args:
         path: see ``read_checkpoint``.
-        prefix: what stands before the backbone's keys, with or without wrappers such as ``module.``; None finds it.
-        weights: ``'ema'`` or ``'raw'`` where a file has both; None takes what its maker evaluates, see ``AVERAGES``.
-        arch: what the tensors are for; compared with what the file knows of its own, see ``check_arch_of``.
+        prefix: the text before the backbone's keys, with or without wrappers such as ``module.``; None finds it.
+        weights: ``'ema'`` or ``'raw'`` where a file has both; None takes those that its maker evaluates, see
+            ``AVERAGES``.
+        arch: the architecture to load; compared with the file's own, see ``check_arch_of``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -131,7 +132,7 @@ def load_backbone(
 def load_classifier(
     path: str | os.PathLike, prefix: str | None = None, weights: str | None = None, arch: ArchSpec | None = None
 ) -> State:
-    """A classifier's tensors in any known layout, as an mmpretrain ``ImageClassifier`` names them.
+    """A classifier's tensors from any known layout, with the names of an mmpretrain ``ImageClassifier``.
 
     Args:
         path: see ``read_checkpoint``.
@@ -163,7 +164,7 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Tensor], **prov
         **provenance: plain data (tool, arguments, hashes, arch) kept in ``meta`` beside the package version.
     """
     meta = {'format_version': FORMAT_VERSION, 'upvit_mm_version': __version__, **provenance}
-    # clones: a view would drag its whole storage into the file
+    # clones: a view would write its whole storage into the file
     tensors = {k: v.detach().to('cpu', copy=True).contiguous() for k, v in state.items()}
     return save_atomically(path, {'state_dict': tensors, 'meta': meta})
 
@@ -182,8 +183,8 @@ def _words(names: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def _placeholders() -> Iterator[None]:
-    """Read, for the time being, the types in ``IGNORED`` as placeholders."""
-    before = [*torch.serialization.get_safe_globals()]  # some versions of torch hand out the list itself
+    """Read the types in ``IGNORED`` as placeholders inside the ``with`` block."""
+    before = [*torch.serialization.get_safe_globals()]  # some versions of torch return the list itself
     torch.serialization.add_safe_globals(_PLACEHOLDERS)
     try:
         yield
@@ -193,7 +194,7 @@ def _placeholders() -> Iterator[None]:
 
 
 def _download(url: str) -> Path:
-    name = Path(url.rsplit('/', 1)[-1].split('?')[0])  # of many files on the web: model.safetensors
+    name = Path(url.rsplit('/', 1)[-1].split('?')[0])  # many files on the web have the same name: model.safetensors
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]
     target = Path(torch.hub.get_dir()) / 'checkpoints' / f'{name.stem}-{digest}{name.suffix}'
     if not target.is_file():
@@ -208,7 +209,7 @@ def _download(url: str) -> Path:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    # not torch's whole message, which advises to load the file unsafely
+    # not torch's whole message: it suggests loading the file unsafely
     if foreign := re.search(r'GLOBAL ([\w.]+)', str(error)):
         return (
             f'checkpoint {str(path)!r} is refused: it holds {foreign[1]}, which is neither a tensor nor plain data and '

@@ -1,6 +1,6 @@
 """Tensor names: which layout a state dict has, conversion to ours and back, and the check against a model.
 
-State dicts here are of a backbone alone: mappings of tensor name to tensor, without ``backbone.`` in front.
+State dicts here are of a backbone alone: mappings of tensor name to tensor, without the prefix ``backbone.``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from upvit_mm.checkpoints.layouts import LAYOUTS, OURS_MARKER, Layout, Rule, fil
 
 logger = logging.getLogger('upvit_mm')
 State = dict[str, Tensor]
-POSITIONS, PATCHES = 'pos_embed', 'stages.0.patch_embed.proj.weight'  # of a DeiT; how many, and their size
+POSITIONS, PATCHES = 'pos_embed', 'stages.0.patch_embed.proj.weight'  # of a DeiT; their number and size
 
 
 def detect_layout(keys: Iterable[str]) -> Layout | None:
@@ -40,7 +40,7 @@ def detect_layout(keys: Iterable[str]) -> Layout | None:
 
 
 def to_ours(state: Mapping[str, Tensor]) -> State:
-    """A backbone's state dict of any known layout, in ours; fused q, k, v are split.
+    """A backbone's state dict of any known layout, converted to ours; fused q, k, v are split.
 
     Raises:
         ValueError: unknown layout, or keys that the layout does not have.
@@ -61,16 +61,16 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
             f'{len(unknown)} tensor(s) have no place in a {layout.family} backbone ({layout.name} layout): '
             f'{_some(unknown)}. Is it a variant that this package does not build?'
         )
-    if 'dist_token' in state:  # its position is the second one
+    if 'dist_token' in state:  # its position is the second
         ours['pos_embed'] = torch.cat([ours['pos_embed'][:, :1], ours['pos_embed'][:, 2:]], dim=1)
     return ours
 
 
 def from_ours(state: Mapping[str, Tensor], layout: Layout) -> State:
-    """The inverse of ``to_ours`` for one layout: bit-identical tensors under its names.
+    """The inverse of ``to_ours`` for one layout: bit-identical tensors with its names.
 
     Raises:
-        ValueError: q, k, v widths differ, which a fused tensor cannot say.
+        ValueError: q, k, v have different widths, which a fused tensor cannot hold.
     """
     theirs: State = {}
     fused: dict[str, dict[int, Tensor]] = {}
@@ -97,7 +97,7 @@ def from_ours(state: Mapping[str, Tensor], layout: Layout) -> State:
 
 
 def to_ours_in_place(state: MutableMapping[str, Tensor], prefix: str) -> None:
-    """Convert the backbone below ``prefix`` within a larger state dict; leave unknown names for ``check_state``."""
+    """Convert the backbone with this ``prefix`` in a larger state dict; ``check_state`` handles unknown names."""
     local = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     if OURS_MARKER in local or not any(layout.marker in local for layout in LAYOUTS):
         return
@@ -111,12 +111,12 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], nam
     """Refuse a state dict that does not cover a model exactly.
 
     Args:
-        state: what is to be loaded.
+        state: the tensors to load.
         expected: the model's own state dict.
         name: the model, for the message.
 
     Raises:
-        ValueError: a tensor is missing, extra or mis-shaped: the first five and the count.
+        ValueError: a tensor is missing, extra or of another shape; the message has the first five and the count.
     """
     if problems := differences(state, expected):
         remedy = 'Use the arch.json that was written beside the checkpoint, or the checkpoint of this arch'
@@ -129,7 +129,7 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], nam
 
 
 def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What is mis-shaped, missing or extra in a state dict, a few words for each tensor."""
+    """Tensors of another shape, missing or extra in a state dict, in a few words each."""
     missing = [f'{k} is missing' for k in expected if k not in state]
     extra = [f'{k} is not in the model' for k in state if k not in expected]
     shapes = [
@@ -141,7 +141,7 @@ def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 
 def image_size_remedy(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """What to set in the arch when a DeiT was trained on images or patches of another size, and all else fits."""
+    """The setting of the arch to change when a DeiT was trained with another image or patch size and all else fits."""
     shapes, others = ({k: v.shape for k, v in tensors.items()} for tensors in (state, expected))
     wrong = {k for k in {**shapes, **others} if shapes.get(k) != others.get(k)}
     prefix = next((k.removesuffix(end) for end in (POSITIONS, PATCHES) for k in wrong if k.endswith(end)), '')
@@ -153,7 +153,7 @@ def image_size_remedy(state: Mapping[str, Tensor], expected: Mapping[str, Tensor
     count, patch = shapes[position][1], shapes[kernel][-1]
     side = math.isqrt(count - 1)  # one is the class token's
     if side**2 != count - 1:
-        return f'Its {count} positions are no class token and a square of patches, which a DeiT of this package has.'
+        return f'Its {count} positions are not a class token and a square of patches, as in a DeiT of this package.'
     size, other = side * patch, f'patch_size={patch} and ' if kernel in wrong else ''
     return (
         f'It was trained at {size} px ({side}x{side} patches of {patch} px): set {other}img_size={size} in the arch. '

@@ -1,7 +1,7 @@
-"""What a checkpoint file says of its architecture, and the comparison with the one that is built.
+"""The architecture that a checkpoint file states, and its comparison with the one that is built.
 
-Heads, logit scales and strides are in no tensor: a network with other ones loads without a mismatch and computes
-something else.
+No tensor shows heads, logit scales or strides: a network with other values loads without a mismatch and gives wrong
+results.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from upvit_mm.arch.family import FAMILIES
 
 logger = logging.getLogger('upvit_mm')
 
-WIDTHS = ('family', 'embed_dims', 'depths', 'qk_dims', 'v_dims', 'mlp_hidden_dims')  # all of them are in tensors
-TOLD = ('num_heads', 'qk_scales', 'sr_ratios', 'strides')  # equal tensors can belong to different ones
+WIDTHS = ('family', 'embed_dims', 'depths', 'qk_dims', 'v_dims', 'mlp_hidden_dims')  # tensors show all of them
+TOLD = ('num_heads', 'qk_scales', 'sr_ratios', 'strides')  # equal tensors can belong to different values
 READ = ('type', 'arch', 'num_heads', 'embed_dims', 'strides', 'patch_cfg')  # of the backbone in a config
 # heads of mmpretrain's named architectures that are as wide as ours
 MMPRETRAIN_HEADS = dict.fromkeys(('deit-t', 'deit-tiny'), 3) | dict.fromkeys(('deit-s', 'deit-small'), 6)
@@ -26,14 +26,14 @@ MMPRETRAIN_HEADS |= dict.fromkeys(('deit-b', 'deit-base', 'b', 'base'), 12)
 
 
 def check_arch_of(content: Mapping[str, Any], arch: ArchSpec, path: object) -> None:
-    """Refuse a file that says that it is of another network than the one that is built.
+    """Refuse a file that states another architecture than the one that is built.
 
-    Compared are heads, logit scales, spatial reduction and strides: with ``meta.arch``, or with the config that
-    mmengine keeps in ``meta.cfg``. A file that says nothing passes, and so does one of other widths: its tensors tell.
+    It compares heads, logit scales, spatial reduction and strides with ``meta.arch``, or with the config that mmengine
+    keeps in ``meta.cfg``. A file without either passes. A file of other widths passes too: its tensors will not fit.
 
     Args:
-        content: of the file.
-        arch: what is built.
+        content: content of the file.
+        arch: the architecture that is built.
         path: of the file, for messages.
 
     Raises:
@@ -51,7 +51,7 @@ def check_arch_of(content: Mapping[str, Any], arch: ArchSpec, path: object) -> N
 
 
 def known_arch(content: Mapping[str, Any]) -> ArchSpec | None:
-    """The architecture of a network of ours that a file names, in ``meta.arch`` or in its config; None without."""
+    """The architecture that a file states for one of our networks, in ``meta.arch`` or in its config; None without."""
     meta = content.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     backbone = _backbone_of(meta)
@@ -70,7 +70,7 @@ def known_arch(content: Mapping[str, Any]) -> ArchSpec | None:
 
 
 def _sources(content: Mapping[str, Any], arch: ArchSpec) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where a file tells fields of ``TOLD``, and their values, where its widths are those of ``arch``."""
+    """The source and the values of fields of ``TOLD`` in a file whose widths are those of ``arch``."""
     if (spec := known_arch(content)) is not None:
         if all(getattr(spec, field) == getattr(arch, field) for field in WIDTHS):
             yield "the file's own arch", {field: getattr(spec, field) for field in TOLD}
@@ -109,7 +109,7 @@ def _foreign(backbone: Mapping[str, Any], arch: ArchSpec) -> dict[str, Any]:
 
 
 def _per_block(heads: Sequence[int], arch: ArchSpec) -> dict[str, Any]:
-    """Heads by stage as the fields of an arch, with the scale that those networks have."""
+    """Heads by stage as fields of an arch, with the usual logit scale."""
     stages = list(zip(heads, arch.embed_dims, arch.depths))
     return {
         'num_heads': tuple((h,) * depth for h, _, depth in stages),
@@ -125,7 +125,7 @@ def _kind(backbone: Mapping[str, Any]) -> str:
 
 
 def _backbone_of(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the backbone in the config that a file holds as text, read without running it; empty without."""
+    """Settings of the backbone from the config text in a file, read without running it; empty if there is none."""
     for text in (meta.get('cfg'), meta.get('config')):
         if isinstance(text, str):
             try:
@@ -140,7 +140,7 @@ def _read_backbone(module: ast.Module) -> dict[str, Any]:
     if not models:
         return {}
     items = _items(models[-1])
-    items = _items(items['detector']) if 'detector' in items else items  # semi-supervised: teacher and student alike
+    items = _items(items['detector']) if 'detector' in items else items  # semi-supervised: teacher = student
     if 'backbone' not in items:
         return {}
     backbone = _items(items['backbone'])
@@ -152,7 +152,7 @@ def _names(assign: ast.Assign) -> list[str | None]:
 
 
 def _items(node: ast.expr) -> dict[str, ast.expr]:
-    """The settings of ``dict(a=...)`` or ``{'a': ...}``, unread.
+    """The settings of ``dict(a=...)`` or ``{'a': ...}``, not evaluated.
 
     Raises:
         ValueError: another expression, or settings whose names are computed.
@@ -172,7 +172,7 @@ def _literal(node: ast.expr) -> Any:
     """The value of an expression of constants, lists and dicts.
 
     Raises:
-        ValueError: it has something else in it.
+        ValueError: it contains anything else.
     """
     if isinstance(node, (ast.Call, ast.Dict)):
         return {key: _literal(value) for key, value in _items(node).items()}

@@ -1,7 +1,7 @@
 """The tensor names of every known layout, as tables: ours on the left, theirs on the right.
 
-In a template ``{j}`` is a block number and ``{p}`` is ``weight`` or ``bias``. A slot ``(k, n)`` says that ours is the
-k-th of n equal parts of theirs along axis 0 (fused q, k, v).
+In a template ``{j}`` is a block number and ``{p}`` is ``weight`` or ``bias``. A slot ``(k, n)`` means: our tensor is
+the k-th of n equal parts of theirs along axis 0 (fused q, k, v).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PLACEHOLDERS = {'{j}': r'(?P<j>\d+)', '{p}': r'(?P<p>weight|bias)'}
 
 @dataclass(frozen=True)
 class Rule:
-    """One of our tensors, or a family of them, and where another layout keeps it."""
+    """One of our tensors, or a group of them, and its name in another layout."""
 
     ours: str
     theirs: str
@@ -27,12 +27,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one code base names the tensors of one family.
+    """The tensor names of one family in one code base.
 
     Attributes:
-        name: what to call it in messages.
+        name: its name in messages.
         family: family of the arch that it describes.
-        marker: a key that this layout has and no other layout of the table.
+        marker: a key that only this layout has.
         rules: every backbone tensor.
         dropped: patterns of backbone-level keys that have no place in our backbones, with the reason.
     """
@@ -44,7 +44,7 @@ class Layout:
     dropped: tuple[tuple[str, str], ...] = ()
 
     def holds(self, ours: Iterable[str]) -> bool:
-        """Whether it has a place for each of these tensors of ours."""
+        """Whether it has a name for each of these tensors of ours."""
         patterns = [pattern(rule.ours) for rule in self.rules]
         return all(any(p.match(key) for p in patterns) for key in ours)
 
@@ -65,7 +65,7 @@ def fill(template: str, groups: dict[str, str]) -> str:
 
 
 def _same(ours: str, theirs: str, names: Iterable[str]) -> list[Rule]:
-    """Modules that keep their name under another parent."""
+    """Modules that keep their name but have another parent."""
     return [Rule(f'{ours}{n}.{{p}}', f'{theirs}{n}.{{p}}') for n in names]
 
 

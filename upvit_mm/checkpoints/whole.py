@@ -1,4 +1,4 @@
-"""A whole model's tensors out of a file that has another layout, other names, or more around them."""
+"""A whole model's tensors from a file with another layout, other names, or more tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from upvit_mm.checkpoints.heads import linear_head
 from upvit_mm.checkpoints.keys import to_ours_in_place
 
 WRAPPED = tuple(f'{word}.' for word in WRAPPERS)
-# tensors that change no prediction, and why
+# tensors that do not change predictions, and why
 HARMLESS = {
     r'data_preprocessor\.': 'mean and deviation of the images are set by the config',
     r'(.*\.)?num_batches_tracked$': 'a count that batch normalisation keeps for training',
@@ -26,11 +26,11 @@ HARMLESS_EXTRA = {
 
 
 def is_harmless(name: str, extra: bool) -> bool:
-    """Whether no prediction depends on a tensor that only one side has.
+    """Whether predictions do not depend on a tensor that only one side has.
 
     Args:
-        name: the tensor's.
-        extra: the file has it and the model does not; else it is the other way round.
+        name: name of the tensor.
+        extra: True if the file has it and the model does not; False if only the model has it.
     """
     return any(re.match(expression, name) for expression in (*HARMLESS, *(HARMLESS_EXTRA if extra else ())))
 
@@ -42,18 +42,18 @@ def model_state(
     path: object,
     weights: str | None = None,
 ) -> State:
-    """The tensors of a file under the names of a model, where known layouts and wrappers allow it.
+    """The tensors of a file with the names of a model, where known layouts and wrappers allow it.
 
     Args:
-        content: of the file.
+        content: content of the file.
         expected: the model's own state dict.
-        backbones: what stands before the names of each of our backbones in the model, as ``'backbone.'``.
+        backbones: the text before the names of each of our backbones in the model, for example ``'backbone.'``.
         path: of the file, for messages.
         weights: see ``load_backbone``.
 
     Returns:
-        All tensors of the file's model. A backbone of a known layout is in ours, and a linear head has the model's
-        names; everything else keeps its name.
+        All tensors of the file's model. A backbone of a known layout has our names, and a linear head has the model's
+        names; all other tensors keep their names.
 
     Raises:
         ValueError: no tensors, several backbones, or a variant of a known layout that this package does not build.
@@ -75,12 +75,12 @@ def _around_backbone(place: Place, expected: Mapping[str, Tensor], ours: str, pa
 
 
 def _head(head: State, expected: Mapping[str, Tensor], path: object) -> State:
-    """A linear head under the model's names; another head, and what a model without one gets, under its own."""
+    """A linear head with the model's names; any other head, or a head for a model without one, with its own names."""
     layers = {k.rpartition('.')[0] for k in expected if k.startswith('head.')}
     if len(layers) != 1 or head.keys() <= expected.keys():
         return head
     try:
         linear, extra = linear_head(head, path)
-    except ValueError:  # hidden layers: missing and extra tensors are named where the model is compared
+    except ValueError:  # hidden layers: the comparison with the model names missing and extra tensors
         return head
     return {f'{next(iter(layers))}.{k}': v for k, v in linear.items()} | {k: head[k] for k in extra}

@@ -1,1 +1,1 @@
-"""Networks beside one another: classifiers, detectors, tokens; their records, and one page of results."""
+"""Comparisons of networks: classifiers, detectors, tokens; their records, and one page of results."""

@@ -1,4 +1,4 @@
-"""How the numbers of comparisons are written: the one place for digits, signs, spreads and intervals."""
+"""How reports write numbers: the only place for digits, signs, spreads and intervals."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured number, with its spread over seeds where there are several: ``40.0 ± 1.0``.
+    """A measured number, with its spread if there are several seeds: ``40.0 ± 1.0``.
 
     Attributes:
         mean: in the unit that is shown; None = unknown.
-        std: of a sample, in the same unit; None = no spread.
+        std: sample standard deviation in the same unit; None = no spread.
         digits: after the point.
-        unknown: what Markdown has in the place of an unknown one.
+        unknown: text in Markdown for an unknown number.
     """
 
     mean: float | None
@@ -37,11 +37,11 @@ class Figure:
     def of(
         cls, mean: float | None, std: float | None = None, digits: int = 1, scale: float = 1, unknown: str = '-'
     ) -> Figure:
-        """From numbers in another unit, where NaN too is unknown.
+        """From numbers in another unit; NaN means unknown too.
 
         Args:
             mean, std, digits, unknown: see ``Figure``.
-            scale: from their unit to the one that is shown.
+            scale: factor from their unit to the unit that is shown.
         """
         mean, std = (None if value is None or math.isnan(value) else scale * value for value in (mean, std))
         return cls(mean, std, digits, unknown)
@@ -60,12 +60,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Difference:
-    """What one row is above another: ``+5.4 [+1.4, +9.4]``, bold where it is established; ``+5.4 (one seed)``.
+    """The difference of two rows: ``+5.4 [+1.4, +9.4]``, bold if it is established; ``+5.4 (one seed)``.
 
     Attributes:
         mean: in the unit that is shown; None = unknown.
         interval: the ends of its 95 % interval; None = one seed.
-        established: whether the interval is wholly above or below 0.
+        established: whether the whole interval is above or below 0.
         digits: after the point.
     """
 
@@ -76,12 +76,12 @@ class Difference:
 
     @classmethod
     def of(cls, found: Mapping[str, Any], digits: int = 1, scale: float = 1) -> Difference:
-        """From what ``paired_difference`` gives.
+        """From a result of ``paired_difference``.
 
         Args:
-            found: with ``mean``, ``interval`` and ``established``.
+            found: a mapping with ``mean``, ``interval`` and ``established``.
             digits: after the point.
-            scale: from its unit to the one that is shown.
+            scale: factor from its unit to the unit that is shown.
         """
         mean, interval = found['mean'], found['interval']
         return cls(
@@ -117,10 +117,10 @@ class Count:
     """Multiply-accumulates or parameters.
 
     Attributes:
-        value: how many; None = unknown.
-        unit: of Markdown, of ``UNITS``; HTML takes what fits.
+        value: the number; None = unknown.
+        unit: unit in Markdown, from ``UNITS``; HTML chooses one that fits.
         digits: after the point, in Markdown.
-        share: in %, of those of the network that it is held against.
+        share: share in % of the numbers of the network that it is compared with.
     """
 
     value: float | None
@@ -161,7 +161,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes; MiB are shown, whole ones in Markdown."""
+    """Bytes; shown in MiB, without decimals in Markdown."""
 
     num_bytes: int
 
@@ -186,5 +186,5 @@ class Code:
 
 
 def _with_minus(text: str) -> str:
-    """A minus as long as a plus."""
+    """A minus sign with the width of a plus sign."""
     return text.replace('-', '\N{MINUS SIGN}')

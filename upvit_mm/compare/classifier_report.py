@@ -32,7 +32,7 @@ def write_classifiers(folder: Path, content: dict[str, Any]) -> None:
 
 
 def as_markdown(table: ClassifierTable) -> str:
-    """The table, and how it came about."""
+    """The table, and how it was made."""
     options, times = table.options, table.step_times
     images = options['train_images'] or 'all'
     lesson = ', '.join(f'{name} {value:g}' for name, value in options['lesson'].items() if value)

@@ -1,4 +1,4 @@
-"""What a comparison of classifiers found: top-1 of every way to train, its difference to vanilla, and costs."""
+"""Results of a comparison of classifiers: top-1 of every way to train, its difference to vanilla, and costs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from upvit_mm.compare.cells import Count, Difference, Figure
 from upvit_mm.compare.json_record import JsonRecord
 from upvit_mm.table import Table
 
-REFERENCE = 'vanilla'  # key of the row that differences are to
-ONE_SHOT = {'plain.pth': 'sliced', 'sliced.pth': 'compensated'}  # file of the pruning job -> name of its judgement
+REFERENCE = 'vanilla'  # key of the row to compare with
+ONE_SHOT = {'plain.pth': 'sliced', 'sliced.pth': 'compensated'}  # file of the pruning job -> name of its evaluation
 HEADER = (
     'network',
     'epochs',
@@ -33,13 +33,13 @@ class ClassifierRow(JsonRecord):
 
     Attributes:
         key: name of its folder.
-        title: for people.
-        start: file of the pruning job that it starts from; None = from scratch.
-        epochs: of its training.
+        title: its name in tables.
+        start: the pruning job's file to start from; None = from scratch.
+        epochs: epochs of its training.
         top1: in %, by seed.
-        mean, std: of these; ``std`` None = one seed.
+        mean, std: mean and standard deviation of these; ``std`` None = one seed.
         over_vanilla, interval, established: of the paired difference to vanilla; None = vanilla was not trained.
-        epochs_to_vanilla: after how many its mean reaches vanilla's final one; None = never.
+        epochs_to_vanilla: epochs after which its mean reaches vanilla's final mean; None = never.
         seconds_per_step: median of a training step; None = unknown.
         curve: mean top-1 by epoch.
         curves: top-1 by epoch of every seed.
@@ -67,32 +67,32 @@ class ClassifierRow(JsonRecord):
 
     @property
     def over(self) -> Difference | None:
-        """To vanilla; None for vanilla itself, or without it."""
+        """Difference to vanilla; None for vanilla itself, or without vanilla."""
         if self.key == REFERENCE or self.over_vanilla is None:
             return None
         return Difference(self.over_vanilla, self.interval, self.established, 2)
 
     @property
     def reached(self) -> str:
-        """After how many epochs it is as good as vanilla."""
+        """Number of epochs after which it is as good as vanilla."""
         return 'not reached' if self.epochs_to_vanilla is None else str(self.epochs_to_vanilla)
 
 
 @dataclass(frozen=True)
 class ClassifierTable(JsonRecord):
-    """One comparison of classifiers, as ``compare.json`` holds it.
+    """One comparison of classifiers; the content of ``compare.json``.
 
     Attributes:
         rows: a ``ClassifierRow`` for each way to train.
-        goal: of the pruning, for people.
-        options: of the comparison.
-        checkpoint, sha256: of the dense network.
+        goal: goal of the pruning, as text.
+        options: options of the comparison.
+        checkpoint, sha256: file of the dense network.
         dense: its ``top1`` in %, ``macs`` and ``params``.
-        one_shot: before any training, by name of ``ONE_SHOT``.
+        one_shot: results before any training, by name of ``ONE_SHOT``.
         target: ``macs`` and ``params`` of the pruned architecture.
-        step_times: what ``step_times`` gives.
-        command: that started the tool.
-        folder: that it was read from.
+        step_times: result of ``step_times``.
+        command: the command line of the tool.
+        folder: the folder that it was read from.
     """
 
     rows: Sequence[ClassifierRow]
@@ -117,7 +117,7 @@ class ClassifierTable(JsonRecord):
         return [Count(counts['macs'], 'M', 1, shares['macs']), Count(counts['params'], share=shares['params'])]
 
     def before_training(self, start: str | None, digits: int = 2) -> Figure | None:
-        """Top-1 in % of a file of the pruning job; None where it was not judged."""
+        """Top-1 in % of a file of the pruning job; None if it was not evaluated."""
         top1 = (self.one_shot.get(ONE_SHOT.get(start)) or {}).get('top1')
         return None if top1 is None else Figure(top1, digits=digits)
 
@@ -143,7 +143,7 @@ class ClassifierTable(JsonRecord):
         return Table(HEADER, rows)
 
     def sheet(self) -> Table:
-        """All numbers in full, with the accuracy of every seed."""
+        """All numbers with all digits, and the accuracy of every seed."""
         seeds = list(map(str, self.options['seeds']))
         over = ('over_vanilla', 'over_vanilla_low', 'over_vanilla_high', 'established')
         figures = ('mean', 'std', *over, 'epochs_to_vanilla', 'seconds_per_step')

@@ -1,4 +1,4 @@
-"""Does a pruned network beat the vanilla network of its architecture? The same training for each, by seeds."""
+"""Does a pruned network beat the vanilla network of its architecture? Both get the same training, for several seeds."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Way:
 
     Attributes:
         key: name of its folder.
-        title: for people.
+        title: its name in tables.
         start: file of the pruning job to start from; None = from scratch.
         distilled: whether the dense network teaches.
-        both_trainings: whether it is trained as long as the dense network and a pruned one together.
+        both_trainings: whether it gets the epochs of the dense network and of a pruned one together.
     """
 
     key: str
@@ -64,17 +64,17 @@ WAYS = (
 
 @dataclass(frozen=True)
 class ClassifierOptions:
-    """How to compare.
+    """Options of a comparison.
 
     Attributes:
-        epochs: of every training.
+        epochs: epochs of every training.
         seeds: each row is trained once with each.
         train_images: size of the class-balanced subset of the training images that is used; None = all.
-        dense_epochs: of the dense network; None = ``epochs`` where it is trained here, else unknown.
-        lr: of networks from scratch; None = the config's.
-        finetune_lr: of pruned networks; None = as ``lr``.
+        dense_epochs: epochs of the dense network; None = ``epochs`` if it is trained here, otherwise unknown.
+        lr: learning rate of networks from scratch; None = the config's.
+        finetune_lr: learning rate of pruned networks; None = ``lr``.
         lesson: what students learn from the dense network.
-        rows: keys of ``WAYS``; None = all that the known epochs allow.
+        rows: keys of ``WAYS``; None = all for which the epochs are known.
         jobs: trainings at a time.
 
     Raises:
@@ -105,17 +105,17 @@ class ClassifierOptions:
 
 
 class Comparison:
-    """Prunes, trains all rows for all seeds, and writes what came out; whatever is done already is not done again.
+    """Prune, train all rows for all seeds, and write the results; finished work is not repeated.
 
     Args:
         cfg: mmpretrain config of the dense classifier.
         checkpoint: its weights; None = train it first, on the same images with the first seed.
-        goal: what to prune it to.
-        settings: how to prune; with ``compensate``, which leaves both slices.
-        options: how to compare.
+        goal: the target or budget of the pruning.
+        settings: settings of the pruning; with ``compensate``, which writes both slices.
+        options: options of the comparison.
         work_dir: gets ``compare.md``, ``compare.csv``, ``compare.json``, ``curves.png`` and a folder for each step. A
             row's folder holds the ``arch.json`` that belongs to its checkpoints: rows share widths, not logit scales.
-        say: told how it goes, a line at a time.
+        say: called with each line of progress.
 
     Raises:
         FileNotFoundError: the checkpoint or data are missing.
@@ -152,7 +152,7 @@ class Comparison:
         self.dense = self.work_dir / 'dense.pth'  # set to the file that is used
 
     def run(self, **notes: Any) -> dict[str, Any]:
-        """All of it; returns what ``compare.json`` holds, ``notes`` included."""
+        """Run everything; returns the content of ``compare.json``, including ``notes``."""
         dense = self._dense_row()
         pruning = self.work_dir / 'pruning'
         outcome = prune(self.cfg, str(self.dense), self.goal, pruning, self.settings)
@@ -187,7 +187,7 @@ class Comparison:
             return [way for way in WAYS if self.dense_epochs or not way.both_trainings]
         ways = [way for way in WAYS if way.key in self.options.rows]
         if not self.dense_epochs and (longer := [way.key for way in ways if way.both_trainings]):
-            raise ValueError(f'rows: {longer[0]} needs dense_epochs, for how long the given checkpoint was trained.')
+            raise ValueError(f'rows: {longer[0]} needs dense_epochs: the epochs of the given checkpoint.')
         return ways
 
     def _dense_row(self) -> dict[str, Any]:
@@ -210,13 +210,13 @@ class Comparison:
         return json.loads(path.read_text(encoding='utf-8'))
 
     def _arch(self, way: Way, plan: PrunePlan) -> ArchSpec:
-        """What is trained; one from scratch has the usual scale of logits, a pruned one that of its source."""
+        """The architecture of a row: from scratch with the usual scale of logits, pruned with that of its source."""
         if way.start is not None:
             return plan.target_arch
         return ArchSpec.from_dict({k: v for k, v in plan.target_arch.to_dict().items() if k != 'qk_scales'})
 
     def _model(self, way: Way, plan: PrunePlan):
-        """Its model and the files that decide what becomes of it."""
+        """The model of a row, and the files that decide its result."""
         pruning = self.work_dir / 'pruning'
         files = [] if way.start is None else [pruning / way.start]
         plans = [] if way.start is None else [pruning / 'plan.json']
@@ -237,7 +237,7 @@ class Comparison:
         return {'macs': count_macs(arch, (arch.img_size,) * 2, classes), 'params': count_params(arch, classes)}
 
     def _step_times(self, plan: PrunePlan) -> dict[str, float]:
-        """Measured once for the same networks: another measurement would change a finished report."""
+        """Measured only once for the same networks: a second measurement would change a finished report."""
         ledger, path = Ledger(self.work_dir), self.work_dir / 'step_times.json'
         models = [self._model(way, plan)[0] for way in WAYS[:2]]
         inputs = fingerprint('step_times', [model.to_dict() for model in models], self.cfg.train_dataloader.batch_size)
@@ -251,8 +251,8 @@ def rows_of(ways: Sequence[Way], records: dict[str, dict[int, dict]]) -> list[di
     """Mean and spread of each row, its difference to vanilla, paired by seed, and when it reaches vanilla's final mean.
 
     Args:
-        ways: which were trained.
-        records: by key and seed, what ``Training.record`` gives; the same seeds in every way.
+        ways: the ways that were trained.
+        records: results of ``Training.record`` by key and seed; every way has the same seeds.
 
     Returns:
         By row, among others, ``mean``, ``std``, and ``mean``, ``interval`` and ``established`` of the
@@ -262,8 +262,8 @@ def rows_of(ways: Sequence[Way], records: dict[str, dict[int, dict]]) -> list[di
     for way in ways:
         curves = np.array([record['top1'] for record in records[way.key].values()], dtype=float)
         timed = [record['seconds_per_step'] for record in records[way.key].values()]
-        known = [seconds for seconds in timed if seconds]  # lost where a run was cut off before it was judged
-        final, curve = curves[:, -1], np.nanmean(curves, axis=0)  # an epoch whose accuracy got lost is NaN
+        known = [seconds for seconds in timed if seconds]  # lost if a run was interrupted before its evaluation
+        final, curve = curves[:, -1], np.nanmean(curves, axis=0)  # an epoch without its accuracy is NaN
         if way == VANILLA:
             vanilla = final
         reached = [] if vanilla is None else np.flatnonzero(curve >= vanilla.mean())

@@ -1,4 +1,4 @@
-"""Backbones that compete in one detector: named by the user, put into its config, checked before hours of work."""
+"""Backbones to compare in one detector: given by the user, put into its config, checked before hours of work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from upvit_mm.workflow.record import BOX_AP
 from upvit_mm.workflow.whole_detector import build_detector, detector_state
 
 SEED = '{seed}'  # in the path of a checkpoint
-KINDS = ('bbox', 'segm')  # families of AP, as CocoMetric names them
+KINDS = ('bbox', 'segm')  # kinds of AP, with CocoMetric's names
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Contestant:
     """A backbone to put into the detector.
 
     Attributes:
-        name: for people, and of its folder.
-        arch: what is built.
+        name: its name in reports, and of its folder.
+        arch: the architecture to build.
         checkpoint: absolute path or address of its weights (of the whole detector where that is only evaluated), where
             ``{seed}`` stands for the seed of the detector's training; None = random weights.
     """
@@ -46,7 +46,7 @@ class Contestant:
 
         Raises:
             FileNotFoundError: no such ``arch.json`` or checkpoint.
-            ValueError: another form, a name that is no plain folder name, or an unknown arch.
+            ValueError: another form, a name that is not a plain folder name, or an unknown arch.
         """
         name, _, rest = text.partition('=')
         arch, _, checkpoint = rest.partition(',')
@@ -60,7 +60,7 @@ class Contestant:
         return contestant if SEED in checkpoint else contestant.at(0)
 
     def at(self, seed: int) -> Contestant:
-        """With the weights that belong to a seed.
+        """The same backbone with the weights of one seed.
 
         Raises:
             FileNotFoundError: no such checkpoint.
@@ -75,24 +75,24 @@ class Contestant:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Its checkpoint, where that is a file of this machine."""
+        """Its checkpoint, if that is a local file."""
         return (Path(self.checkpoint),) if self.checkpoint and '://' not in self.checkpoint else ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Where it comes from, as plain data."""
-        sha256 = next((sha256_of(path) for path in self.files if path.is_file()), None)  # none of several seeds
+        """Its origin, as plain data."""
+        sha256 = next((sha256_of(path) for path in self.files if path.is_file()), None)  # none for several
         return {'name': self.name, 'checkpoint': self.checkpoint, 'sha256': sha256, 'arch': self.arch.to_dict()}
 
 
 def check_detector_config(cfg: Config, trained: bool) -> None:
-    """Refuse a config that is none of a detector on one of our backbones, judged by box AP.
+    """Refuse a config that is not a detector with one of our backbones, evaluated by box AP.
 
     Args:
         cfg: of mmdet.
         trained: whether it will be trained, by epochs.
 
     Raises:
-        ValueError: which setting is another.
+        ValueError: a setting is wrong; the message names it.
     """
     model = cfg.get('model') or {}
     kind = (model.get('backbone') or {}).get('type')
@@ -112,7 +112,7 @@ def check_detector_config(cfg: Config, trained: bool) -> None:
 
 
 def ap_kinds(cfg: Config, part: str) -> tuple[str, ...]:
-    """Of ``KINDS`` those that a config's evaluator of ``'val'`` or ``'test'`` gives."""
+    """The ``KINDS`` that a config's evaluator of ``'val'`` or ``'test'`` gives."""
     evaluators = cfg.get(f'{part}_evaluator') or {}
     found: set[str] = set()
     for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
@@ -125,7 +125,7 @@ def ap_kinds(cfg: Config, part: str) -> tuple[str, ...]:
 
 
 def with_backbone(cfg: Config, contestant: Contestant, pretrained: bool = True) -> Config:
-    """The detector's config with another backbone in it, and nothing else changed.
+    """The detector's config with another backbone; nothing else changes.
 
     Args:
         cfg: the detector's.
@@ -142,13 +142,13 @@ def with_backbone(cfg: Config, contestant: Contestant, pretrained: bool = True) 
 
 
 def training_of(cfg: Config, seed: int, epochs: int | None, processes: int) -> Config:
-    """A detector's config made fit for ``Training``.
+    """Prepare a detector's config for ``Training``.
 
     Args:
         cfg: one of ``with_backbone``.
-        seed: of everything random.
-        epochs: how long; None = as the config says. Milestones and ends of schedules by epochs move with it.
-        processes: how many share the batch; recorded, since they decide the result.
+        seed: seed of everything random.
+        epochs: number of epochs; None = the config's. Milestones and ends of schedules by epochs are scaled.
+        processes: number of processes that share the batch; recorded, because it affects the result.
     """
     run = repeatable(copy.deepcopy(cfg), seed)
     run.judged_by = BOX_AP.key
@@ -163,9 +163,9 @@ def check_contestant(cfg: Config, contestant: Contestant, whole: bool):
     """The detector of a config of ``with_backbone``, its checkpoint checked.
 
     Args:
-        cfg: with the contestant in it.
+        cfg: config with the contestant in it.
         contestant: the backbone.
-        whole: whether its checkpoint is one of the whole detector.
+        whole: whether its checkpoint is of the whole detector.
 
     Raises:
         ValueError: another family than the config's backbone, or a checkpoint that does not fit.

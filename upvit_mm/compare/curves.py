@@ -1,4 +1,4 @@
-"""How the rows of a chart look, and curves of repeated trainings."""
+"""Styles of the rows of a chart, and curves of repeated trainings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 # At least 3:1 against the light and the dark paper of compare/page/page.css.
 COLOURS = ('tab:blue', '#d9690f', 'tab:green', 'tab:purple', 'tab:red', 'tab:gray', '#c2569f', '#168a92')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
-DASHES = ('-', '--', '-.', (0, (5, 1, 1, 1, 1, 1)))  # dotted is left to lines of reference
-MARKED = 12  # epochs at most, about; more markers would hide the dashes
+DASHES = ('-', '--', '-.', (0, (5, 1, 1, 1, 1, 1)))  # dotted is for reference lines
+MARKED = 12  # about the most markers of a curve; more would hide the dashes
 
 
 def style_of(k: int) -> dict[str, Any]:
@@ -29,13 +29,13 @@ def style_of(k: int) -> dict[str, Any]:
 
 
 def plot_runs(axes: Axes, curves: Sequence[Sequence[float | None]], k: int, label: str) -> None:
-    """A figure by epoch: mean over runs, and the range between the best and the worst.
+    """Draw a value by epoch: mean over runs, and the range between the best and the worst.
 
     Args:
         axes: to draw in.
-        curves: ``(runs, epochs)``; an epoch that no run knows is left out.
+        curves: ``(runs, epochs)``; an epoch without a value in any run is left out.
         k: the curve's row in the chart, see ``style_of``.
-        label: of the curve.
+        label: label of the curve.
     """
     values, style = np.array(curves, dtype=float), style_of(k)
     known = ~np.isnan(values).all(axis=0)

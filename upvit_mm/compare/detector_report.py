@@ -20,7 +20,7 @@ COST_HEADER = ('backbone', 'MACs', 'backbone params', 'all params', 'latency ms'
 
 
 def write_detectors(folder: Path, content: dict[str, Any]) -> None:
-    """``detectors.json``, ``detectors.csv``, ``detectors.md``, and ``curves.png`` where there was a training."""
+    """``detectors.json``, ``detectors.csv``, ``detectors.md``, and ``curves.png`` if there was a training."""
     table = DetectorTable.of(content)
     write_text_atomically(folder / 'detectors.json', json.dumps(content, indent=2) + '\n')
     write_text_atomically(folder / 'detectors.csv', table.sheet().csv())
@@ -31,7 +31,7 @@ def write_detectors(folder: Path, content: dict[str, Any]) -> None:
 
 
 def as_markdown(table: DetectorTable) -> str:
-    """A table of AP for boxes, one for masks, one of costs; and how they came about."""
+    """A table of AP for boxes, one for masks, one of costs; and how they were made."""
     lines = ['# Detectors', '', _how(table), '', what_varies(table), '']
     for kind in table.kinds:
         lines += [*table.ap_table(kind).markdown(), '']
@@ -60,7 +60,7 @@ def draw_curves(table: DetectorTable) -> Figure:
 
 
 def what_varies(table: DetectorTable) -> str:
-    """What the spread over seeds holds, and what it does not, for a caption."""
+    """A caption that says what the spread over seeds includes and what it does not."""
     if len(table.seeds) < 2:
         return 'One training of each: what another one would change is not known.'
     started = [row for row in table.rows if row.checkpoint]

@@ -1,4 +1,4 @@
-"""What detectors cost on this machine: latency, throughput and peak memory, side by side."""
+"""Costs of detectors on this machine: latency, throughput and peak memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, dete
 
 
 def detector_speeds(detectors: Mapping[str, tuple[Path, str]], size: Size, batch: int, repeats: int) -> dict[str, Any]:
-    """Time ``predict`` of detectors in turn, on images of their test data, and measure each alone in a fresh process.
+    """Time ``predict`` of detectors alternately on images of their test data; measure memory in separate processes.
 
     Args:
-        detectors: by name, a config file and a checkpoint of the whole detector: what is found decides the time of
-            the heads.
+        detectors: by name, a config file and a checkpoint of the whole detector: the number of detections decides the
+            time of the heads.
         size: ``(height, width)`` of the images.
-        batch: images at once for the throughput.
+        batch: images per batch for the throughput.
         repeats: timed runs of each detector and batch size.
 
     Returns:
-        ``settings``: what it was measured with; ``detectors``: by name ``latency`` (seconds of one image: median,
+        ``settings``: the settings of the measurement; ``detectors``: by name ``latency`` (seconds of one image: median,
         quartiles), ``throughput`` (images a second, from the median) and ``peak_bytes`` (one image).
     """
     device = default_device()
@@ -57,5 +57,5 @@ def _load(config: Path, checkpoint: str, device: str) -> WholeDetector:
 
 def _peak(files: tuple[Path, str], image: np.ndarray, device: str) -> int:
     net, x = _load(*files, device), torch.from_numpy(image).to(device)
-    forward_step(net, x[..., :64, :64])  # libraries load and allocate on first use
+    forward_step(net, x[..., :64, :64])  # libraries load and allocate memory on first use
     return peak_memory(net, forward_step, x)

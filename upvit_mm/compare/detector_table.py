@@ -1,4 +1,4 @@
-"""What a comparison of detectors found: AP, its differences, costs and speed of every backbone."""
+"""Results of a comparison of detectors: AP, its differences, costs and speed of every backbone."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class DetectorRow(JsonRecord):
     """One backbone in the detector.
 
     Attributes:
-        name: as the user calls it.
-        arch: its architecture, as ``arch.json`` has it.
-        checkpoint: that it started from (the whole detector's, where that was only evaluated); None = random weights.
-        sha256: of that file; None = it is no file, or one for each seed.
+        name: the user's name for it.
+        arch: its architecture, in the form of ``arch.json``.
+        checkpoint: its weights at the start (the whole detector's, if that was only evaluated); None = random weights.
+        sha256: hash of that file; None = it is not a file, or there is one for each seed.
         macs: multiply-accumulates of the backbone.
         backbone_params, params: parameters of the backbone, and of the whole detector.
-        runs: one for each seed.
-        mean, std: over seeds, by name of the metric, as ``bbox_mAP``; AP in 0 to 1, None = unknown.
-        over_baseline: by name of the metric what ``paired_difference`` gives.
+        runs: one run for each seed.
+        mean, std: over seeds, by name of the metric, for example ``bbox_mAP``; AP in 0 to 1, None = unknown.
+        over_baseline: results of ``paired_difference`` by name of the metric.
     """
 
     name: str
@@ -48,28 +48,28 @@ class DetectorRow(JsonRecord):
         return Figure.of(self.mean[metric], self.std[metric], 1, 100)
 
     def over(self, metric: str) -> Difference:
-        """What an AP in % is above the baseline's."""
+        """Difference of an AP in % to the baseline's."""
         return Difference.of(self.over_baseline[metric], 1, 100)
 
 
 @dataclass(frozen=True)
 class DetectorTable(JsonRecord):
-    """One comparison of detectors, as ``detectors.json`` holds it.
+    """One comparison of detectors; the content of ``detectors.json``.
 
     Attributes:
         rows: a ``DetectorRow`` for each backbone.
-        baseline: name of the row that differences are to.
-        kinds: of AP, of ``KINDS``.
+        baseline: name of the row to compare with.
+        kinds: kinds of AP, from ``KINDS``.
         size: height and width of the images for costs and speed, in pixels.
-        seeds: of the trainings; none where checkpoints were only evaluated.
-        epochs: of every training.
+        seeds: seeds of the trainings; empty if checkpoints were only evaluated.
+        epochs: epochs of every training.
         trained: whether there was a training.
         machine: name of its GPU or CPU.
-        processes: that shared a batch.
-        config_sha256: of the detector's config.
-        upvit_mm_version: that wrote it.
-        speed: what ``detector_speeds`` gives; None = not measured.
-        command: that started the tool.
+        processes: number of processes that shared a batch.
+        config_sha256: hash of the detector's config.
+        upvit_mm_version: version that wrote it.
+        speed: result of ``detector_speeds``; None = not measured.
+        command: the command line of the tool.
     """
 
     rows: Sequence[DetectorRow]
@@ -91,11 +91,11 @@ class DetectorTable(JsonRecord):
         return super().of({**content, 'rows': tuple(map(DetectorRow.of, content['rows']))})
 
     def over(self, row: DetectorRow, metric: str) -> Difference | None:
-        """What a row is above the baseline; None for the baseline itself."""
+        """Difference of a row to the baseline; None for the baseline itself."""
         return None if row.name == self.baseline else row.over(metric)
 
     def ap_table(self, kind: str) -> Table:
-        """AP of one of ``kinds``, its differences, and AP by threshold and by size of the object."""
+        """AP of one of ``kinds``, its differences, and AP by threshold and by object size."""
         first, *others = (f'{kind}_{area}' for area in ('mAP', *AREAS))
         header = ['backbone', f'{KINDS[kind]} AP', f'over {self.baseline}', *(f'AP {area}' for area in AREAS.values())]
         rows = [[row.name, row.ap(first), self.over(row, first), *map(row.ap, others)] for row in self.rows]
@@ -105,13 +105,13 @@ class DetectorTable(JsonRecord):
         """MACs, parameters and, where measured, latency, images a second and peak memory.
 
         Args:
-            header: names of the seven columns; the last three are left out where speed was not measured.
+            header: names of the seven columns; the last three are left out if speed was not measured.
         """
         rows = [[row.name, *self._costs(row), *self._speeds(row)] for row in self.rows]
         return Table(header if self.speed else header[:4], rows)
 
     def sheet(self) -> Table:
-        """All numbers in full, AP in 0 to 1."""
+        """All numbers with all digits, AP in 0 to 1."""
         metrics = list(self.rows[0].mean)
         ends = ('', '_std', *(f'_over_baseline{end}' for end in ('', '_std', '_low', '_high', '_established')))
         speeds = ['latency_seconds', 'images_per_second', 'peak_bytes'] if self.speed else []

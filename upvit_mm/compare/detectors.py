@@ -43,15 +43,15 @@ from upvit_mm.workflow.whole_detector import default_size, padded
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """How to compare.
+    """Options of a comparison.
 
     Attributes:
-        seeds: the detector is trained once with each on every backbone; none = checkpoints are only evaluated.
-        epochs: of every training; None = the config's.
-        baseline: name of the backbone that differences are to; None = the first.
-        size: ``(height, width)`` of images for costs and speed; None = what the test pipeline resizes to.
+        seeds: the detector is trained once with each seed on every backbone; empty = checkpoints are only evaluated.
+        epochs: epochs of every training; None = the config's.
+        baseline: name of the backbone to compare with; None = the first.
+        size: ``(height, width)`` of images for costs and speed; None = the size of the test pipeline.
         jobs: trainings at a time.
-        batch: images at once for the throughput.
+        batch: images per batch for the throughput.
         repeats: timed runs of each detector; 0 = speed is not measured.
 
     Raises:
@@ -77,18 +77,18 @@ class DetectorOptions:
 
 
 class DetectorComparison:
-    """Trains and judges the detector on every backbone with every seed; whatever is done already is not done again.
+    """Train and evaluate the detector on every backbone with every seed; finished work is not repeated.
 
-    Everything is checked before the first training. In a distributed job (the config's ``launcher``) all processes go
-    through the same trainings; the first one alone writes and returns the report.
+    Everything is checked before the first training. In a distributed job (the config's ``launcher``) all processes run
+    the same trainings; only the first one writes and returns the report.
 
     Args:
         cfg: mmdet config of the detector, on any backbone of ours.
         contestants: the backbones.
-        options: how to compare.
+        options: options of the comparison.
         work_dir: gets ``report.html``, ``detectors.md``, ``.csv``, ``.json``, ``curves.png`` and the runs in
             ``NAME/seedS``.
-        say: told how it goes, a line at a time.
+        say: called with each line of progress.
 
     Raises:
         FileNotFoundError: data are missing.
@@ -100,7 +100,7 @@ class DetectorComparison:
     ):
         names = [contestant.name for contestant in contestants]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f'backbones: {twice[0]!r} names two of them; each needs a name of its own.')
+            raise ValueError(f'backbones: {twice[0]!r} names two of them; each needs its own name.')
         self.baseline = options.baseline or names[0]
         if self.baseline not in names:
             raise ValueError(f'baseline = {self.baseline!r}: must be one of the backbones {", ".join(names)}.')
@@ -109,7 +109,7 @@ class DetectorComparison:
         start_processes(copy.deepcopy(cfg))
         check_data(cfg, ('train', 'val', 'test') if self.trained else ('test',))
         cfg = copy.deepcopy(cfg)
-        cfg.launcher = 'none'  # where and by whom is no part of what is compared
+        cfg.launcher = 'none'  # work dir and launcher are not part of the comparison
         cfg.pop('work_dir', None)
         self.cfg, self.contestants, self.options = cfg, list(contestants), options
         self.work_dir, self.say = Path(work_dir).absolute(), say if is_main_process() else lambda text: None
@@ -122,7 +122,7 @@ class DetectorComparison:
         self.costs = {name: _costs(net, self.size) for name, net in nets.items()}
 
     def run(self, **notes: Any) -> dict[str, Any] | None:
-        """All of it; returns what ``detectors.json`` holds, ``notes`` included (None but in the first process)."""
+        """Run everything; returns the content of ``detectors.json``, with ``notes``. None in other processes."""
         trainings = {key: self._training(*key) for key in self.seeded} if self.trained else {}
         if self.trained:
             train_all(list(trainings.values()), self.options.jobs, self.say)
@@ -191,7 +191,7 @@ class DetectorComparison:
         }
 
     def _speed(self, evaluations: dict[tuple[str, int | None], Evaluation]) -> dict[str, Any]:
-        """Measured once for the same detectors: another measurement would change a finished report."""
+        """Measured only once for the same detectors: a second measurement would change a finished report."""
         first = {}
         for (name, _), run in evaluations.items():
             first.setdefault(name, run)
@@ -238,7 +238,7 @@ def with_statistics(rows: list[dict[str, Any]], baseline: str) -> list[dict[str,
 
 
 def _mean_and_std(values: np.ndarray) -> tuple[float | None, float | None]:
-    """None for what is unknown: no object of a size in the data, the spread of one run."""
+    """None for unknown values: no object of a size in the data, the spread of one run."""
     if np.isnan(values).any():
         return None, None
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None

@@ -1,4 +1,4 @@
-"""What a network costs that drops tokens, and which share of tokens meets a budget.
+"""Costs of a network that drops tokens, and the share of tokens that meets a budget.
 
 ``upvit_mm.pruning.costs`` counts every module of the whole network; here each count is scaled by the share of tokens
 that reaches the module.
@@ -14,16 +14,16 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Grid, Size
 from upvit_mm.pruning.costs import Term, mac_terms, widths_of
 
-TOLERANCE = 0.01  # of a budget
+TOLERANCE = 0.01  # share of a budget
 
 
 def kept_tokens(keep_rate: float, tokens: int) -> int:
-    """How many of ``tokens`` stay at a rate in (0, 1]: at least 1."""
+    """Number of ``tokens`` that stay at a rate in (0, 1]; at least 1."""
     return max(1, math.ceil(keep_rate * tokens))
 
 
 def drop_layers(depth: int) -> tuple[int, ...]:
-    """Blocks of a DeiT that drop tokens: after a quarter, half and three quarters of the depth, as EViT has it."""
+    """Blocks of a DeiT that drop tokens: after a quarter, half and three quarters of the depth, as in EViT."""
     return tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
 
 
@@ -33,13 +33,13 @@ def grids_of(arch: ArchSpec, size: Size) -> list[Grid]:
 
 
 def dropping_macs(arch: ArchSpec, size: Size, keep_rate: float, start: Sequence[int] | int) -> int:
-    """Multiply-accumulates of one image of a backbone that drops tokens as ``token_dropping.py`` does.
+    """Multiply-accumulates of one image of a backbone that drops tokens like ``token_dropping.py``.
 
     Args:
         arch: the network.
         size: ``(height, width)`` in pixels.
-        keep_rate: share of tokens that stay, each time some are dropped.
-        start: the first stage that drops; of a network with one stage, the blocks that do.
+        keep_rate: share of tokens that stay at each dropping.
+        start: the first stage that drops tokens; in a network with one stage, the blocks that drop tokens.
     """
     shares = _shares_by_stage if arch.kind.is_pyramid else _shares_by_block
     share = shares(arch, size, keep_rate, start)
@@ -54,10 +54,11 @@ def rate_for_macs(arch: ArchSpec, size: Size, macs: int, start: Sequence[int] | 
 
     Args:
         arch, size, start: see ``dropping_macs``.
-        macs: what one image may cost.
+        macs: allowed cost of one image.
 
     Raises:
-        ValueError: no rate does: ``macs`` is out of reach, or so few tokens are there that one of them is over 1 %.
+        ValueError: no rate meets it: ``macs`` is out of reach, or there are so few tokens that one token is more than 1
+            %.
     """
     low, high = 0.0, 1.0
     for _ in range(40):  # costs rise in steps with the rate
@@ -78,7 +79,7 @@ def _shares_by_block(arch: ArchSpec, size: Size, keep_rate: float, layers: Seque
     ((height, width),) = grids_of(arch, size)
     whole = left = height * width
     prefix = arch.kind.num_prefix_tokens
-    attn, mlp = [], []  # share of tokens by block, the prefix included
+    attn, mlp = [], []  # share of tokens by block, including the prefix
     for j in range(arch.depths[0]):
         attn.append((prefix + left) / (prefix + whole))
         left = kept_tokens(keep_rate, left) if j in layers else left

@@ -1,4 +1,4 @@
-"""A detector's checkpoint judged on its test data: metrics and predictions, kept in the folder of its run."""
+"""Evaluation of a detector's checkpoint on its test data; the folder of its run keeps metrics and predictions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ AREAS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint that is to be judged.
+    """A checkpoint to evaluate.
 
     Attributes:
-        name: for people.
+        name: its name in messages.
         folder: gets ``metrics.json``, ``predictions.json`` (a COCO result file) and mmengine's logs.
         cfg: whole config of the detector.
-        checkpoint: of the whole detector.
+        checkpoint: file of the whole detector.
     """
 
     name: str
@@ -41,22 +41,22 @@ class Evaluation:
     checkpoint: Path
 
     def record(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds: all metrics, the checkpoint and its ``sha256``."""
+        """The content of ``metrics.json``: all metrics, the checkpoint and its ``sha256``."""
         return json.loads((self.folder / METRICS).read_text(encoding='utf-8'))
 
     def metrics(self) -> dict[str, float | None]:
-        """AP by name as ``bbox_mAP_50``, in 0 to 1; None where the test data have no object of that size."""
+        """AP by name, for example ``bbox_mAP_50``, in 0 to 1; None if the test data have no object of that size."""
         metrics = self.record()['metrics']
         names = [f'{kind}_{area}' for kind in ap_kinds(self.cfg, 'test') for area in AREAS]
-        values = {name: metrics.get(f'coco/{name}', 0.0) for name in names}  # no detection at all: mmdet says nothing
+        values = {name: metrics.get(f'coco/{name}', 0.0) for name in names}  # mmdet: nothing was detected
         return {name: None if value < 0 else value for name, value in values.items()}
 
     def is_done(self) -> bool:
-        """Whether the same checkpoint was judged with the same config, and its files are as they were left."""
+        """Whether the same checkpoint was evaluated with the same config, and its files have not changed."""
         return self.checkpoint.is_file() and Ledger(self.folder).is_current('evaluation', self._inputs())
 
     def run(self) -> None:
-        """Judge it, in all processes of the job together."""
+        """Evaluate it, in all processes of the job together."""
         cfg = placed(Config(self.cfg.to_dict()), self.folder / 'test')
         cfg.update(load_from=str(self.checkpoint), resume=False)
         with console_of(self.folder):
@@ -72,7 +72,7 @@ class Evaluation:
             write_text_atomically(self.folder / METRICS, json.dumps(content, indent=2, default=float) + '\n')
             Ledger(self.folder).record('evaluation', self._inputs(), METRICS, PREDICTIONS)
         del runner
-        gc.collect()  # a runner holds itself in circles, and its loaders' processes with it
+        gc.collect()  # a runner has reference cycles, which keep its loaders' processes alive
 
     def _inputs(self) -> str:
         read = run_identity(self.cfg, ('test',))
@@ -80,7 +80,7 @@ class Evaluation:
 
 
 def evaluate_all(evaluations: list[Evaluation], say: Say) -> None:
-    """Do the evaluations that are not done yet, one after another."""
+    """Run the evaluations that are not finished yet, one after another."""
     with looked_at_once():
         done = [is_main_process() and evaluation.is_done() for evaluation in evaluations]
     broadcast_object_list(done)

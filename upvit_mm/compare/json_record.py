@@ -10,11 +10,11 @@ Record = TypeVar('Record', bound='JsonRecord')
 
 
 class JsonRecord:
-    """Base of frozen dataclasses whose fields are keys of a JSON object; keys without a field are left aside."""
+    """Base of frozen dataclasses whose fields are keys of a JSON object; keys without a field are ignored."""
 
     @classmethod
     def of(cls: type[Record], content: Mapping[str, Any]) -> Record:
-        """From what a file holds; all of ``keys()`` must be there."""
+        """From the content of a file, which must have all of ``keys()``."""
         return cls(**{f.name: content[f.name] for f in dataclasses.fields(cls) if f.name in content})
 
     @classmethod

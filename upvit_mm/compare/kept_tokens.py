@@ -1,4 +1,4 @@
-"""Tokens that stayed when others were dropped, and putting them back on the grid."""
+"""The kept tokens after token dropping, and how to put them back on the grid."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FILLS = ('zeros', 'nearest', 'last')
 
 
 class KeptTokens(NamedTuple):
-    """The tokens of a grid that stayed.
+    """The kept tokens of a grid.
 
     Attributes:
-        places: ``(B, k)`` int64, sorted: numbers of the places on the grid, row by row.
-        source: ``(B, N)``: which of the k tokens stands at each place of the grid; k = none, zeros.
+        places: ``(B, k)`` int64, sorted: indices of the places on the grid, row by row.
+        source: ``(B, N)``: index of the kept token at each place of the grid; k = none, zeros.
     """
 
     places: Tensor
@@ -26,7 +26,7 @@ class KeptTokens(NamedTuple):
 
     @classmethod
     def on(cls, grid: Grid, places: Tensor, fill: str) -> KeptTokens:
-        """Dropped places are empty or, if ``fill`` is ``'nearest'``, show the kept token nearest on the grid."""
+        """Dropped places are empty or, with ``fill='nearest'``, have the kept token that is nearest on the grid."""
         batch, count = places.shape
         source = places.new_full((batch, grid[0] * grid[1]), count)
         source.scatter_(1, places, torch.arange(count, device=places.device).expand(batch, -1))
@@ -46,7 +46,7 @@ class KeptTokens(NamedTuple):
 
         Args:
             tokens: the kept ones.
-            dropped: ``(B, N, C)``, what stands at empty places; None for zeros.
+            dropped: ``(B, N, C)``, values for empty places; None for zeros.
         """
         spread = take(torch.cat([tokens, torch.zeros_like(tokens[:, :1])], dim=1), self.source)
         if dropped is None:

@@ -1,4 +1,4 @@
-"""Is one row of a comparison better than another? Their difference over seeds, and what of it may be chance."""
+"""Is one row of a comparison better than another? Their difference over seeds, with an interval."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def paired_difference(values: Sequence[float | None], others: Sequence[float | N
     """The mean difference of two rows and its 95 % interval: Student's t over the differences of each pair.
 
     Args:
-        values: of one row, one for each seed; None or NaN where it is unknown.
-        others: of the row that it is compared with, the same seeds in the same order.
+        values: values of one row, one for each seed; None or NaN = unknown.
+        others: values of the row to compare with, for the same seeds in the same order.
 
     Returns:
-        Plain data. ``mean`` and ``std`` (of a sample) of the differences; ``interval``, ``[low, high]``, in which the
-        true mean lies in 95 of 100 such comparisons; ``established``, whether the interval is wholly above 0 (a gain)
-        or wholly below 0 (a loss). One pair gives ``mean`` alone, an unknown value nothing; the others are None.
+        Plain data. ``mean`` and ``std`` (of a sample) of the differences; ``interval``, ``[low, high]``, which contains
+        the true mean in 95 of 100 such comparisons; ``established``, whether the whole interval is above 0 (a gain) or
+        below 0 (a loss). With one pair only ``mean`` is known, with an unknown value nothing; all others are None.
     """
     assert len(values) == len(others) > 0, f'{len(values)} values and {len(others)} others'
     pairs = np.array([values, others], dtype=float)
@@ -39,10 +39,10 @@ def paired_difference(values: Sequence[float | None], others: Sequence[float | N
 
 
 def how_differences(seeds: int) -> str:
-    """A sentence for a caption: what the differences are, and when one counts.
+    """A sentence for a caption: what the differences are, and when one is established.
 
     Args:
-        seeds: how many each row has.
+        seeds: number of seeds of each row.
     """
     if seeds < 2:
         return 'One seed: there is no interval, so no gain and no loss is established.'

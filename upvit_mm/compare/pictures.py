@@ -1,7 +1,7 @@
 """Pictures of detections for reports.
 
-Not by mmdet's visualizer: it draws at the size of the picture, so that labels on the small scenes of the demo cannot be
-read, and shifts the colours of masks at random, so that the same files would give another page each time.
+mmdet's visualizer is not used. It draws at the size of the picture, so that labels on the demo's small scenes cannot be
+read. It also shifts the colours of masks at random, so that the same files would give a different page each time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Detection:
 
     Attributes:
         box: ``(x1, y1, x2, y2)`` in pixels.
-        label: what to write on it.
+        label: its text.
         mask: ``(h, w)`` bool, or None.
     """
 
@@ -59,7 +59,7 @@ def ground_truth(coco: COCO, image_ids: Sequence[int]) -> Predictions:
 
 
 def predictions_of(results: Mapping[int, Sequence[Result]], coco: COCO, min_score: float) -> Predictions:
-    """What ``read_results`` gives, above a score, as objects to draw.
+    """Results of ``read_results`` above a score, as objects to draw.
 
     Args:
         results: by image id.
@@ -91,7 +91,7 @@ def save_ground_truth_sheet(path: Path, data_root: Path, split: str, rows: int =
 
 
 def draw_picture(picture: np.ndarray, detections: Sequence[Detection]) -> Figure:
-    """One picture ``(h, w, 3)`` with detections on it and nothing around it."""
+    """One picture ``(h, w, 3)`` with detections, without axes or margins."""
     height, width = picture.shape[:2]
     figure = Figure(figsize=(INCHES, INCHES * height / width))
     _draw(figure.add_axes((0, 0, 1, 1), frame_on=False), picture, detections)

@@ -1,4 +1,4 @@
-"""What a detector finds, as a COCO result file: plain JSON, which runs nothing when it is read.
+"""Detections as a COCO result file: plain JSON, which runs no code when it is read.
 
 The format is that of https://cocodataset.org/#format-results, which ``pycocotools.coco.COCO.loadRes`` reads.
 """
@@ -20,16 +20,16 @@ from pycocotools.coco import COCO
 
 from upvit_mm.files import write_text_atomically
 
-LARGEST = 1e9  # no box is so many pixels away
+LARGEST = 1e9  # larger than any coordinate in pixels
 Result = Mapping[str, Any]  # image_id, category_id, bbox as x, y, w, h in pixels, score; with masks segmentation as RLE
 
 
 class PredictionsFile(BaseMetric):
-    """Writes everything that a detector finds to one COCO result file. It gives no metric.
+    """Write all detections to one COCO result file. It gives no metric.
 
     Args:
         path: of the file.
-        category_ids: of the annotation file, by label.
+        category_ids: ids of the annotation file, by label.
     """
 
     def __init__(self, path: Path, category_ids: Sequence[int]):
@@ -37,7 +37,7 @@ class PredictionsFile(BaseMetric):
         self.path, self.category_ids = path, category_ids
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Take in predictions; as everywhere in mmengine, one entry for each image, which holds all of its results."""
+        """Collect predictions; as everywhere in mmengine, one entry for each image with all of its results."""
         self.results += [self._of_image(sample['img_id'], sample['pred_instances']) for sample in data_samples]
 
     def compute_metrics(self, results: list[list[Result]]) -> dict[str, float]:
@@ -59,14 +59,14 @@ class PredictionsFile(BaseMetric):
 
 
 def read_results(path: Path, coco: COCO) -> dict[int, list[Result]]:
-    """A COCO result file by image, checked against the annotations that it belongs to.
+    """A COCO result file by image, checked against its annotations.
 
     Args:
         path: of the file.
         coco: the annotations.
 
     Raises:
-        ValueError: it is no such file, or an entry does not fit the annotations: which one and why.
+        ValueError: it is not such a file, or an entry does not fit the annotations; the message says which and why.
     """
     try:
         results = json.loads(path.read_text(encoding='utf-8'))
@@ -83,7 +83,7 @@ def read_results(path: Path, coco: COCO) -> dict[int, list[Result]]:
 
 
 def mask_of(result: Result) -> np.ndarray | None:
-    """The mask of a result, ``(h, w)`` bool; None where it has none.
+    """The mask of a result, ``(h, w)`` bool; None if it has none.
 
     Raises:
         ValueError: its run lengths do not fill a mask of its size.
@@ -98,11 +98,11 @@ def mask_of(result: Result) -> np.ndarray | None:
 
 
 def _run_lengths(counts: str) -> list[int]:
-    """Lengths of the runs of zeros and ones in turn, as pycocotools writes them (``rleToString`` of its maskApi.c).
+    """Alternating lengths of the runs of zeros and ones, in pycocotools' format (``rleToString`` of its maskApi.c).
 
-    pycocotools itself reads and writes beyond its memory where such a text is damaged, so it does not read those of
-    others. Each character holds 5 bits of a number, low ones first, and whether more follow. From the fourth run on,
-    numbers are differences to the run of the same kind before.
+    pycocotools reads and writes outside its memory if such a text is damaged, so it must not read files of others. Each
+    character holds 5 bits of a number, low bits first, and whether more follow. From the fourth run on, numbers are
+    differences to the previous run of the same kind.
     """
     runs: list[int] = []
     value = shift = 0
@@ -122,7 +122,7 @@ def _run_lengths(counts: str) -> list[int]:
 
 
 def _problem(result: Any, coco: COCO) -> str | None:
-    """What is wrong with an entry; None where nothing is."""
+    """The problem of an entry; None if there is none."""
     if not isinstance(result, dict):
         return 'it must be a mapping'
     for key, known in (('image_id', coco.imgs), ('category_id', coco.cats)):

@@ -1,4 +1,4 @@
-"""Networks that were made several times, with several seeds, as one row."""
+"""Networks of several seeds as one row."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def over_seeds(
     """One set of results for each row, every measure reduced over its networks.
 
     Args:
-        results: of ``contrast``.
+        results: results of ``contrast``.
         groups: networks by row; those of one row have the same measures.
-        reduce: from one measure of all networks of a row to one number.
+        reduce: function from one measure of all networks of a row to one number.
     """
     reduced: dict[str, Results] = {}
     for title, names in groups.items():

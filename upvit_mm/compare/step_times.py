@@ -1,4 +1,4 @@
-"""What a teacher costs: training steps with and without it, timed in turn."""
+"""The cost of a teacher: training steps with and without it, timed alternately."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def step_times(cfg: Config, plain: Mapping, distilled: Mapping) -> dict[str, flo
     """Median seconds of forward and backward pass on one batch of the training data.
 
     Args:
-        cfg: gives data and preprocessing.
+        cfg: config with data and preprocessing.
         plain: config of a classifier.
         distilled: the same with a teacher.
 
     Returns:
         ``plain``, ``distilled``, ``teacher`` (its forward pass alone), ``ratio`` = distilled / plain, and
-        ``ratio_bound`` = (plain + teacher) / plain, which a step with one more forward pass cannot beat.
+        ``ratio_bound`` = (plain + teacher) / plain, the lowest possible ratio of a step with one more forward pass.
     """
     from mmpretrain.registry import DATASETS, MODELS
 

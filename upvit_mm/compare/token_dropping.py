@@ -1,11 +1,11 @@
-"""The contrast: a dense network made cheaper by dropping tokens, with its features put back on the grid.
+"""The rival: a dense network made cheaper by dropping tokens, with its features put back on the grid.
 
-Nothing is trained. Both wrappers give the maps of the backbone that they wrap and stand in its place in ``compare`` and
+Nothing is trained. Both wrappers give the maps of the backbone that they wrap and replace it in ``compare`` and
 ``contrast``. (Shape legend: ``upvit_mm/models/layers/__init__.py``; ``n`` tokens so far, ``k`` of them stay.)
 
 Dropped places can be filled in three ways: with ``'zeros'``; with the kept token that is ``'nearest'`` on the grid; or
-with what the dropped token was at ``'last'``. The last one is what detectors need by the finding of SViT (arXiv
-2306.07050: tokens should be preserved in the feature maps), and so the hardest to beat.
+with the ``'last'`` value of the dropped token. SViT (arXiv 2306.07050) found that detectors need this (tokens should be
+preserved in the feature maps), so it is the strongest rival.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class TokenDropping(nn.Module):
 
     Args:
         backbone: the dense one; shared, not copied.
-        keep_rate: share of tokens in (0, 1] that stay each time some are dropped; or the ArchSpec of a pruned network:
-            then, at whatever size an image has, the share at which both cost equally many MACs.
-        fill: what stands at dropped places wherever the features are a grid again, one of ``FILLS``.
-        start: where tokens are dropped, see the subclass; None for its default.
+        keep_rate: share of tokens in (0, 1] that stay at each dropping; or the ArchSpec of a pruned network: then the
+            share at which both have the same MACs, at any image size.
+        fill: values at dropped places when the features become a grid again, one of ``FILLS``.
+        start: place of the dropping, see the subclass; None for its default.
 
     Raises:
         ValueError: a setting out of range, or a backbone that the subclass does not know.
@@ -74,19 +74,19 @@ class TokenDropping(nn.Module):
         return dropping_macs(self.arch, size, self.rate_at(size), self.start)
 
     def _check_start(self, start):
-        raise AssertionError('a subclass says where it drops')
+        raise AssertionError('a subclass defines where it drops tokens')
 
 
 class DeiTDropping(TokenDropping):
-    """The patches that the class token attends to least are dropped, as EViT does it (arXiv 2202.07800).
+    """Drop the patches with the lowest attention of the class token, as in EViT (arXiv 2202.07800).
 
-    In each block of ``start``, between attention and feed-forward network, the patches stay that have the highest
-    attention of the class token, mean over heads. By default these are the blocks after a quarter, half and three
-    quarters of the depth (3, 6 and 9 of 12, as in the paper).
+    In each block of ``start``, between attention and feed-forward network, the patches with the highest attention of
+    the class token stay (mean over heads). By default these are the blocks after a quarter, half and three quarters of
+    the depth (3, 6 and 9 of 12, as in the paper).
 
     Note:
-        EViT fuses what it drops into one more token, and fine-tunes. Here it is gone, since that token has no place on
-        the grid, and the weights stay as they are, like those of a one-shot pruning.
+        EViT fuses the dropped tokens into one more token, and fine-tunes. Here there is no such token, because it has
+        no place on the grid; and the weights do not change, like those of a one-shot pruning.
     """
 
     wraps = UPDeiT
@@ -126,18 +126,19 @@ class DeiTDropping(TokenDropping):
 
 
 class PVTv2Dropping(TokenDropping):
-    """The tokens nearest to the mean token are dropped where a stage begins; PVTv2 has no class token to ask.
+    """Drop the tokens nearest to the mean token at the start of a stage; PVTv2 has no class token.
 
-    In each stage from ``start`` on (default 0), tokens are ranked by their distance to the image's mean token in what
-    the convolution of the patch embedding gives, in front of its LayerNorm, which would make all norms alike. (The
-    norm itself, SparseViT's measure, arXiv 2303.17605, chose no better than chance on digits; the distance did.) Only
-    kept tokens pass the blocks of the stage, as queries and through the feed-forward networks. The convolutions of
-    spatial reduction, the depth-wise filters and the next patch embedding read the filled grid; keys and values that
-    are reduced still come from all of it, others from kept tokens.
+    In each stage from ``start`` on (default 0), tokens are ranked by their distance to the image's mean token. The
+    distance is taken after the convolution of the patch embedding and before its LayerNorm, which would make all norms
+    equal. (The norm itself, SparseViT's measure, arXiv 2303.17605, was no better than chance on digits; the distance
+    was.) Only kept tokens pass through the blocks of the stage, as queries and in the feed-forward networks. The
+    convolutions of spatial reduction, the depth-wise filters and the next patch embedding read the filled grid. Reduced
+    keys and values come from the whole grid, others from kept tokens.
 
     Note:
-        The hidden features of dropped tokens are never computed, so with ``'last'`` the depth-wise filters see zeros in
-        their places. ``macs`` counts these filters at kept places; this code runs them everywhere and takes those.
+        The hidden features of dropped tokens are never computed, so with ``'last'`` the depth-wise filters read zeros
+        at their places. ``macs`` counts these filters at kept places; this code runs them everywhere and uses only the
+        kept places.
     """
 
     wraps = UPPVTv2
@@ -169,10 +170,10 @@ class PVTv2Dropping(TokenDropping):
 
 
 def drop_tokens(dense: Network, keep_rate: float | ArchSpec, fill: str = 'zeros', start=None) -> Network:
-    """The network with tokens dropped; see ``TokenDropping``, ``DeiTDropping`` and ``PVTv2Dropping``.
+    """The network with token dropping; see ``TokenDropping``, ``DeiTDropping`` and ``PVTv2Dropping``.
 
     Raises:
-        ValueError: no way of dropping is known for this backbone; see ``TokenDropping``.
+        ValueError: token dropping is not known for this backbone; see ``TokenDropping``.
     """
     wrapper = next((w for w in (DeiTDropping, PVTv2Dropping) if isinstance(dense.backbone, w.wraps)), None)
     if wrapper is None:
@@ -183,12 +184,12 @@ def drop_tokens(dense: Network, keep_rate: float | ArchSpec, fill: str = 'zeros'
 
 
 def best(score: Tensor, rate: float) -> Tensor:
-    """Numbers of the highest scores ``(B, n)`` of each image, sorted: ``(B, k)``."""
+    """Sorted indices of the highest scores ``(B, n)`` of each image: ``(B, k)``."""
     return score.topk(kept_tokens(rate, score.shape[1]), dim=1).indices.sort(dim=1).values
 
 
 def class_attention(attn: Attention, x: Tensor, prefix: int) -> Tensor:
-    """What the class token gives to each patch, mean over heads: ``(B, prefix+n, C)`` -> ``(B, n)``."""
+    """Attention of the class token to each patch, mean over heads: ``(B, prefix+n, C)`` -> ``(B, n)``."""
     query = attn.q(x[:, :1]).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)  # (B, h, 1, K/h)
     keys = attn.k(x).unflatten(2, (attn.num_heads, -1)).permute(0, 2, 3, 1)  # (B, h, K/h, prefix+n)
     weights = (attn.scale * query @ keys).softmax(dim=-1)  # (B, h, 1, prefix+n)
@@ -196,7 +197,7 @@ def class_attention(attn: Attention, x: Tensor, prefix: int) -> Tensor:
 
 
 def _pvtv2_block(block: Block, tokens: Tensor, kept: KeptTokens, last: Tensor | None, grid: Grid) -> Tensor:
-    """A block on kept tokens ``(B, k, C)`` alone; ``last``, all tokens ``(B, N, C)`` as they entered the stage."""
+    """Run a block on the kept tokens ``(B, k, C)``; ``last``: all tokens ``(B, N, C)`` at the start of the stage."""
     attn, mlp = block.attn, block.mlp
     x = block.norm1(tokens)
     source = x

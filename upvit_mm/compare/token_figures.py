@@ -1,4 +1,4 @@
-"""Pictures of comparisons."""
+"""Figures of comparisons."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ Bars = Mapping[str, Mapping[str, Mapping[str, Any]]]  # legend -> stage -> measu
 
 
 def draw_stages(results: Results) -> Figure:
-    """Of a comparison: one panel a measure, one bar a stage and size."""
+    """Figure of a comparison: one panel per measure, one bar per stage and size."""
     return _draw_panels({'': results})
 
 
 def draw_contrast(results: Mapping[str, Results]) -> Figure:
-    """Of a contrast: one row of panels a size, one panel a measure, one bar a stage and network."""
+    """Figure of a contrast: one row of panels per size, one panel per measure, one bar per stage and network."""
     sizes = list(next(iter(results.values())))
     return _draw_panels({size: {name: found[size] for name, found in results.items()} for size in sizes})
 
 
 def draw_queries(networks: Mapping[str, Network], images: ImageFiles, size: Size, count: int = 3) -> Figure:
-    """How alike one query token is to all others at the end of each network, over the picture.
+    """Similarity of one query token to all others at the end of each network, drawn over the picture.
 
-    The query, a white cross, is the token that is least like the others in the first network, edges left out: one of
-    something, not of plain background. Colours are the same along a row; ``r`` is the correlation with the first
-    network's picture.
+    The query (a white cross) is the token that is least similar to the others in the first network, without the edges:
+    part of an object, not of plain background. Colours are the same along a row; ``r`` is the correlation with the
+    first network's picture.
 
     Args:
         networks: by title, the dense one first.
         images: pictures; the first ones are shown.
-        size: ``(height, width)`` they are stretched to.
-        count: pictures.
+        size: ``(height, width)`` of the stretched pictures.
+        count: number of pictures.
     """
     labels, indices = common_stages([network.arch for network in networks.values()])
     dense = next(iter(networks.values()))
@@ -68,7 +68,7 @@ def draw_queries(networks: Mapping[str, Network], images: ImageFiles, size: Size
         for axes, (name, line) in zip(row[1:], lines.items()):
             _show(axes, picture, grid, stride, query, line, float(reference.min()))
             r = torch.corrcoef(torch.stack([reference, line]))[0, 1].item()
-            alike = 'query dropped' if np.isnan(r) else f'r = {r:.2f}'  # a token of zeros is like no other
+            alike = 'query dropped' if np.isnan(r) else f'r = {r:.2f}'  # a token of zeros has no similarity
             axes.set_title(name if line is reference else f'{name}, {alike}', fontsize=8)
     figure.suptitle(f'similarity to one token, {labels[-1]} at {size_text(size)}', fontsize=9)
     return figure
@@ -96,7 +96,7 @@ def _draw_bars(axes: Axes, bars: Bars, name: str) -> None:
         axes.bar(np.arange(len(labels)) + (k + 0.5) * width - 0.4, values, width, label=legend)
         finite = [value for value in values if np.isfinite(value)]
         lowest, highest = min([lowest, *finite]), max([highest, *finite])
-    axes.set_ylim(max(lowest, -1.0), min(highest, 2.0))  # an R2 of -50 would flatten the rest
+    axes.set_ylim(max(lowest, -1.0), min(highest, 2.0))  # an R2 of -50 would make the other bars invisible
     axes.set_xticks(range(len(labels)), labels, rotation=30, fontsize=8)
     axes.set_title(METRICS[name], fontsize=9)
     axes.grid(axis='y', alpha=0.3)
@@ -109,7 +109,7 @@ def _similarities(feature_map: Tensor) -> Tensor:
 
 
 def _query(similarities: Tensor, grid: Grid) -> int:
-    """The token of lowest mean similarity ``(N, N)``, not at an edge, where padding makes tokens different."""
+    """The token of lowest mean similarity ``(N, N)``, without edges, where padding makes tokens different."""
     likeness = similarities.mean(dim=1).view(grid)
     inner = tuple(slice(1, -1) if side > 2 else slice(None) for side in grid)
     hidden = torch.ones(grid, dtype=torch.bool)

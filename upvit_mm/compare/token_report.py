@@ -1,4 +1,4 @@
-"""Reports of comparisons of tokens: tables as Markdown and CSV, everything as JSON, and the pictures beside them."""
+"""Reports of comparisons of tokens: tables as Markdown and CSV, everything as JSON, and figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXPLAINED = {  # by the names of METRICS
 
 
 def write_pair(folder: Path, content: dict[str, Any], figures: Mapping[str, Figure]) -> None:
-    """``consistency.json``, ``consistency.md`` and pictures of one network beside the dense one.
+    """``consistency.json``, ``consistency.md`` and figures of one network and the dense one.
 
     Args:
         folder: where.
@@ -73,15 +73,16 @@ def write_contrast(folder: Path, content: dict[str, Any], figures: Mapping[str, 
 
 
 def check_thresholds(results: Results, thresholds: Mapping[str, float], last_stage_only: bool = False) -> None:
-    """The gate: every measure at or above its threshold, at every size and stage.
+    """Check that every measure is at or above its threshold, at every size and stage.
 
     Args:
         results: of ``compare``.
         thresholds: by name of a measure that is better when higher.
-        last_stage_only: judge the last stage alone.
+        last_stage_only: check only the last stage.
 
     Raises:
-        ValueError: an unknown measure, or one below its threshold or not defined: the worst and the count.
+        ValueError: an unknown measure, or one below its threshold or not defined; the message has the worst and the
+            count.
     """
     known = [name for name in METRICS if name not in LOWER_IS_BETTER]
     for name, least in thresholds.items():
@@ -117,7 +118,7 @@ def _predicted_lines(found: TokenTable) -> list[str]:
 
 
 def _end(settings: Mapping[str, Any] | None, command: str | None, figures: Mapping[str, Figure]) -> list[str]:
-    """What the measures are, how it was measured, and the pictures."""
+    """Explanations of the measures, settings of the measurement, and figures."""
     lines = [f'- **{METRICS[name]}**: {text}.' for name, text in EXPLAINED.items()]
     lines += [
         '',

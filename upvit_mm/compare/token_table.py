@@ -1,4 +1,4 @@
-"""What a comparison of tokens found: every measure of every network by input size and stage, over seeds."""
+"""Results of a comparison of tokens: every measure of every network by input size and stage, over seeds."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ UNKNOWN = Difference(None, None, None)
 
 @dataclass(frozen=True)
 class TokenTable(JsonRecord):
-    """One comparison of tokens, as ``contrast.json`` holds it.
+    """One comparison of tokens; the content of ``contrast.json``.
 
     Attributes:
-        results: of ``contrast``, by network; NaN = not defined.
-        groups: names of the networks of each row, which differ by seed; by default each network is a row.
-        macs: multiply-accumulates by network and size, as far as they are known.
+        results: results of ``contrast``, by network; NaN = not defined.
+        groups: names of the networks of each row, which differ only in the seed; by default each network is a row.
+        macs: multiply-accumulates by network and size, if known.
         over: differences to the row ``to``: ``rows`` of them by title, size, stage and measure, and ``how``.
         predicted: ``rows`` of ``correlations`` with ``ap``, ``size`` and ``file``.
         dense: record of the dense network.
         networks: records of the others.
-        settings: of the measurement.
-        command: that started the tool.
-        folder: that it was read from.
+        settings: settings of the measurement.
+        command: the command line of the tool.
+        folder: the folder that it was read from.
     """
 
     results: Mapping[str, Results]
@@ -56,11 +56,11 @@ class TokenTable(JsonRecord):
 
     @property
     def sizes(self) -> list[str]:
-        """Of the images, as ``224x224``."""
+        """Sizes of the images, for example ``224x224``."""
         return list(next(iter(self.results.values())))
 
     def stages(self, size: str) -> list[str]:
-        """In their order."""
+        """Stages in their order."""
         return list(next(iter(self.results.values()))[size])
 
     def last_measures(self, size: str) -> list[str]:
@@ -79,12 +79,12 @@ class TokenTable(JsonRecord):
         return std_over_seeds(self.results, self.groups)
 
     def figure(self, title: str, size: str, stage: str, measure: str, digits: int, unknown: str = '-') -> Figure:
-        """A measure of a row; unknown where its networks do not have it."""
+        """A measure of a row; unknown if its networks do not have it."""
         mean, std = (found[title][size][stage].get(measure) for found in (self.means, self.spreads))
         return Figure.of(mean, std, digits, unknown=unknown)
 
     def difference(self, title: str, size: str, stage: str, measure: str, digits: int) -> Difference:
-        """What a row is above the first one; unknown for that one, and where one of both does not have the measure."""
+        """Difference of a row to the first one; unknown for the first, or if one lacks the measure."""
         found = self.over['rows'].get(title, {}).get(size, {}).get(stage, {}).get(measure)
         return UNKNOWN if found is None else Difference.of(found, digits)
 
@@ -104,7 +104,7 @@ class TokenTable(JsonRecord):
         return Table(['network', 'MACs', *stages], rows)
 
     def difference_table(self, size: str) -> Table:
-        """Every measure at the last stage, above the first row."""
+        """Every measure at the last stage, as difference to the first row."""
         titles = list(self.over['rows'])
         stage = list(self.over['rows'][titles[0]][size])[-1]
         found = [self.over['rows'][title][size][stage] for title in titles]
@@ -121,7 +121,7 @@ class TokenTable(JsonRecord):
         return Table(['measure', 'stage', 'Spearman', 'p', 'networks'], rows)
 
     def sheet(self) -> Table:
-        """All numbers in full: one line for each network, size and stage."""
+        """All numbers with all digits: one line for each network, size and stage."""
         header = ['variant', 'size', 'stage', 'height', 'width', 'tokens', 'macs', *METRICS]
         rows = [
             [name, size, stage, *figures['grid'], figures['tokens'], self.macs.get(name, {}).get(size)]
@@ -134,7 +134,7 @@ class TokenTable(JsonRecord):
 
 
 def measured(results: Results) -> list[str]:
-    """The measures that results hold, in their order."""
+    """The measures of these results, in their order."""
     stage = next(iter(next(iter(results.values())).values()))
     return [name for name in METRICS if name in stage]
 

@@ -1,4 +1,4 @@
-"""Networks beside one another: how consistent their tokens are with those of the dense one."""
+"""Compare networks: how consistent their tokens are with those of the dense one."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Field:
 
     Attributes:
         dense: the reference.
-        networks: by a name that says which seed.
-        groups: names of ``networks`` by title; those of one title differ by seed.
+        networks: by a name that includes the seed.
+        groups: names of ``networks`` by title; those of one title differ only in the seed.
     """
 
     dense: Network
@@ -54,16 +54,16 @@ class Field:
         """Load everything.
 
         Args:
-            cfg: of the dense classifier or detector; the others see pictures as it does.
+            cfg: config of the dense classifier or detector; the others use its preprocessing.
             checkpoint: its weights.
-            contestants: the others; those of one name are seeds of one row.
-            fills: of token dropping on the dense network, each a row.
+            contestants: the other networks; those of one name are seeds of one row.
+            fills: ways to fill dropped tokens of the dense network; each is a row.
             equal_to: title of the row whose MACs token dropping has, at every size; None = the first one.
-            device: where all are put.
+            device: device of all networks.
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: a checkpoint that does not fit or is not named, or ``equal_to`` that is none of the titles.
+            ValueError: a checkpoint that does not fit or is not given, or an ``equal_to`` that is not a title.
         """
         dense = load_network(cfg, checkpoint, device=device)
         groups = groups_of(contestants)
@@ -71,7 +71,7 @@ class Field:
         networks = {}
         for entry in contestants:
             if entry.checkpoint is None:
-                raise ValueError(f'networks: {entry.name} has no checkpoint; say {entry.name}=ARCH,CHECKPOINT.')
+                raise ValueError(f'networks: {entry.name} has no checkpoint; give {entry.name}=ARCH,CHECKPOINT.')
             networks[next(left[entry.name])] = load_network(cfg, entry.checkpoint, arch=entry.arch, device=device)
         if fills:
             title = next(iter(groups)) if equal_to is None else equal_to
@@ -86,8 +86,8 @@ class Field:
     def compare(
         self, images: ImageFiles, sizes: Sequence[Size], seed: int = 0, report: Report | None = None
     ) -> dict[str, Any]:
-        """What ``write_contrast`` takes: ``results``, ``groups``, ``macs``, ``dense``, ``networks``
-        and, with several rows, ``over``.
+        """The content for ``write_contrast``: ``results``, ``groups``, ``macs``, ``dense``, ``networks`` and, with
+        several rows, ``over``.
 
         Raises:
             ValueError: see ``contrast``.
@@ -104,17 +104,17 @@ class Field:
 
 
 def differences(results: Mapping[str, Results], groups: Groups) -> dict[str, Any]:
-    """How each row differs from the first one, by seed: networks are paired in the order of their rows.
+    """The difference of each row to the first one, by seed: networks are paired in the order of their rows.
 
-    Token dropping has no seed: its one network stands against each of the first row's.
+    Token dropping has no seed: its only network is compared with each network of the first row.
 
     Args:
         results: of ``contrast``, by network.
         groups: names of networks by title of their row.
 
     Returns:
-        ``to``, title of the first row; ``how``, a caption; ``rows``, by title, size, stage and measure what
-        ``paired_difference`` gives.
+        ``to``, title of the first row; ``how``, a caption; ``rows``, results of ``paired_difference`` by title, size,
+        stage and measure.
     """
     first, *others = groups
     rows, how = {}, [how_differences(len(groups[first])), ONE_DENSE]
@@ -129,7 +129,7 @@ def differences(results: Mapping[str, Results], groups: Groups) -> dict[str, Any
 
 
 def _over(pairs: Sequence[tuple[Results, Results]]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """By size, stage and measure that both sides have, the difference of the pairs."""
+    """The difference of the pairs, by size, stage and measure that both sides have."""
     return {
         size: {
             stage: {
@@ -144,17 +144,17 @@ def _over(pairs: Sequence[tuple[Results, Results]]) -> dict[str, dict[str, dict[
 
 
 def groups_of(contestants: Sequence[Contestant]) -> dict[str, list[str]]:
-    """Names of networks by title: the title itself, or with a number where it comes several times."""
+    """Names of networks by title: the title itself, or with a number if it occurs several times."""
     count = Counter(entry.name for entry in contestants)
     return {title: [title] if n == 1 else [f'{title} {k}' for k in range(n)] for title, n in count.items()}
 
 
 def predictors_of(groups: Groups, ap: Mapping[str, float]) -> dict[str, Sequence[str]]:
-    """What predicts AP: a row as the mean of its seeds, or each of its networks where these have an AP instead.
+    """The predictors of AP: a row as the mean of its seeds, or each of its networks if these have an AP instead.
 
     Args:
-        groups: of ``groups_of``; rows of token dropping, which no detector has, are not among them.
-        ap: by backbone, of ``read_ap``.
+        groups: result of ``groups_of``, without rows of token dropping, for which there are no detectors.
+        ap: result of ``read_ap``, by backbone.
 
     Returns:
         Names of networks by name in ``ap``.
@@ -171,11 +171,11 @@ def predictors_of(groups: Groups, ap: Mapping[str, float]) -> dict[str, Sequence
 
 
 def read_ap(path: str | Path, metric: str) -> dict[str, float]:
-    """Mean over seeds of an AP by backbone, from what ``tools/compare_detectors.py`` wrote.
+    """Mean over seeds of an AP by backbone, from a file of ``tools/compare_detectors.py``.
 
     Args:
         path: a ``detectors.json``.
-        metric: which, such as ``'bbox_mAP'``.
+        metric: its name, such as ``'bbox_mAP'``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -185,7 +185,7 @@ def read_ap(path: str | Path, metric: str) -> dict[str, float]:
     try:
         means = {row['name']: row['mean'] for row in json.loads(text)['rows']}
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f'{str(path)!r} is no detectors.json of tools/compare_detectors.py.') from None
+        raise ValueError(f'{str(path)!r} is not a detectors.json of tools/compare_detectors.py.') from None
     for name, mean in means.items():
         if metric not in mean:
             raise ValueError(f'{str(path)!r}: {name} has no {metric}; known: {", ".join(mean)}.')

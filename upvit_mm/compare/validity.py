@@ -1,4 +1,4 @@
-"""Does consistency before a detector is trained tell how good the detector will be?"""
+"""Does consistency, measured before a detector is trained, predict how good the detector will be?"""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from upvit_mm.consistency.metrics import LOWER_IS_BETTER, METRICS
 
 matplotlib.use('Agg')
 ALL_STAGES = 'mean of stages'
-FEWEST = 4  # below, no rank correlation says anything
+FEWEST = 4  # with fewer, a rank correlation means nothing
 
 
 def check_predictors(names: Collection[str], quality: Mapping[str, float]) -> None:
-    """Whether a rank correlation over these networks is possible, to know before they are measured.
+    """Check before measuring that a rank correlation over these networks is possible.
 
     Raises:
         ValueError: fewer than 4 networks, or one without a quality.
@@ -42,14 +42,14 @@ def correlations(
     """Spearman's rank correlation of every measure, at every stage and in the mean of stages, with a quality.
 
     Args:
-        results: of ``contrast``, by network.
-        quality: what is to be predicted, such as AP, by network; a superset of ``results``.
-        size: which of the results' sizes.
-        macs: costs by network, a predictor that knows nothing of tokens.
+        results: results of ``contrast``, by network.
+        quality: the value to predict, such as AP, by network; a superset of ``results``.
+        size: one of the results' sizes.
+        macs: costs by network, as a predictor that does not use tokens.
 
     Returns:
         Best first: ``measure``, ``stage``, ``spearman`` (positive = a better value predicts a better quality), its
-        two-sided ``p``, and ``networks``, their number. Not defined values come last.
+        two-sided ``p``, and ``networks``, their number. Undefined values come last.
 
     Raises:
         ValueError: see ``check_predictors``.
@@ -59,7 +59,7 @@ def correlations(
     for measure, stage, values in _predictors(results, size, macs):
         target = [quality[name] for name in values]
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', ConstantInputWarning)  # the result is NaN, which says it
+            warnings.simplefilter('ignore', ConstantInputWarning)  # the result is NaN, which shows it
             found = spearmanr(list(values.values()), target)
         rho, p = float(found.statistic), float(found.pvalue)
         rows.append({'measure': measure, 'stage': stage, 'spearman': rho, 'p': p, 'networks': len(values)})
@@ -67,11 +67,11 @@ def correlations(
 
 
 def draw_validity(results: Mapping[str, Results], quality: Mapping[str, float], size: str, label: str) -> Figure:
-    """Quality against every measure, mean of stages; one dot a network.
+    """Quality against every measure, mean of stages; one dot per network.
 
     Args:
         results, quality, size: see ``correlations``.
-        label: of the quality.
+        label: label of the quality.
     """
     panels = [(measure, values) for measure, stage, values in _predictors(results, size) if stage == ALL_STAGES]
     figure = Figure(figsize=(3.2 * len(panels), 3.6), layout='constrained')

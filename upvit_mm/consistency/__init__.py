@@ -1,4 +1,4 @@
-"""How far the tokens of a pruned network are still those of the dense one: the measures, stage by stage."""
+"""Measures of token consistency: are a pruned network's tokens still those of the dense one, stage by stage?"""
 
 from upvit_mm.consistency.measure import check_grids, check_plan, compare, contrast
 from upvit_mm.consistency.metrics import LOWER_IS_BETTER, METRICS, StageMetrics

@@ -1,4 +1,4 @@
-"""Linear CKA over tokens, from moments: exact for any number of images, in memory that does not grow with it."""
+"""Linear CKA over tokens, from moments: exact for any number of images, in constant memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MIN_SAMPLES = 4  # the unbiased HSIC divides by n (n - 3)
 
 
 class Moments(NamedTuple):
-    """What the unbiased HSIC of two linear kernels needs to know of ``n`` paired samples ``a_i`` and ``b_i``.
+    """Moments of ``n`` paired samples ``a_i`` and ``b_i``, for the unbiased HSIC of two linear kernels.
 
     Attributes:
-        n: samples.
+        n: number of samples.
         sum_a, sum_b: ``(Ca,)``, ``(Cb,)``.
         cross: sum of ``a_i b_i^T``, ``(Ca, Cb)``.
         square_a, square_b: sums of ``|a_i|^2`` and of ``|b_i|^2``.
@@ -34,21 +34,21 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, a: Tensor, b: Tensor) -> Moments:
-        """Of samples ``(n, Ca)`` and ``(n, Cb)``, float64."""
+        """Moments of samples ``(n, Ca)`` and ``(n, Cb)``, float64."""
         norm_a, norm_b = a.square().sum(dim=1), b.square().sum(dim=1)  # (n,)
         sums = a.sum(dim=0), b.sum(dim=0), a.T @ b, norm_a.sum(), norm_b.sum()
         return cls(len(a), *sums, a.T @ norm_b, b.T @ norm_a, norm_a @ norm_b)
 
     def joined(self, other: Moments) -> Moments:
-        """Of the samples of both."""
+        """Moments of the samples of both."""
         return Moments(*(mine + theirs for mine, theirs in zip(self, other)))
 
     def hsic(self) -> Tensor:
         """Unbiased HSIC (Song et al. 2012, JMLR 13: "Feature selection via dependence maximization").
 
-        With Gram matrices ``K = A A^T`` and ``L = B B^T`` whose diagonals are set to zero it is
-        ``[tr(K L) + 1'K1 1'L1 / ((n-1)(n-2)) - 2 1'K L 1 / (n-2)] / (n (n-3))``; each term is a polynomial in these
-        moments, so no n x n matrix is needed.
+        With Gram matrices ``K = A A^T`` and ``L = B B^T`` with zero diagonals it is ``[tr(K L) + 1'K1 1'L1 /
+        ((n-1)(n-2)) - 2 1'K L 1 / (n-2)] / (n (n-3))``; each term is a polynomial in these moments, so no n x n matrix
+        is needed.
         """
         n = self.n
         trace = self.cross.square().sum() - self.squares
@@ -61,16 +61,17 @@ class LinearCKA:
     """Centred kernel alignment with linear kernels; samples are tokens, any two widths.
 
     ``HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b))``, where each HSIC is the unbiased estimate, summed over minibatches
-    before the division (Nguyen et al. 2021, arXiv 2010.15327). It does not change when channels are rotated, or scaled
-    all alike, or tokens shifted. Two sizes of minibatch, both independent of how images come in batches:
+    before the division (Nguyen et al. 2021, arXiv 2010.15327). It does not change when channels are rotated, when all
+    channels are scaled by one factor, or when tokens are shifted. Two sizes of minibatch, both independent of how
+    images come in batches:
 
-    - ``cka``: one minibatch holds every token of every image. The moments above add up over batches, so this limit
-      of the minibatch form, the estimate with the least noise, costs no more than a smaller one.
-    - ``cka_within``: every image is a minibatch, so only differences between tokens of one image count, and not those
+    - ``cka``: one minibatch holds every token of every image. The moments above are sums over batches. So this largest
+      minibatch, which has the least noise, costs no more than a smaller one.
+    - ``cka_within``: every image is a minibatch, so only differences between tokens of one image count, not those
       between images.
 
-    Both are 1 for equal representations and about 0 for unrelated ones. An unbiased estimate may leave [0, 1] by its
-    noise; without variation in either net, or below 4 tokens, it is NaN.
+    Both are 1 for equal representations and about 0 for unrelated ones. An unbiased estimate may be a little outside
+    [0, 1]. Without variation in one of the networks, or with fewer than 4 tokens, it is NaN.
 
     Memory: about ``2 (C1 + C2)^2`` numbers in float64.
     """
@@ -81,8 +82,8 @@ class LinearCKA:
         self._within: Tensor | float = 0.0  # (3,), the same three
 
     def update(self, dense: Tensor, pruned: Tensor) -> None:
-        """Take in tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images."""
-        if self._shift is None:  # HSIC does not change with it, and float64 keeps its digits
+        """Add tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images."""
+        if self._shift is None:  # HSIC does not change with it, and float64 keeps more digits
             self._shift = tuple(tokens.double().mean(dim=(0, 1)) for tokens in (dense, pruned))
         for a, b in zip(dense.double() - self._shift[0], pruned.double() - self._shift[1]):
             image = [Moments.of(a, b), Moments.of(a, a), Moments.of(b, b)]

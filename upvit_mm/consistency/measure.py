@@ -1,4 +1,4 @@
-"""Comparing networks with a dense one, stage by stage, at any input sizes."""
+"""Compare networks with a dense one, stage by stage, at any input sizes."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def compare(
 
     Args:
         dense: the reference.
-        pruned: what became of it.
+        pruned: the pruned network.
         images: see ``find_images``; the first half fits the ridge map.
-        sizes: ``(height, width)`` that images are stretched to.
-        plan: what the pruned network kept; adds the kept-channel error.
-        seed: of the tokens that are drawn for the token relations.
+        sizes: ``(height, width)`` to which images are stretched.
+        plan: plan of the pruned network; adds the kept-channel error.
+        seed: seed of the random tokens for the token relations.
         report: called with the number of images done.
 
     Returns:
@@ -66,10 +66,10 @@ def contrast(
     seed: int = 0,
     report: Report | None = None,
 ) -> dict[str, Results]:
-    """``compare`` for any number of networks at once, on the same images; by their names.
+    """``compare`` for several networks at once, on the same images; results by name.
 
     Raises:
-        ValueError: see ``compare``; the message names the variant where a plan does not fit.
+        ValueError: see ``compare``; if a plan does not fit, the message names the network.
     """
     plans = plans or {}
     labels, (dense_indices, *indices) = common_stages([dense.arch, *(v.arch for v in variants.values())])
@@ -101,10 +101,10 @@ def contrast(
 
 
 def check_grids(dense: Network, variants: Mapping[str, Network], sizes: Sequence[Size]) -> dict[str, list[Grid]]:
-    """The token grids of every stage at some input sizes, when all networks have the same, exactly.
+    """The token grids of every stage at some input sizes; they must be exactly equal in all networks.
 
     Returns:
-        By size one ``(H, W)`` a stage.
+        By size, one ``(H, W)`` per stage.
 
     Raises:
         ValueError: a stage of a variant has another grid than the dense one.
@@ -142,13 +142,13 @@ def _warn_of_few_tokens(size: Size, labels: Sequence[str], maps: Sequence[Tensor
     few = [label for label, m in zip(labels, maps) if -(-images // 2) * grid_of(m)[0] * grid_of(m)[1] < 2 * m.shape[1]]
     if few:
         logger.warning(
-            'at %s %s: fewer than two tokens a channel fit the ridge map: cosine and R2 say little; take more images.',
+            'at %s %s: fewer than two tokens per channel fit the ridge map: cosine and R2 mean little; use more.',
             *(size_text(size), ', '.join(few)),
         )
 
 
 def _kept(plan: PrunePlan | None, place: int) -> Tensor | None:
-    """Kept channels at a place of ``common_stages``; all of DeiT's are in its one stage."""
+    """Kept channels at an index of ``common_stages``; all of DeiT's are in its only stage."""
     if plan is None:
         return None
     return plan.kept[f'{stage_name(min(place, plan.source_arch.num_stages - 1))}.embed']

@@ -26,7 +26,7 @@ class StageMetrics:
     Args:
         fit_images: images that fit the ridge map, see ``RidgeMap``; None leaves the map out.
         kept: see ``KeptChannelError``; None leaves it out.
-        seed: of the tokens that ``TokenRelation`` draws.
+        seed: seed of the random tokens of ``TokenRelation``.
     """
 
     def __init__(self, fit_images: int | None = None, kept: Tensor | None = None, seed: int = 0):
@@ -37,11 +37,11 @@ class StageMetrics:
             self._metrics.append(KeptChannelError(kept))
 
     def update(self, dense: Tensor, pruned: Tensor) -> None:
-        """Take in tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images, on one device."""
+        """Add tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images, on one device."""
         assert dense.shape[:2] == pruned.shape[:2], f'tokens {tuple(dense.shape)} and {tuple(pruned.shape)}'
         for metric in self._metrics:
             metric.update(dense, pruned)
 
     def compute(self) -> dict[str, float]:
-        """By name of ``METRICS``; NaN where a measure is not defined."""
+        """Results by name of ``METRICS``; NaN where a measure is not defined."""
         return {name: value for metric in self._metrics for name, value in metric.compute().items()}

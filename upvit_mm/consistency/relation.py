@@ -1,4 +1,4 @@
-"""Whether tokens that are alike in one net are alike in the other."""
+"""Whether tokens that are similar in one network are similar in the other."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 class TokenRelation:
     """Correlation of the two token-by-token matrices of cosine similarities, mean over images.
 
-    For each image the Pearson correlation between the upper triangles of both matrices, as representational
-    similarity analysis does it (Kriegeskorte et al. 2008), here within an image. It does not change when channels are
-    rotated or tokens scaled, in any two widths. 1 = the same relations, about 0 = unrelated, at least -1. A token of
-    zeros has similarity 0 to all others. A pruned net whose tokens are all alike has kept no relation: 0. Images in
-    which the dense net's tokens are all alike, or with fewer than 3 tokens, are left out; NaN when none is left.
+    For each image the Pearson correlation between the upper triangles of both matrices, as in representational
+    similarity analysis (Kriegeskorte et al. 2008), here within an image. It does not change when channels are rotated
+    or tokens scaled, and works for any two widths. 1 = the same relations, about 0 = unrelated, at least -1. A token of
+    zeros has similarity 0 to all others. A pruned network with equal tokens has kept no relation: 0. Images in which
+    all tokens of the dense network are equal, or with fewer than 3 tokens, are left out; NaN when none is left.
 
     Args:
-        max_tokens: tokens that are looked at in an image, drawn at random without repetition.
-        seed: of the drawing, which goes image by image and so does not depend on batches.
+        max_tokens: tokens used per image, drawn at random without repetition.
+        seed: seed of the drawing, which is done per image and so does not depend on batches.
     """
 
     def __init__(self, max_tokens: int = 256, seed: int = 0):
@@ -27,7 +27,7 @@ class TokenRelation:
         self._sum, self._images = 0.0, 0
 
     def update(self, dense: Tensor, pruned: Tensor) -> None:
-        """Take in tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images."""
+        """Add tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images."""
         for a, b in zip(dense, pruned):
             drawn = torch.randperm(len(a), generator=self._generator)[: self.max_tokens].to(a.device)
             if len(drawn) < 3:
@@ -44,10 +44,10 @@ class TokenRelation:
 
 
 def _relations(tokens: Tensor) -> Tensor:
-    """Similarities of all pairs of tokens ``(n, C)``, less their mean: ``(n (n - 1) / 2,)`` in float64."""
+    """Similarities of all pairs of tokens ``(n, C)``, minus their mean: ``(n (n - 1) / 2,)`` in float64."""
     directions = F.normalize(tokens.double(), dim=1)
     similarities = directions @ directions.T  # (n, n)
     rows, columns = torch.triu_indices(len(tokens), len(tokens), offset=1, device=tokens.device)
     values = similarities[rows, columns]
     values = values - values.mean()
-    return torch.where(values.abs() < 1e-12, 0.0, values)  # rounding is no relation
+    return torch.where(values.abs() < 1e-12, 0.0, values)  # rounding errors are not a relation

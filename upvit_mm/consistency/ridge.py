@@ -1,4 +1,4 @@
-"""How much of the dense tokens a linear map recovers from the pruned ones."""
+"""How well a linear map recovers the dense tokens from the pruned ones."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import Tensor
 
 
 class RidgeMap:
-    """Ridge regression from pruned to dense tokens, fitted on some images and judged on others.
+    """Ridge regression from pruned to dense tokens, fitted on some images and evaluated on others.
 
-    The first ``fit_images`` images fit the map, with a bias, by normal equations in float64; all later ones are judged
-    with it as they come, so one pass over the images gives exact results. Let the images come in random order. Linear
-    predictivity as a measure of likeness: Kornblith et al. 2019 (arXiv 1905.00414); there it is fitted and
-    judged on the same samples.
+    The first ``fit_images`` images fit the map, with a bias, by normal equations in float64; all later ones are
+    evaluated directly, so one pass over the images gives exact results. The images must be in random order. Linear
+    predictivity as a measure of similarity: Kornblith et al. 2019 (arXiv 1905.00414); there it is fitted and evaluated
+    on the same samples.
 
     - ``r2``: 1 - squared error / squared distance of the dense tokens to their mean, over all tokens and channels.
-      At most 1; 0 is what a constant reaches, and it falls below where the map fits its images alone.
-    - ``cosine``: between a dense token and the mapped one, both seen from the dense mean of the fit, mean over
-      tokens; in [-1, 1]. (From the origin, a constant would already score what tokens have in common.)
+      At most 1; a constant reaches 0, and a map that overfits its images is below 0.
+    - ``cosine``: between a dense token and the mapped one, both minus the dense mean of the fit; mean over tokens; in
+      [-1, 1]. (Without that, a constant would already score high, because tokens have a common part.)
 
-    With less than several tokens a channel in the fit both are low, whatever the networks are. NaN when no image came
-    after it. Memory: about ``C2 (C1 + C2)`` numbers in float64.
+    With too few tokens per channel in the fit both are low for all networks. NaN when no image is left for the
+    evaluation. Memory: about ``C2 (C1 + C2)`` numbers in float64.
 
     Args:
         fit_images: images that fit the map, at least 1; half of all.
@@ -29,17 +29,17 @@ class RidgeMap:
     """
 
     def __init__(self, fit_images: int, ridge: float = 1e-4):
-        assert fit_images >= 1, 'a map is fitted on images'
-        assert ridge > 0, 'without it, a constant channel leaves no one solution'
+        assert fit_images >= 1, 'the map needs images to fit'
+        assert ridge > 0, 'without it, a constant channel has no unique solution'
         self.fit_images, self.ridge = fit_images, ridge
         self._seen = 0
-        self._origin: tuple[Tensor, Tensor] | None = None  # of dense and pruned tokens: near, then at, their means
+        self._origin: tuple[Tensor, Tensor] | None = None  # first near the means, then exactly
         self._sums: list[Tensor] | None = None  # tokens, dense, pruned, pruned x pruned, pruned x dense
         self._map: Tensor | None = None  # (C2, C1)
         self._judged: Tensor | None = None  # tokens, cosines, squared errors, squares, then the dense tokens (C1,)
 
     def update(self, dense: Tensor, pruned: Tensor) -> None:
-        """Take in tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images."""
+        """Add tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images."""
         left = min(max(self.fit_images - self._seen, 0), len(dense))
         self._seen += len(dense)
         if left:
@@ -67,7 +67,7 @@ class RidgeMap:
         covariance, cross = gram - torch.outer(y, y), cross - torch.outer(y, x)
         penalty = (self.ridge * covariance.diagonal().mean()).clamp_min(torch.finfo(y.dtype).tiny)
         self._map = torch.linalg.solve(covariance + penalty * torch.eye(len(y)).to(covariance), cross)
-        self._origin = self._origin[0] + x, self._origin[1] + y  # seen from the means, the map needs no bias
+        self._origin = self._origin[0] + x, self._origin[1] + y  # relative to the means, the map needs no bias
 
     def _judge(self, dense: Tensor, pruned: Tensor) -> None:
         if self._map is None:

@@ -1,4 +1,4 @@
-"""Which maps of two backbones belong together, and getting them out of a backbone."""
+"""Which maps of two backbones to compare, and how to get them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ QUARTERS = 4
 
 
 def common_stages(archs: Sequence[ArchSpec]) -> tuple[list[str], list[tuple[int, ...]]]:
-    """Where networks are compared: PVTv2 after each stage, DeiT where quarters of its depth end.
+    """Where networks are compared: PVTv2 after each stage, DeiT after each quarter of its depth.
 
-    The last block's output of DeiT is taken after the final norm, as the backbone gives it. Where depths differ, equal
-    shares of them are compared; below four blocks there are fewer places.
+    The output of DeiT's last block is taken after the final norm, as the backbone gives it. If depths differ, equal
+    shares of the depth are compared; with fewer than four blocks there are fewer places.
 
     Args:
         archs: the dense one first.
@@ -25,14 +25,14 @@ def common_stages(archs: Sequence[ArchSpec]) -> tuple[list[str], list[tuple[int,
         Labels (``stage2``; ``block5`` with the dense net's number), and for each arch its ``out_indices``.
 
     Raises:
-        ValueError: another family, or other strides, than the dense one: their grids never match.
+        ValueError: another family or other strides than the dense one, because such grids never match.
     """
     dense = archs[0]
     for arch in archs[1:]:
         if (arch.family, arch.strides) != (dense.family, dense.strides):
             raise ValueError(
                 f'{_describe(dense)} and {_describe(arch)}: only networks of equal stages and strides have the same '
-                'token grids; compare a network with what it was pruned to.'
+                'token grids; compare a network with its own pruned version.'
             )
     if dense.kind.is_pyramid:
         stages = tuple(range(dense.num_stages))
@@ -45,10 +45,10 @@ def common_stages(archs: Sequence[ArchSpec]) -> tuple[list[str], list[tuple[int,
 def paired_tokens(
     dense: Sequence[Tensor], pruned: Sequence[Tensor], labels: Sequence[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Stage by stage the tokens ``(B, N, C1)`` and ``(B, N, C2)`` of two sequences of maps.
+    """Yield stage by stage the tokens ``(B, N, C1)`` and ``(B, N, C2)`` of two sequences of maps.
 
     Raises:
-        ValueError: another grid in one than in the other.
+        ValueError: the grids differ.
     """
     for label, a, b in zip(labels, dense, pruned):
         if grid_of(a) != grid_of(b):

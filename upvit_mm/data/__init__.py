@@ -1,1 +1,1 @@
-"""Data: the embedded digits as a classification set and COCO scenes, and checks of what a config points at."""
+"""Data: the embedded digits as a classification set and COCO scenes, and checks of the data that a config names."""

@@ -1,4 +1,4 @@
-"""What the datasets and metrics of a config need of their annotation files, and the check that these have it."""
+"""Check the annotation files of a config: do they have what its datasets and metrics need?"""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ logger = logging.getLogger('upvit_mm')
 
 
 def check_annotations(cfg: Mapping[str, Any], dataset: Dataset) -> str:
-    """Refuse a dataset whose annotation file would be read with objects lost, moved or named wrong, or not at all.
+    """Refuse a dataset whose annotation file cannot be read, or would be read with objects lost, moved or wrongly
+    named.
 
     Args:
-        cfg: the config; with ``allow_faulty_annotations`` objects that mmdet would lose are only said.
-        dataset: one that mmdet reads as a COCO file, on this machine's disk.
+        cfg: the config; with ``allow_faulty_annotations`` objects that mmdet would lose are only reported.
+        dataset: one that mmdet reads as a COCO file, on a local disk.
 
     Returns:
-        How many pictures and objects there are, and what mmdet leaves out by design.
+        One line: the numbers of images and objects, and what mmdet leaves out by design.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -48,7 +49,7 @@ def check_annotations(cfg: Mapping[str, Any], dataset: Dataset) -> str:
 
 
 def check_judges(cfg: Mapping[str, Any], part: str) -> None:
-    """The same for files by which a metric judges that are no dataset's own.
+    """The same for annotation files that only a metric reads.
 
     Args:
         cfg: the config.
@@ -64,7 +65,7 @@ def check_judges(cfg: Mapping[str, Any], part: str) -> None:
 
 
 def _uses(cfg: Mapping[str, Any], dataset: Dataset) -> Iterator[str]:
-    """What a dataset's file is for, of ``coco.USES``."""
+    """What a dataset's file is used for, from ``coco.USES``."""
     if dataset.part == 'train':
         yield 'train'
     for transform in transforms_of(dataset.settings.get('pipeline')):
@@ -72,7 +73,7 @@ def _uses(cfg: Mapping[str, Any], dataset: Dataset) -> Iterator[str]:
         if loads and transform.get('with_mask'):
             yield 'masks'
     for _, metric in coco_metrics(cfg, dataset.part):
-        if not metric.get('ann_file'):  # then it judges by what the dataset gives
+        if not metric.get('ann_file'):  # then it evaluates with the dataset's annotations
             yield from _uses_of_metric(metric)
 
 

@@ -1,4 +1,4 @@
-"""Categories of COCO annotation files, and a file rewritten to have those of another."""
+"""Rewrite a COCO annotation file so that it has the categories of another one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from upvit_mm.files import write_text_atomically
 
 @dataclass(frozen=True)
 class Matched:
-    """What became of a file's categories.
+    """How a file's categories changed.
 
     Attributes:
         path: the new file.
@@ -37,10 +37,10 @@ def matched_name(path: Path) -> Path:
 
 
 def match_categories(path: Path, like: Path, out: Path | None = None) -> Matched:
-    """Write a COCO file again with the categories of another one, in its order; ids and objects stay as they are.
+    """Write a copy of a COCO file with the categories of another one, in its order; ids and objects stay the same.
 
-    Names that differ only in case or blanks are taken for the same and get those of the other file. What is missing is
-    added, with the other file's id where that is free. Categories that the other file does not have go last.
+    Names that differ only in case or blanks count as the same and become those of the other file. Missing categories
+    are added, with the other file's id if that is free. Categories that the other file does not have come last.
 
     Args:
         path: the file.
@@ -49,7 +49,7 @@ def match_categories(path: Path, like: Path, out: Path | None = None) -> Matched
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: one is no COCO file, has two categories of one name, or has several that could be meant.
+        ValueError: a file is not a COCO file, has two categories of one name, or has several that could match one.
     """
     content, reference = _read(path), _read(like)
     ours = {category['name']: category for category in content['categories']}
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _free(number: Any, ids: set[Any]) -> Any:
-    """An id of the kind that the file has: the one given, or the next after all."""
+    """An id of the same type as in the file: the given one, or the next free one."""
     kind = str if ids and all(isinstance(other, str) for other in ids) else int
     if kind(number) not in ids:
         return kind(number)

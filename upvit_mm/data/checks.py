@@ -1,4 +1,4 @@
-"""Checks, before hours of training, that the data a config points at are there and fit its classes and its model."""
+"""Checks before hours of training: the data of a config are there and fit its classes and its model."""
 
 from __future__ import annotations
 
@@ -29,21 +29,23 @@ def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str], also: Mapping[s
     """Check every COCO and image-folder dataset that the given parts of a config read from this machine's disk.
 
     The training part is the reference: all parts must list its classes, and their files or folders must have them in
-    its order. Heads must have as many. A category of an annotation file that the config does not list raises, since
-    mmdet drops its objects without a word; set ``allow_unlisted_categories = True`` in the config to train on a subset
-    on purpose. So does what else in such a file would go wrong (``annotations.check_annotations``); with
-    ``allow_faulty_annotations = True`` what mmdet survives is only said. What is read is one line of the log. Datasets
-    of other types and those of another backend or an address are left to mmengine.
+    its order. Heads must have the same number of classes. A category of an annotation file that the config does not
+    list is an error, because mmdet drops its objects without a message; set ``allow_unlisted_categories = True`` in the
+    config to train on a subset on purpose. Other faults of such a file are errors too
+    (``annotations.check_annotations``); with ``allow_faulty_annotations = True`` those that mmdet can read are only
+    reported. The log gets one line for each file. Datasets of other types, with another backend or at an address are
+    not checked.
 
     Args:
         cfg: a config of mmdet or mmpretrain.
-        parts: whose files are read: of ``'train'``, ``'val'``, ``'test'``. What other parts list must agree, too.
-        also: further numbers of classes that must be those of the data, by what they are of.
+        parts: parts whose files are read: of ``'train'``, ``'val'``, ``'test'``. The lists of other parts must agree
+            too.
+        also: more numbers of classes that must agree with the data, by a description.
 
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
         ValueError: an annotation file is damaged; classes of a part are not those of the training part in the same
-            order; a class folder has no images, or is none; heads have another number of classes.
+            order; a class folder has no images, or is not a class; heads have another number of classes.
     """
     for part in parts:
         for found in check_part(cfg, part):
@@ -61,7 +63,7 @@ def check_part(cfg: Mapping[str, Any], part: str) -> list[str]:
     """Check files, folders and classes of one part against the settings and against the training part.
 
     Returns:
-        What is in its annotation files, a line each.
+        The content of its annotation files, one line each.
 
     Raises:
         FileNotFoundError: see ``check_datasets``.
@@ -71,7 +73,7 @@ def check_part(cfg: Mapping[str, Any], part: str) -> list[str]:
     for dataset in datasets_in(cfg, part):
         if dataset.reads_as is None and dataset.base is not None:
             logger.warning(
-                '%s: %s reads data in a way of its own, so they are not checked', dataset.place, dataset.cls.__name__
+                '%s: %s reads data in its own way, so they are not checked', dataset.place, dataset.cls.__name__
             )
         if dataset.reads_as is None or not dataset.is_here():
             continue
@@ -101,7 +103,7 @@ def _check_folders(dataset: Dataset) -> None:
 
 
 def _check_like_training(cfg: Mapping[str, Any], dataset: Dataset) -> None:
-    """The training folders are compared with wherever they are on this machine, to be read now or not."""
+    """The training folders are the reference if they are on this machine, even if they are not read now."""
     reference = next((other for other in datasets_in(cfg, 'train') if has_class_folders(other)), None)
     if reference is not None and reference.place != dataset.place and folder_names(reference):
         check_same_folders(dataset, reference)
@@ -110,18 +112,18 @@ def _check_like_training(cfg: Mapping[str, Any], dataset: Dataset) -> None:
 def check_classes_of(
     meta: Mapping[str, Any], cfg: Mapping[str, Any], part: str, path: str, heads_anew: bool = False
 ) -> None:
-    """Refuse a checkpoint whose model has learned other classes, or in another order, than a part of a config has.
+    """Refuse a checkpoint whose model has learned other classes than a part of a config has, or another order of them.
 
     Args:
         meta: the checkpoint's ``meta``: ``dataset_meta`` of mmengine, or ``CLASSES`` of older files.
         cfg: the config that it is used with.
-        part: whose data: ``'train'``, ``'val'`` or ``'test'``.
+        part: the part: ``'train'``, ``'val'`` or ``'test'``.
         path: of the checkpoint, for the message.
-        heads_anew: whether heads are trained anew, so that a warning is enough.
+        heads_anew: whether heads are trained from scratch, so that a warning is enough.
 
     Raises:
-        ValueError: both lists of classes. A checkpoint or a config that lists none passes, and names that differ only
-            in case or blanks do with a warning.
+        ValueError: the classes differ; the message has both lists. A checkpoint or a config without a list passes.
+            Names that differ only in case or blanks give a warning.
     """
     known = meta.get('dataset_meta') or {}
     theirs = known.get('classes') or known.get('CLASSES') or meta.get('CLASSES')
@@ -134,9 +136,9 @@ def check_classes_of(
         f'({listed(ours)}){alike_text(ours, theirs)}'
     )
     if heads_anew:
-        logger.warning('%s: its heads learn anew', text)
+        logger.warning('%s: its heads are trained from scratch', text)
     elif list(map(plain, theirs)) == list(map(plain, ours)):
-        logger.warning('%s: taken for the same', text)
+        logger.warning('%s: treated as the same', text)
     else:
         order = ' in another order' if sorted(map(str, theirs)) == sorted(map(str, ours)) else ''
         raise ValueError(
@@ -145,7 +147,7 @@ def check_classes_of(
 
 
 def _classes_of(dataset: Dataset) -> list[Any] | None:
-    """Names by label: those of the settings, as the checkpoint has them, else those of folders."""
+    """Names by label: those of the settings, otherwise those of the folders."""
     if dataset.reads_as is None:
         return None
     if dataset.classes is None and has_class_folders(dataset):

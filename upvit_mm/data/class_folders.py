@@ -1,4 +1,4 @@
-"""Image folders and lists of mmpretrain, whose labels are the places of sorted folder names, or numbers in a list."""
+"""Image folders and lists of mmpretrain: labels are positions in the sorted folder names, or numbers in a list."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from upvit_mm.data.names import alike, alike_text, listed, plain
 from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, is_litter, look_through
 
 logger = logging.getLogger('upvit_mm')
-ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # that mmpretrain reads by itself
+ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # that mmpretrain reads by default
 SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'test'}
 
 
 def has_class_folders(dataset: Dataset) -> bool:
-    """Whether the labels of a dataset are folders on this machine's disk."""
+    """Whether the labels of a dataset are folders on a local disk."""
     labelled = dataset.split != 'test' and dataset.settings.get('with_label', True)
     read = dataset.reads_as == 'CustomDataset' and dataset.is_here(dataset.images)
     return bool(read and labelled and not dataset.ann_file)
 
 
 def folder_names(dataset: Dataset) -> list[str]:
-    """Names of a dataset's class folders, in the order of their labels; those that are no classes are left out."""
+    """Names of a dataset's class folders, in the order of their labels, without folders that are not classes."""
     root = dataset.path(dataset.images)
     found = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     return sorted(name for name in found if not is_litter(name))
@@ -35,8 +35,8 @@ def check_class_folders(dataset: Dataset) -> None:
     """Refuse folders that would shift labels, and classes without images.
 
     Raises:
-        ValueError: no class folders, some that other programs have left, some without images, or names that are not
-            those that the config lists.
+        ValueError: no class folders, folders of other programs, folders without images, or names that the config does
+            not list.
     """
     root, names = dataset.path(dataset.images), folder_names(dataset)
     litter = [str(path) for path in root.iterdir() if path.is_dir() and is_litter(path.name)]
@@ -56,7 +56,7 @@ def _check_pictures(dataset: Dataset, root: Path, names: Sequence[str]) -> None:
     endings = [ending.lower() for ending in dataset.settings.get('extensions', ENDINGS)]
     found = {name: look_through(root / name, endings) for name in names}
     litter = [path for contents in found.values() for path in contents.litter]
-    check_litter(root, litter, 'their pictures count as those of the class')
+    check_litter(root, litter, 'their images count as images of the class')
     unread = sum((Counter(contents.unread) for contents in found.values()), Counter())
     known = tuple(ending for ending in sorted(unread) if ending in PICTURE_ENDINGS)
     more = f'set extensions={(*endings, *known)} in {dataset.place}' if known else 'write them as .png or .jpg'
@@ -70,16 +70,16 @@ def _check_pictures(dataset: Dataset, root: Path, names: Sequence[str]) -> None:
         )
     if empty and dataset.part == 'train':
         raise ValueError(
-            f'{text} ({", ".join(endings)}): {listed(empty)}. Put images there, or remove what is no class.'
+            f'{text} ({", ".join(endings)}): {listed(empty)}. Put images there, or remove what is not a class.'
         )
     if empty:
-        logger.warning('%s (%s): nothing is judged on them', text, listed(empty))
+        logger.warning('%s (%s): these classes are not evaluated', text, listed(empty))
     if unread:
         logger.warning('data folder %s: %s files are not read by mmpretrain; %s', root, counts_text(unread), more)
 
 
 def _check_listed(dataset: Dataset, names: Sequence[str]) -> None:
-    """Compare the folders with the class names of the settings, which mmpretrain takes for names alone."""
+    """Compare the folders with the class names of the settings, which mmpretrain uses only as names."""
     root, classes = str(dataset.path(dataset.images)), dataset.classes
     if classes is None or classes == list(names):
         return
@@ -88,7 +88,7 @@ def _check_listed(dataset: Dataset, names: Sequence[str]) -> None:
         remedy = 'list the names of the folders' if dataset.given_classes else "take type='CustomDataset'"
         raise ValueError(f'data folder {root!r} has {len(names)} class folders, {whose} {len(classes)}: {remedy}.')
     if dataset.given_classes is None:
-        return  # ImageNet's words for its numbered folders
+        return  # ImageNet's names for its numbered folders
     hint = alike_text(classes, names)
     if {plain(name) for name in classes} & {plain(name) for name in names}:
         raise ValueError(
@@ -96,7 +96,7 @@ def _check_listed(dataset: Dataset, names: Sequence[str]) -> None:
             f'({listed(names)}), which decides the labels{hint}. Set metainfo=dict(classes={tuple(names)}).'
         )
     logger.warning(
-        '%s: classes are other words than the folders of %s; make sure that %r is %s, and so on',
+        '%s: classes and folders of %s have different names; make sure that %r is %s, and so on',
         dataset.place,
         root,
         names[0],
@@ -109,10 +109,10 @@ def check_same_folders(dataset: Dataset, reference: Dataset) -> None:
 
     Args:
         dataset: the part.
-        reference: what it is compared with, the training part.
+        reference: the part to compare with, the training part.
 
     Raises:
-        ValueError: which classes are missing, and which there are besides.
+        ValueError: the folders differ; the message lists missing and additional classes.
     """
     ours, theirs = folder_names(dataset), folder_names(reference)
     missing, more = ([name for name in a if name not in b] for a, b in ((theirs, ours), (ours, theirs)))
@@ -134,11 +134,11 @@ def check_same_folders(dataset: Dataset, reference: Dataset) -> None:
 
 
 def check_list(dataset: Dataset, num_classes: int | None) -> None:
-    """Refuse a list of images whose labels the classes do not have; a list of texts alone is read.
+    """Refuse a list of images with labels outside the classes; only lists of text lines are read.
 
     Args:
-        dataset: one with an annotation file of lines ``PATH LABEL``.
-        num_classes: of the config's head; None where it has none.
+        dataset: a dataset with an annotation file of lines ``PATH LABEL``.
+        num_classes: number of classes of the config's head; None where it has none.
 
     Raises:
         FileNotFoundError: no such file.
@@ -158,7 +158,7 @@ def check_list(dataset: Dataset, num_classes: int | None) -> None:
         return
     least, most = (choose(int(words[1]) for words in labels) for choose in (min, max))
     if least < 0 or most >= num_classes:
-        shifted = ' Labels count from 0: take 1 from each.' if (least, most) == (1, num_classes) else ''
+        shifted = ' Labels count from 0: subtract 1 from each.' if (least, most) == (1, num_classes) else ''
         raise ValueError(
             f'annotation file {str(path)!r} has labels from {least} to {most}: with num_classes = {num_classes} they '
             f'must lie in 0 to {num_classes - 1}.{shifted}'

@@ -1,6 +1,6 @@
-"""How many classes each head of a config's model has, how many its data have, and whether these agree.
+"""Whether the heads of a config's model have as many classes as its data.
 
-OpenMMLab compares them nowhere unless a hook is set for it. Heads are read from the config, without building a model.
+OpenMMLab compares them only if a hook is set for it. Heads are read from the config, without building a model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from upvit_mm.data.class_folders import folder_names, has_class_folders
 from upvit_mm.data.datasets import PARTS, Dataset, datasets_in, is_open_vocabulary
 from upvit_mm.registry import class_of
 
-# objects as such, classes of stuff in segmentation maps, and a teacher, which may know other classes
+# class-agnostic objects, stuff classes of segmentation maps, and a teacher, which may have other classes
 OTHER_HEADS = ('rpn_head', 'semantic_head', 'teacher')
 NUMBERS = ('num_classes', 'num_things_classes')
 
@@ -28,7 +28,7 @@ def head_numbers(cfg: Mapping[str, Any]) -> dict[str, int]:
         count = (settings.get('data_preprocessor') or {}).get('num_classes')
         if isinstance(count, int):
             found[f'{place}.num_classes'] = count
-    if 'data_preprocessor' in model:  # goes before that of the config
+    if 'data_preprocessor' in model:  # wins over that of the config
         found.pop('data_preprocessor.num_classes', None)
     return found
 
@@ -49,7 +49,7 @@ def _numbers_below(node: Any, place: str, in_head: bool, scope: str | None) -> I
 
 
 def _default(kind: Any, key: str, scope: str | None) -> int | None:
-    """What a class takes where its settings say nothing; mmdet's heads of boxes and masks take COCO's 80."""
+    """The default of a class; mmdet's heads of boxes and masks have COCO's 80."""
     found = class_of(kind, MODELS, scope) if kind else None
     for base in getattr(found, '__mro__', ()):
         parameter = inspect.signature(base.__init__).parameters.get(key)
@@ -59,17 +59,17 @@ def _default(kind: Any, key: str, scope: str | None) -> int | None:
 
 
 def data_number(dataset: Dataset, is_read: bool) -> int | None:
-    """Classes of a dataset by its settings or its folders; None when only its annotations could say.
+    """Number of classes of a dataset, from its settings or its folders; None when only its annotations have it.
 
     Args:
         dataset: its settings.
-        is_read: whether its folders may be looked at.
+        is_read: whether its folders may be read.
     """
     if dataset.base is None:
         return None
     if is_read and has_class_folders(dataset) and (names := folder_names(dataset)):
         return len(names)
-    things = getattr(dataset.cls, 'METAINFO', {}).get('thing_classes')  # of a panoptic dataset, beside those of stuff
+    things = getattr(dataset.cls, 'METAINFO', {}).get('thing_classes')  # of a panoptic dataset, without stuff
     return len(dataset.given_classes or things or dataset.classes or ()) or None
 
 
@@ -78,7 +78,7 @@ def class_numbers(cfg: Mapping[str, Any], parts: Sequence[str]) -> tuple[dict[st
 
     Args:
         cfg: of mmdet or mmpretrain.
-        parts: whose class folders may be looked at; of others the settings count.
+        parts: parts whose class folders may be read; for others the settings count.
     """
     data: dict[str, int] = {}
     datasets = {part: datasets_in(cfg, part) for part in PARTS}
@@ -99,13 +99,13 @@ def check_class_numbers(
     Args:
         cfg: of mmdet or mmpretrain.
         parts: see ``class_numbers``.
-        also: further numbers that must agree, by what they are of.
+        also: more numbers that must agree, by a description.
 
     Returns:
-        The numbers by what they are of; empty where the config says none of the data, or none of heads.
+        The numbers by a description; empty if the config has no number for the data, or none for heads.
 
     Raises:
-        ValueError: all numbers, and what to set.
+        ValueError: the numbers differ; the message has all of them and what to set.
     """
     data, heads = class_numbers(cfg, parts)
     if not data or not heads or is_open_vocabulary(cfg):

@@ -1,7 +1,7 @@
-"""CutMix as the authors of UP-ViTs have it.
+"""CutMix as in the code of the authors of UP-ViTs.
 
-A config names it by its module, ``type='upvit_mm.data.cutmix.UPCutMix'``: mmpretrain's registry of batch augmentations
-has no parent that it would share with ours.
+A config gives its full module path, ``type='upvit_mm.data.cutmix.UPCutMix'``, because mmpretrain's registry of batch
+augmentations has no parent in common with ours.
 """
 
 from mmpretrain.models.utils.batch_augments import CutMix
@@ -10,12 +10,12 @@ from mmpretrain.models.utils.batch_augments import CutMix
 class UPCutMix(CutMix):
     """``CutMix`` in which every image keeps the larger share of itself.
 
-    The share is ``max(l, 1 - l)`` with ``l`` of Beta(alpha, alpha) (``utils/mixup_utils.py`` of the authors): at least
-    a half, and for ``alpha=0.5`` 0.82 on average, where mmpretrain's own ``l`` gives 0.5. The patch is clipped at the
+    The share is ``max(l, 1 - l)`` with ``l`` from Beta(alpha, alpha) (``utils/mixup_utils.py`` of the authors). It is
+    at least a half, and for ``alpha=0.5`` 0.82 on average; mmpretrain's ``l`` gives 0.5. The patch is clipped at the
     border, and labels follow what it covers.
 
     Args:
-        alpha: of the distribution, above 0.
+        alpha: parameter of the distribution, above 0.
     """
 
     def __init__(self, alpha: float):

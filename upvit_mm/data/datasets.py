@@ -1,4 +1,4 @@
-"""The datasets that a config names: where they are, how they are read, and which classes their labels stand for."""
+"""The datasets of a config: where they are, how they are read, and which classes their labels mean."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mmengine.registry import DATASETS, EVALUATOR, METRICS
 from upvit_mm.registry import class_of, is_type, type_name
 
 PARTS = ('train', 'val', 'test')
-# what decides how a dataset is read; a subclass that changes it reads in a way of its own
+# methods that decide how a dataset is read; a subclass that changes them reads in its own way
 READERS = {'CocoDataset': ('load_data_list', 'COCOAPI'), 'CustomDataset': ('load_data_list', '_find_samples')}
 HOMES = {'CocoDataset': 'mmdet', 'CustomDataset': 'mmpretrain', 'ImageNet': 'mmpretrain'}  # without a default_scope
-LOCAL = ('local', 'disk', 'LocalBackend', 'HardDiskBackend')  # mmengine's names for this machine's disk
+LOCAL = ('local', 'disk', 'LocalBackend', 'HardDiskBackend')  # mmengine's names for a local disk
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Dataset:
     """Settings of one innermost dataset of a config.
 
     Attributes:
-        part: of ``PARTS``.
-        place: its key in the config, as ``'val_dataloader.dataset'``.
-        settings: as they stand there.
+        part: one of ``PARTS``.
+        place: its key in the config, for example ``'val_dataloader.dataset'``.
+        settings: the settings there.
         scope: the config's ``default_scope``.
     """
 
@@ -43,7 +43,7 @@ class Dataset:
 
     @cached_property
     def base(self) -> type | None:
-        """The one of ``READERS`` that its class is or comes from."""
+        """The class of ``READERS`` that its class is or inherits from."""
         return next((base for base in getattr(self.cls, '__mro__', ()) if base.__name__ in READERS), None)
 
     @property
@@ -53,7 +53,7 @@ class Dataset:
 
     @cached_property
     def reads_as(self) -> str | None:
-        """The one of ``READERS`` whose way of reading it has; None for another."""
+        """The class of ``READERS`` that reads in the same way; None if there is none."""
         if self.base is None:
             return None
         same = all(getattr(self.cls, key) is getattr(self.base, key) for key in READERS[self.base_name])
@@ -70,7 +70,7 @@ class Dataset:
         return Path(self.root, part)
 
     def is_here(self, part: str = '') -> bool:
-        """Whether what the settings name is looked for on this machine's disk."""
+        """Whether its files are on a local disk."""
         return is_local(self.settings) and '://' not in part and '://' not in self.root
 
     @property
@@ -80,14 +80,14 @@ class Dataset:
 
     @property
     def prefixes(self) -> list[str]:
-        """Folders that its ``data_prefix`` or ``split`` names."""
+        """Folders from its ``data_prefix`` or ``split``."""
         prefix = self.settings.get('data_prefix') or self.split
         values = list(prefix.values()) if isinstance(prefix, Mapping) else [prefix]
         return [value for value in values if value and isinstance(value, str)]
 
     @property
     def images(self) -> str:
-        """The folder of its images, as the settings name it."""
+        """The folder of its images, from the settings."""
         prefix = self.settings.get('data_prefix') or self.split
         if isinstance(prefix, Mapping):
             prefix = prefix.get('img_path') or prefix.get('img')
@@ -95,14 +95,14 @@ class Dataset:
 
     @property
     def ann_file(self) -> str:
-        """Its annotation file as the settings name it, or as ``ImageNet`` finds it; empty where there is none.
+        """Its annotation file, from the settings or as ``ImageNet`` finds it; empty where there is none.
 
         Raises:
-            ValueError: no text.
+            ValueError: it is not text.
         """
         ann_file = self.settings.get('ann_file') or ''
         if not isinstance(ann_file, str):
-            raise ValueError(f'{self.place}.ann_file = {ann_file!r}: must be one file; join several by ConcatDataset.')
+            raise ValueError(f'{self.place}.ann_file = {ann_file!r}: must be one file; for several use ConcatDataset.')
         found = f'meta/{self.split}.txt' if self.split and not ann_file else ''
         return found if found and self.is_here() and self.path(found).is_file() else ann_file
 
@@ -113,7 +113,7 @@ class Dataset:
         """Class names that the settings list; None where they list none.
 
         Raises:
-            ValueError: they stand under a name that nobody reads, or name a file that is not there.
+            ValueError: the key is one that OpenMMLab does not read, or the file of names is missing.
         """
         metainfo = self.settings.get('metainfo') or {}
         if 'CLASSES' in metainfo:
@@ -129,7 +129,7 @@ class Dataset:
 
     @cached_property
     def classes(self) -> list[Any] | None:
-        """Class names as OpenMMLab understands the settings; None where only the data say them.
+        """Class names as OpenMMLab reads the settings; None if only the data have them.
 
         Raises:
             ValueError: see ``given_classes``.
@@ -165,26 +165,25 @@ def _innermost(node: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def unwrapped(dataset: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The data set inside one that repeats or rebalances it.
+    """The data set inside a wrapper that repeats or rebalances it.
 
     Raises:
-        ValueError: another wrapper, as one of several data sets or of a fold.
+        ValueError: another wrapper, for example one of several data sets or of a fold.
     """
     while is_type(dataset['type'], 'RepeatDataset', 'ClassBalancedDataset', registry=DATASETS, scope='mmpretrain'):
         dataset = dataset['dataset']
     if 'dataset' in dataset or 'datasets' in dataset:
         raise ValueError(
-            f'dataset.type = {type_name(dataset["type"])!r}: images are drawn from one data set, repeated or class '
-            'balanced at most; name one.'
+            f'dataset.type = {type_name(dataset["type"])!r}: images are drawn from one data set; only repeated or '
+            'class balanced wrappers are allowed.'
         )
     return dataset
 
 
 def coco_metrics(cfg: Mapping[str, Any], part: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Key and settings of each CocoMetric of ``'val'`` or ``'test'`` that reads nothing but this machine's disk.
+    """Key and settings of each CocoMetric of ``'val'`` or ``'test'`` that reads only from a local disk.
 
-    LVISMetric, which inherits from it, reads files of another kind, and MultiDatasetsEvaluator gives each metric data
-    of its own.
+    LVISMetric inherits from it but reads other files. MultiDatasetsEvaluator gives each metric its own data.
     """
     place = f'{part}_evaluator'
     settings, known = cfg.get(place) or [], dict(registry=METRICS, scope=cfg.get('default_scope') or 'mmdet')
@@ -200,7 +199,7 @@ def coco_metrics(cfg: Mapping[str, Any], part: str) -> Iterator[tuple[str, Mappi
 
 
 def transforms_of(node: Any) -> Iterator[Mapping[str, Any]]:
-    """All transforms of a pipeline in order, those inside others too."""
+    """All transforms of a pipeline in order, including nested ones."""
     if isinstance(node, Mapping):
         yield node
         node = node.get('transforms')
@@ -210,7 +209,7 @@ def transforms_of(node: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def is_local(settings: Mapping[str, Any]) -> bool:
-    """Whether settings of a dataset or metric read from this machine's disk."""
+    """Whether a dataset or metric with these settings reads from a local disk."""
     backends = [settings[key] for key in ('backend_args', 'file_client_args') if settings.get(key)]
     return all(args.get('backend') in LOCAL for args in backends)
 
@@ -221,7 +220,7 @@ def is_open_vocabulary(cfg: Mapping[str, Any]) -> bool:
 
 
 def evaluation_part(cfg: Mapping[str, Any]) -> str:
-    """The part whose transforms a finished network's images get: ``'test'``, or ``'val'`` where there is no test part.
+    """The part whose transforms prepare images for a finished network: ``'test'``, or ``'val'`` without a test part.
 
     Raises:
         ValueError: neither is there.

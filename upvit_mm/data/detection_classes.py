@@ -1,8 +1,8 @@
-"""Classes of detection data, part against part.
+"""Classes of detection data, compared between parts.
 
-mmdet numbers labels in the order of the categories *in the file* among the classes that the config lists, whatever the
-config's own order (``CocoDataset.load_data_list``), and CocoMetric does the same with its own file. So all parts must
-list the same classes, and all files must have them in the same order. The training part is the reference.
+mmdet numbers the classes that the config lists in the order of the categories *in the file*, not in the config's order
+(``CocoDataset.load_data_list``). CocoMetric does the same with its own file. So all parts must list the same classes,
+and all files must have them in the same order. The training part is the reference.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from upvit_mm.data.coco import examine
 from upvit_mm.data.datasets import PARTS, Dataset, coco_metrics, datasets_in, is_open_vocabulary
 from upvit_mm.data.names import alike_text, listed
 
-ORDER = 'mmdet numbers labels as the categories stand in each file'
+ORDER = 'mmdet numbers labels in the order of the categories in each file'
 
 
 def coco_datasets(cfg: Mapping[str, Any]) -> list[Dataset]:
-    """All datasets of a config that mmdet reads as COCO files; the reference is the first."""
+    """All datasets of a config that mmdet reads as COCO files; the first is the reference."""
     return [dataset for part in PARTS for dataset in datasets_in(cfg, part) if dataset.reads_as == 'CocoDataset']
 
 
@@ -35,11 +35,12 @@ def check_categories(cfg: Mapping[str, Any], dataset: Dataset) -> None:
 
     Args:
         cfg: the config; with ``allow_unlisted_categories`` a file may have more categories than the config lists.
-        dataset: one of ``coco_datasets``, its file on this machine's disk.
+        dataset: one of ``coco_datasets``, with its file on a local disk.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, lacks classes, has others or another order; the message says how to correct it.
+        ValueError: it is damaged, lacks classes, has other classes or another order; the message says how to correct
+            it.
     """
     names = [name for _, name in examine(dataset.path(dataset.ann_file)).categories]
     reference = dataset if is_open_vocabulary(cfg) else coco_datasets(cfg)[0]
@@ -50,7 +51,7 @@ def check_categories(cfg: Mapping[str, Any], dataset: Dataset) -> None:
 
 
 def _check_own_classes(cfg: Mapping[str, Any], dataset: Dataset, names: Sequence[str]) -> None:
-    """The reference: its file is right, and what the config lists must fit it."""
+    """The reference: its file counts as right, and the config's list must fit it."""
     path, classes = dataset.path(dataset.ann_file), _classes(dataset)
     allowed = bool(cfg.get('allow_unlisted_categories'))
     missing = [name for name in classes if name not in names]
@@ -71,13 +72,13 @@ def _check_own_classes(cfg: Mapping[str, Any], dataset: Dataset, names: Sequence
         )
     if kept != classes:
         raise ValueError(
-            f'annotation file {str(path)!r} has the classes of the config in another order: {ORDER}, and would name '
+            f'annotation file {str(path)!r} has the classes of the config in another order: {ORDER}, and would give '
             f'them wrong. {remedy}.'
         )
 
 
 def _check_like(cfg: Mapping[str, Any], dataset: Dataset, reference: Dataset, names: Sequence[str]) -> None:
-    """Another part: the reference is right, and the file must have its classes in its order."""
+    """Another part: its file must have the classes of the reference, in the same order."""
     path, classes = dataset.path(dataset.ann_file), _classes(reference)
     missing = [name for name in classes if name not in names]
     unlisted = [name for name in names if name not in classes]
@@ -103,7 +104,7 @@ def _check_like(cfg: Mapping[str, Any], dataset: Dataset, reference: Dataset, na
 
 
 def _command(cfg: Mapping[str, Any], path: Path, reference: Dataset) -> str:
-    """What to run, and where to name the file that it writes."""
+    """The command to run, and where to set the file that it writes."""
     like = reference.path(reference.ann_file) if reference.is_here(reference.ann_file) else 'TRAINING_FILE'
     metrics = [found for part in PARTS[1:] for found in _judges(cfg, part)]
     users = [other.place for other in coco_datasets(cfg) if other.path(other.ann_file) == path]
@@ -113,10 +114,10 @@ def _command(cfg: Mapping[str, Any], path: Path, reference: Dataset) -> str:
 
 
 def check_listings(cfg: Mapping[str, Any], part: str) -> None:
-    """Refuse a part that lists other classes than the reference, whether its files are read now or not.
+    """Refuse a part that lists other classes than the reference, even if its files are not read now.
 
     Raises:
-        ValueError: which dataset, and which classes.
+        ValueError: the lists differ; the message names dataset and classes.
     """
     datasets = [] if is_open_vocabulary(cfg) else coco_datasets(cfg)
     for dataset in datasets:
@@ -138,18 +139,18 @@ def _classes(dataset: Dataset) -> list[Any]:
 
 
 def check_evaluator(cfg: Mapping[str, Any], part: str) -> list[str]:
-    """Refuse a CocoMetric that judges by annotations of other images or with other categories than its dataset.
+    """Refuse a CocoMetric with annotations of other images or other categories than its dataset.
 
     Args:
         cfg: of mmdet.
         part: ``'val'`` or ``'test'``.
 
     Returns:
-        The annotation files that judge.
+        The annotation files used for evaluation.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: its categories have another order, or it is not the file of the dataset, nor one that holds it.
+        ValueError: its categories have another order, or it is not the dataset's file or one that contains it.
     """
     read = [dataset for dataset in datasets_in(cfg, part) if dataset.reads_as == 'CocoDataset' and dataset.ann_file]
     datasets = [dataset for dataset in read if dataset.is_here(dataset.ann_file) and not is_open_vocabulary(cfg)]
@@ -164,7 +165,7 @@ def check_evaluator(cfg: Mapping[str, Any], part: str) -> list[str]:
         if found != classes:
             raise ValueError(
                 f'{place}.ann_file = {str(path)!r} has {listed(found)} of the classes, in this order, '
-                f'{datasets[0].place} has {listed(classes)}: {ORDER}, so detections would be judged as other classes. '
+                f'{datasets[0].place} has {listed(classes)}: {ORDER}, so detections count for other classes. '
                 f'Set {place}.ann_file={str(right)!r}, without sort_categories.'
             )
         for dataset in datasets:
@@ -182,7 +183,7 @@ def _judges(cfg: Mapping[str, Any], part: str) -> list[tuple[str, Mapping[str, A
 
 
 def _holds(judge: Path, path: Path) -> bool:
-    """Whether an annotation file is or contains another one: its pictures under the same ids, with their objects."""
+    """Whether an annotation file is or contains another one: its pictures with the same ids and objects."""
     if judge.samefile(path) or filecmp.cmp(judge, path, shallow=False):
         return True
     theirs, ours = _pictures(judge), _pictures(path)

@@ -1,8 +1,8 @@
-"""What data are, so that a result made from them is reused only as long as they are the same.
+"""The identity of data: a result is reused only as long as its data are the same.
 
-Files are known by their path below the folder that the settings name, their size and the time of their last change:
-a look at a folder takes seconds where reading it would take an hour. So a folder that is moved as a whole, times kept,
-stays what it was; copied without its times (`cp -r`), it is other data.
+Files are identified by their path inside the folder of the settings, their size and the time of their last change.
+Listing a folder takes seconds; reading it would take an hour. So a folder that is moved with its times stays the same;
+a copy without the times (`cp -r`) counts as other data.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from upvit_mm.data.picture_files import PICTURE_ENDINGS, is_litter
 from upvit_mm.files import sha256_of
 
 logger = logging.getLogger('upvit_mm')
-NOT_DATA = ('data_root', 'pipeline')  # where the data lie, and what becomes of them
+NOT_DATA = ('data_root', 'pipeline')  # where the data are, and how they are transformed
 ABSENT = 'absent'
 _known: ContextVar[dict[str, str] | None] = ContextVar('known', default=None)
 
 
 @contextlib.contextmanager
 def looked_at_once() -> Iterator[None]:
-    """Within it, nothing is looked at twice: trainings side by side share their data."""
+    """Inside it, nothing is read twice: parallel trainings share their data."""
     token = _known.set({})
     try:
         yield
@@ -39,16 +39,16 @@ def looked_at_once() -> Iterator[None]:
 
 
 def identity_of(dataset: Mapping[str, Any]) -> str | None:
-    """SHA-256 of what a data set is.
+    """SHA-256 of the identity of a data set.
 
-    It covers the settings, but for ``data_root`` and how pictures are transformed, and path, size and time of change of
-    annotation files and of every file in the folders of pictures. No absolute path enters.
+    It covers the settings, without ``data_root`` and the transforms of pictures. It also covers path, size and time of
+    change of annotation files and of every file in the folders of pictures. Absolute paths are not part of it.
 
     Args:
         dataset: settings of a data set of mmdet or mmpretrain, wrappers such as RepeatDataset included.
 
     Returns:
-        None where none of its files are on this machine's disk.
+        None where none of its files are on a local disk.
     """
     innermost = [_files(Dataset('', '', settings)) for settings in datasets_of(dataset)]
     if all(value == ABSENT for files in innermost for value in files.values()):
@@ -58,11 +58,11 @@ def identity_of(dataset: Mapping[str, Any]) -> str | None:
 
 
 def run_identity(cfg: Mapping[str, Any], parts: Sequence[str]) -> list[str | None]:
-    """What a run reads beside its config: data sets, and files that model, evaluators and ``load_from`` name.
+    """Everything that a run reads besides its config: data sets, and files of model, evaluators and ``load_from``.
 
     Args:
         cfg: a config of mmdet or mmpretrain.
-        parts: that run, of ``'train'``, ``'val'``, ``'test'``.
+        parts: the parts that run, of ``'train'``, ``'val'``, ``'test'``.
 
     Returns:
         Identities of the data sets and SHA-256 of the files, in the order of the config.
@@ -84,7 +84,7 @@ def _without_root(node: Any) -> Any:
 
 
 def _files(dataset: Dataset) -> dict[str, str]:
-    """By what names them in the settings: identity of the files and folders that a data set reads."""
+    """By key in the settings: identity of the files and folders that a data set reads."""
     settings = dataset.settings
     files = {'ann_file': dataset.ann_file, 'proposal_file': settings.get('proposal_file')}
     found = {key: _identity_at(dataset, name, None) for key, name in files.items() if name}
@@ -96,7 +96,7 @@ def _files(dataset: Dataset) -> dict[str, str]:
     for k, prefix in enumerate(dataset.prefixes or ['']):
         if os.path.normpath(dataset.path(prefix)) == '.' and not by_folder:
             logger.warning(
-                'a data set of %s names no folder: its pictures are not looked at when results are reused; set '
+                'a data set of %s names no folder: its pictures are not checked when results are reused; set '
                 'data_root or data_prefix.',
                 dataset.ann_file,
             )
@@ -119,12 +119,12 @@ def _identity_of_path(path: Path, endings: tuple[str, ...] | None) -> str:
 
 
 def _identity_of_folder(folder: Path, endings: tuple[str, ...] | None) -> str:
-    """SHA-256 over all files below it; with ``endings`` over those alone. Hidden files and litter do not count."""
+    """SHA-256 over all files in a folder, or only those with the ``endings``. Hidden files and litter do not count."""
     digest, folders, visited = hashlib.sha256(), [os.fspath(folder)], set()
     while folders:
         path = folders.pop()
         place = Path(path).stat()
-        if (place.st_dev, place.st_ino) in visited:  # a link to a folder above would lead round in a circle
+        if (place.st_dev, place.st_ino) in visited:  # a link to a parent folder would cause an endless loop
             continue
         visited.add((place.st_dev, place.st_ino))
         with os.scandir(path) as entries:
@@ -141,7 +141,7 @@ def _identity_of_folder(folder: Path, endings: tuple[str, ...] | None) -> str:
 
 
 def _line(name: str, stat: os.stat_result | None) -> str:
-    """A file in words; no ``stat`` where a link leads nowhere."""
+    """A file as text; without ``stat`` if it is a broken link."""
     return f'{name} {ABSENT}' if stat is None else f'{name} {stat.st_size} {stat.st_mtime_ns}'
 
 

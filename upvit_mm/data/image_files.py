@@ -1,4 +1,4 @@
-"""Pictures to compare networks on: a folder, or the images of a COCO annotation file."""
+"""Images to compare networks on: a folder, or the images of a COCO annotation file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageFiles:
         return len(self.paths)
 
     def batches(self, size: Size) -> Iterator[Tensor]:
-        """All images, stretched to ``(height, width)``: BGR ``(B, 3, h, w)`` uint8, as many at once as fit."""
+        """All images, stretched to ``(height, width)``: BGR ``(B, 3, h, w)`` uint8, in batches that fit in memory."""
         at_once = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
         for start in range(0, len(self.paths), at_once):
             yield self.read(self.paths[start : start + at_once], size)
@@ -51,18 +51,18 @@ def find_images(source: str | Path, root: str | Path | None = None, count: int =
     """At most ``count`` random images, in random order.
 
     Args:
-        source: a folder, searched with all folders in it, or a COCO annotation file.
-        root: folder of a COCO file's images; None looks beside the file, above it, and there in the folder of its
-            split (``val2017`` for ``annotations/instances_val2017.json``).
-        count: images, at least 2: half of them fit the ridge map, the others judge it.
-        seed: of choice and order.
+        source: a folder (searched recursively) or a COCO annotation file.
+        root: folder of a COCO file's images; None searches the file's folder, the folder above, and there the folder of
+            its split (``val2017`` for ``annotations/instances_val2017.json``).
+        count: images, at least 2: half of them fit the ridge map, the others evaluate it.
+        seed: seed of choice and order.
 
     Raises:
         FileNotFoundError: no such folder or file, or no folder of its images.
         ValueError: not a COCO file, fewer than 2 images, or more than 1 % of them cannot be read.
     """
     if count < 2:
-        raise ValueError(f'{count} image(s) are wanted: at least 2 are needed, one of them to judge on.')
+        raise ValueError(f'{count} image(s) are wanted: at least 2 are needed, one of them for evaluation.')
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f'images {str(source)!r}: no such folder or annotation file.')
@@ -82,7 +82,7 @@ def _of_coco(file: Path, root: Path | None) -> list[Path]:
     try:
         names = sorted(image['file_name'] for image in json.loads(file.read_text(encoding='utf-8'))['images'])
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f'{str(file)!r} is no folder and no COCO annotation file: {error!r}.') from error
+        raise ValueError(f'{str(file)!r} is not a folder and not a COCO annotation file: {error!r}.') from error
     if not names:
         raise ValueError(f'annotation file {str(file)!r} lists no image.')
     above = file.parent.parent
@@ -96,16 +96,16 @@ def _of_coco(file: Path, root: Path | None) -> list[Path]:
 
 
 def _readable(paths: Sequence[Path], source: Path) -> ImageFiles:
-    """Decoding all once, before hours of work are lost to one bad file."""
+    """Decode all images once, so that one bad file cannot stop hours of work."""
     good, bad = [], {}
     for path in paths:
         try:
             if mmcv.imread(path, 'color') is None:
                 raise ValueError('no picture')
             good.append(path)
-        except Exception as error:  # decoders raise what they like
+        except Exception as error:  # decoders can raise any error
             bad[path] = error
     leave_out(bad, len(paths))
     if len(good) < 2:
-        raise ValueError(f'{str(source)!r} gives {len(good)} image: at least 2 are needed, one of them to judge on.')
+        raise ValueError(f'{str(source)!r} gives {len(good)} image: at least 2 are needed, one of them for evaluation.')
     return ImageFiles(good, list(bad))

@@ -1,4 +1,4 @@
-"""Image sets of pruning: the proxy set, on which importance is scored, and held-out images, on which it is judged."""
+"""Image sets of pruning: the proxy set, for scoring, and held-out images, for evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger('upvit_mm')
 
 
 def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
-    """Transforms of a finished network's images: those of the test part, or of validation where there is none.
+    """Transforms of images for a finished network: those of the test part, or of validation if there is none.
 
     Raises:
         ValueError: the config has neither.
@@ -30,7 +30,7 @@ def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
 
 
 def choose_images(labels: Sequence[int], per_class: int, seed: int, num_classes: int) -> list[int]:
-    """Numbers of ``per_class`` random images of every class, sorted.
+    """Sorted indices of ``per_class`` random images of every class.
 
     Raises:
         ValueError: ``per_class`` below 1, or a class with fewer images.
@@ -90,18 +90,18 @@ def folder_sets(
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: it has fewer than ``count + 1`` images, or folders that other programs have left; see ``ImageSet``.
+        ValueError: it has fewer than ``count + 1`` images, or folders of other programs; see ``ImageSet``.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f'image folder {folder!r} does not exist.')
     found = look_through(folder, PICTURE_ENDINGS)
-    check_litter(Path(folder), found.litter, 'their pictures would be among the images')
+    check_litter(Path(folder), found.litter, 'their images would be used too')
     if found.others:
-        logger.info('%s: left out for their endings: %s', folder, counts_text(found.others))
+        logger.info('%s: left out because of their endings: %s', folder, counts_text(found.others))
     if found.pictures <= count:
         raise ValueError(
-            f'image folder {folder!r} has {found.pictures} images: {count} for the proxy set are wanted, and others to '
-            f'judge on. Files are read that end in {", ".join(PICTURE_ENDINGS)}.'
+            f'image folder {folder!r} has {found.pictures} images: {count} for the proxy set are wanted, and others '
+            f'for evaluation. Files are read that end in {", ".join(PICTURE_ENDINGS)}.'
         )
     dataset = dict(type='CustomDataset', data_root=folder, with_label=False, extensions=PICTURE_ENDINGS)
     proxy = ImageSet(cfg, dataset, _random_numbers(seed, 0, count), batch_size, device)
@@ -110,19 +110,20 @@ def folder_sets(
 
 
 def _random_numbers(seed: int, start: int, stop: int) -> Callable[[Sequence], list[int]]:
-    """From all images to those at these places of a random order."""
+    """A function from all images to those at these positions of a random order."""
     return lambda images: np.sort(np.random.default_rng(seed).permutation(len(images))[start:stop]).tolist()
 
 
 class ImageSet(Sequence[Batch]):
-    """Some images of an mmpretrain dataset, in the config's test transforms, held as uint8; a sequence of batches.
+    """Some images of an mmpretrain dataset after the config's test transforms, kept as uint8; a sequence of batches.
 
     Args:
         cfg: an mmpretrain classifier config; gives transforms and preprocessing.
         dataset: settings of the dataset.
-        choose: from the labels of all its images (or, without labels, from the images) to the numbers of those to read.
-        batch_size: images that are given at once.
-        device: where batches are put.
+        choose: function from the labels of all its images (or from the images, without labels) to the indices of those
+            to read.
+        batch_size: images per batch.
+        device: device of the batches.
 
     Raises:
         ValueError: more than 1 % of the images cannot be read.
@@ -134,7 +135,7 @@ class ImageSet(Sequence[Batch]):
         from mmpretrain.registry import DATASETS, MODELS
 
         if evaluation_part(cfg) == 'val':
-            logger.info('the config has no test_dataloader: images are prepared as those of val_dataloader')
+            logger.info('the config has no test_dataloader: images are prepared like those of val_dataloader')
         dataset, pipeline = unwrapped(dataset), test_pipeline(cfg)
         self.dataset = DATASETS.build(dict(dataset, pipeline=pipeline, _scope_='mmpretrain'))
         self.labels = np.asarray(self.dataset.get_gt_labels()) if dataset.get('with_label', True) else None
@@ -166,7 +167,7 @@ class ImageSet(Sequence[Batch]):
         return Batch(inputs.to(self.device), numbers, labels)
 
     def _read(self) -> list[Tensor]:
-        """Every image as uint8; unreadable ones are left out, listed, and too many of them are an error."""
+        """Every image as uint8. Unreadable ones are left out and listed; too many of them are an error."""
         images, unreadable = {}, {}
         for number in self.numbers:
             try:

@@ -1,4 +1,4 @@
-"""Names of classes as people write them: which differ only in what is easily overlooked."""
+"""Names of classes that differ only in details that are easy to miss."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ SHOWN = 10  # of many names
 
 
 def plain(name: Any) -> str:
-    """A name without case, blanks at its ends, and differences in how accents are written."""
+    """A name without case, blanks at its ends, and differences in the encoding of accents."""
     return unicodedata.normalize('NFC', str(name)).strip().casefold()
 
 
 def alike(names: Iterable[Any], others: Iterable[Any]) -> dict[Any, Any]:
-    """Of the names those that differ from one of the others only in what ``plain`` takes off, with that one."""
+    """Names that differ from one of ``others`` but equal it after ``plain``, each with that one."""
     by_plain: dict[str, Any] = {}
     for other in others:
         by_plain.setdefault(plain(other), other)
@@ -23,12 +23,12 @@ def alike(names: Iterable[Any], others: Iterable[Any]) -> dict[Any, Any]:
 
 
 def alike_text(names: Iterable[Any], others: Iterable[Any]) -> str:
-    """A hint in brackets that names what is alike, with a blank before it; empty where nothing is."""
+    """A hint in brackets that lists similar names, with a blank before it; empty if there are none."""
     pairs = [f'{name!r} for {other!r}' for name, other in alike(names, others).items()]
     return f' (different only in case or blanks: {", ".join(pairs[:SHOWN])})' if pairs else ''
 
 
 def listed(names: Sequence[Any]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of others."""
     more = len(names) - SHOWN
     return ', '.join(map(str, names[:SHOWN])) + (f' and {more} more' if more > 0 else '')

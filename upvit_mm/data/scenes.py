@@ -1,6 +1,6 @@
-"""Composes pictures of digits: bright colours, slightly rotated and overlapping, on dark textured backgrounds.
+"""Compose pictures of digits: bright colours, slightly rotated and overlapping, on dark textured backgrounds.
 
-Everything is drawn from the generator that is passed in, so that a picture depends on its seed alone.
+All random numbers come from the given generator, so that a picture depends only on its seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Instance:
 
     Attributes:
         label: 0 to 9.
-        mask: ``(size, size)`` bool, the pixels where it is seen.
+        mask: ``(size, size)`` bool, the pixels where it is visible.
     """
 
     label: int
@@ -40,7 +40,7 @@ def compose_scene(
     """One scene with some digits, later ones over earlier ones.
 
     Args:
-        digits: where the digits are drawn from.
+        digits: the digits to draw from.
         rng: source of every choice.
         size: side of the picture in pixels.
         count: fewest and most digits; fewer are placed when there is no room.

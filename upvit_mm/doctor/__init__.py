@@ -1,1 +1,1 @@
-"""What is wrong with an installation or a config, found before hours of training: ``python -m upvit_mm.doctor``."""
+"""Find problems of an installation or a config before hours of training: ``python -m upvit_mm.doctor``."""

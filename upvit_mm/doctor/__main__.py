@@ -1,4 +1,4 @@
-"""Look for what is wrong with this installation and, when one is named, with a config of mmdet or mmpretrain.
+"""Find problems of this installation and, if one is given, of a config of mmdet or mmpretrain.
 
 Exit status: 0 without errors, 1 with errors.
 """
@@ -27,12 +27,10 @@ INDENT = 9
 
 
 def parse_args(words: list[str] | None) -> argparse.Namespace:
-    """What the command line asks for."""
+    """The arguments of the command line, checked."""
     parser = argparse.ArgumentParser('python -m upvit_mm.doctor', description=__doc__)
     parser.add_argument('config', nargs='?', help='config file of mmdet or mmpretrain')
-    parser.add_argument(
-        'checkpoint', nargs='?', help="weights to look at (default: those that the config's model loads)"
-    )
+    parser.add_argument('checkpoint', nargs='?', help="weights to check (default: those that the config's model loads)")
     parser.add_argument('--batch-size', type=int, help="images per GPU (default: the config's)")
     parser.add_argument('--gpus', type=int, help='GPUs of the training (default: those of this machine, at least 1)')
     parser.add_argument('--json', action='store_true', help='print a list of {check, status, found, remedy}')
@@ -46,7 +44,7 @@ def parse_args(words: list[str] | None) -> argparse.Namespace:
 
 
 def show(findings: Iterable[Finding], console: Console) -> None:
-    """Print findings as they come, under the name of their section."""
+    """Print findings directly, below the name of their section."""
     section = None
     for finding in findings:
         if finding.check in CHECKS and CHECKS[finding.check].section != section:

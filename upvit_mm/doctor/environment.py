@@ -25,9 +25,9 @@ from upvit_mm.openmmlab import (
     version_problem,
 )
 
-PYTHON = '>=3.10,<3.13'  # as pyproject.toml has it
-REQUIREMENTS = Path(__file__).parents[2] / 'requirements/runtime.txt'  # of a checkout that is not installed
-ARCHS = {  # tiny ones, one for each family
+PYTHON = '>=3.10,<3.13'  # as in pyproject.toml
+REQUIREMENTS = Path(__file__).parents[2] / 'requirements/runtime.txt'  # of a clone that is not installed
+ARCHS = {  # tiny networks, one for each family
     family.backbone: dict(family=name, embed_dims=8, depths=1, num_heads=1, mlp_hidden_dims=8, img_size=32)
     for name, family in FAMILIES.items()
 }
@@ -37,13 +37,13 @@ STUDENT = dict(
     teacher=None,
     distill={},
 )
-BUILDS = {  # what is built by name, and from which registry
+BUILDS = {  # types to build by name, and the registry
     **{backbone: ('MODELS', dict(arch=arch)) for backbone, arch in ARCHS.items()},
     'SimpleFeaturePyramid': ('MODELS', dict(in_channels=8)),
     'DistillClassifier': ('MODELS', STUDENT),
     'TokenConsistencyHook': ('HOOKS', dict(arch=ARCHS['UPDeiT'], checkpoint='dense.pth')),
 }
-INSTALL = 'install one line of OpenMMLab, whole (README, Installation)'
+INSTALL = 'install all packages from one line of OpenMMLab (README, Installation)'
 MMCV = (
     'mmcv was built without torch or for another one: uninstall mmcv, mmcv-lite, onedl-mmcv, then with torch in place '
     'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir onedl-mmcv (stock line: mmcv)'
@@ -54,12 +54,13 @@ PAIR = (
     'one command from one index'
 )
 REBUILT = 'install a build of it for this numpy (pip install --force-reinstall --no-deps), or '
-NEEDS_CUDA_BUILD = 'for the GPU install a CUDA build of torch and torchvision, then mmcv anew'
+NEEDS_CUDA_BUILD = 'for the GPU install a CUDA build of torch and torchvision, then mmcv again'
 NUMPY = 'the numpy of your line: onedl <2.3, stock <2'
 
 
 @check('environment', remedy='use Python 3.10, 3.11 or 3.12')
 def python() -> Finding:
+    """The version of Python."""
     version = platform.python_version()
     found = f'Python {version}, upvit_mm {upvit_mm.__version__} in {Path(upvit_mm.__file__).parent}'
     if SpecifierSet(PYTHON).contains(version, prereleases=True):
@@ -69,7 +70,7 @@ def python() -> Finding:
 
 @check('environment', remedy='pip install upvit_mm again, or keep requirements/runtime.txt beside it')
 def requirements() -> Iterator[Finding]:
-    """What this package needs whatever the OpenMMLab line, timm among it."""
+    """Packages that every OpenMMLab line needs here, for example timm."""
     try:
         lines = metadata.requires('upvit_mm') or []
     except metadata.PackageNotFoundError:
@@ -86,8 +87,9 @@ def requirements() -> Iterator[Finding]:
     yield ok(', '.join(met))
 
 
-@check('environment', remedy='install torch anew, before everything that is built for it (README, Installation)')
+@check('environment', remedy='install torch again, before everything that is built for it (README, Installation)')
 def torch() -> Finding:
+    """torch imports and multiplies matrices."""
     import torch
 
     build = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU'
@@ -102,6 +104,7 @@ def torch() -> Finding:
     remedy=PAIR,
 )
 def torchvision() -> Finding:
+    """torchvision fits torch, and its operators run."""
     import torch
     import torchvision
 
@@ -116,7 +119,7 @@ def torchvision() -> Finding:
 
 @check('environment', needs=('torch',), remedy='install the numpy of your line: onedl numpy<2.3, stock numpy<2')
 def numpy() -> Finding:
-    """Packages that were compiled for another numpy may only say so when they are used."""
+    """Packages that were compiled for another numpy may fail only when they are used."""
     import numpy as np
     import torch
 
@@ -131,6 +134,7 @@ def numpy() -> Finding:
     f'libglib2.0-0; when numpy is blamed, {REBUILT}{NUMPY} (stock: opencv-python<4.12)',
 )
 def opencv() -> Finding:
+    """OpenCV imports and converts an image."""
     import cv2
     import numpy as np
 
@@ -141,6 +145,7 @@ def opencv() -> Finding:
 
 @check('environment', needs=('numpy',), remedy=f'pip install pycocotools; when numpy is blamed, {REBUILT}{NUMPY}')
 def pycocotools() -> Finding:
+    """pycocotools imports and encodes a mask."""
     import numpy as np
     from pycocotools import mask
 
@@ -168,7 +173,7 @@ def openmmlab() -> Iterator[Finding]:
 
 @check('environment', needs=('openmmlab',), remedy=f'nothing, or uninstall transformers; {TRANSFORMERS_HINT}')
 def transformers() -> Finding:
-    """What mmpretrain's and mmdet's own tools fail for; ours import both without it."""
+    """A version of transformers that mmpretrain's and mmdet's own tools cannot import; ours import both without it."""
     if problem := transformers_problem():
         return warning(f'{problem}: mmpretrain and mmdet do not import beside it; the tools of this package hide it')
     version = _version_of('transformers')
@@ -177,12 +182,12 @@ def transformers() -> Finding:
 
 @check('environment', remedy=INSTALL)
 def one_line() -> Iterator[Finding]:
-    """The distributions of both lines own the same modules: one of them overwrites the files of the other."""
+    """The distributions of both lines have the same modules: one overwrites the files of the other."""
     installed = {module: _distributions(module) for module in SUPPORTED}
     everything = sorted(name for names in installed.values() for name in names)
     twice = {module: names for module, names in installed.items() if len(names) > 1}
     for module, names in twice.items():
-        remedy = f'pip uninstall {" ".join(names)}, then install one of them anew'
+        remedy = f'pip uninstall {" ".join(names)}, then install one of them again'
         yield error(f'{module} is installed {len(names)} times: {", ".join(names)}', remedy)
     lines = sorted({'onedl' if name.startswith('onedl-') else 'stock' for name in everything})
     if len(lines) > 1:
@@ -193,6 +198,7 @@ def one_line() -> Iterator[Finding]:
 
 @check('environment', needs=('openmmlab', 'opencv'), remedy=MMCV)
 def mmcv_operators() -> Finding:
+    """mmcv's operators run on the CPU."""
     if 'mmcv-lite' in _distributions('mmcv'):
         return error('mmcv-lite has no operators, which detectors need')
     try_mmcv_ops()
@@ -201,7 +207,7 @@ def mmcv_operators() -> Finding:
 
 @check('environment', needs=('openmmlab',), remedy='with the stock line use torch 2.4 or 2.5, or take the onedl line')
 def mmengine_checkpoints() -> Finding:
-    """From 2.6 on torch refuses what mmengine writes beside the weights, unless mmengine asks it not to."""
+    """From 2.6 on torch refuses the extra data in mmengine's checkpoints, unless mmengine allows it."""
     import torch
     from mmengine.logging import HistoryBuffer
     from mmengine.runner import CheckpointLoader
@@ -219,6 +225,7 @@ def mmengine_checkpoints() -> Finding:
     remedy='this build of torch has no code for this GPU, or the driver is too old for it: install a build for it',
 )
 def cuda() -> Finding:
+    """torch can use the GPU, if there is one."""
     import torch
 
     build = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU'
@@ -226,7 +233,7 @@ def cuda() -> Finding:
         found = f'the {build} build of torch sees no GPU: everything runs on the CPU'
         if not shutil.which('nvidia-smi'):
             return ok(found)
-        remedy = 'look at nvidia-smi (driver) and CUDA_VISIBLE_DEVICES' if torch.version.cuda else NEEDS_CUDA_BUILD
+        remedy = 'check nvidia-smi (driver) and CUDA_VISIBLE_DEVICES' if torch.version.cuda else NEEDS_CUDA_BUILD
         return warning(f'{found}, though nvidia-smi is installed', remedy)
     total = torch.ones(4, device='cuda').sum().item()
     assert total == 4, f'the sum of four ones on the GPU is {total}'
@@ -238,9 +245,10 @@ def cuda() -> Finding:
 @check(
     'environment',
     needs=('mmcv_operators', 'cuda'),
-    remedy='mmcv was built without CUDA: install it anew where nvcc is, with FORCE_CUDA=1 when no GPU is seen there',
+    remedy='mmcv was built without CUDA: install it again where nvcc is, with FORCE_CUDA=1 when no GPU is seen there',
 )
 def mmcv_operators_on_gpu() -> Finding | tuple:
+    """mmcv's operators run on the GPU, if there is one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -251,7 +259,7 @@ def mmcv_operators_on_gpu() -> Finding | tuple:
 
 @check('environment', needs=('openmmlab', 'requirements'), remedy=NOT_FOUND)
 def registry() -> Iterator[Finding]:
-    """Everything of this package that configs name is built from either package's registry, without custom_imports."""
+    """All types of this package build from either package's registry, without custom_imports."""
     hide_unfit_transformers()
     for scope in ('mmdet', 'mmpretrain'):
         registries = import_module(f'{scope}.registry')
@@ -272,11 +280,11 @@ def _version_of(distribution: str) -> str | None:
 
 
 def _distributions(module: str) -> list[str]:
-    """Which of the distributions that provide a module are installed."""
+    """The installed distributions that provide a module."""
     return [name for name in SUPPORTED[module][2] if _version_of(name)]
 
 
 def _line() -> str:
-    """The line that most of what is installed belongs to."""
+    """The line of most installed packages."""
     names = [name for module in SUPPORTED for name in _distributions(module)]
     return 'stock' if sum(name.startswith('onedl-') for name in names) * 2 < len(names) else 'onedl'

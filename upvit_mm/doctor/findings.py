@@ -1,6 +1,6 @@
 """Findings, and the list of checks. A new check is one function under ``@check`` in a module of this folder.
 
-Nothing heavy is imported here or at the top of a module with checks: what they need may be missing or broken.
+No heavy imports here or at the top of a module with checks: what they need may be missing or broken.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ LONGEST = 700  # characters of an error message
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check found.
+    """One finding of a check.
 
     Attributes:
         check: name of the check.
         status: ``'ok'``, ``'warning'`` or ``'error'``.
-        found: what is there.
+        found: a description of the finding.
         remedy: what to do about it, or a hint.
     """
 
@@ -31,30 +31,30 @@ class Finding:
 
 
 def ok(found: str, remedy: str = '') -> Finding:
-    """As checks return it: ``carry_out`` puts in their name, and their remedy where a warning or error has none."""
+    """A finding for a check to return; ``carry_out`` adds the name and, where there is none, the check's remedy."""
     return Finding('', 'ok', found, remedy)
 
 
 def warning(found: str, remedy: str = '') -> Finding:
-    """A finding that does not stop a training, see ``ok``."""
+    """A warning for a check to return; see ``ok``."""
     return Finding('', 'warning', found, remedy)
 
 
 def error(found: str, remedy: str = '') -> Finding:
-    """A finding that stops a training or spoils its result, see ``ok``."""
+    """An error for a check to return; see ``ok``."""
     return Finding('', 'error', found, remedy)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One function that looks at one thing.
+    """One function that checks one thing.
 
     Attributes:
-        name: of the function.
-        section: ``'environment'``, whose checks take nothing, or ``'config'``, whose checks take a ``Subject``.
-        run: gives one finding, several, or none where there is nothing to look at.
-        needs: checks that must have found something, and no error, before this one makes sense.
-        remedy: of whatever the function raises, and of warnings and errors that have none of their own.
+        name: name of the function.
+        section: ``'environment'``, whose checks take no argument, or ``'config'``, whose checks take a ``Subject``.
+        run: gives one finding, several, or none if there is nothing to check.
+        needs: checks that must have findings without an error before this one runs.
+        remedy: remedy for errors that the function raises, and for warnings and errors without their own.
     """
 
     name: str
@@ -68,7 +68,7 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(section: str, remedy: str, needs: tuple[str, ...] = ()) -> Callable:
-    """Put a function on the list of checks, under its own name."""
+    """Add a function to the list of checks, with its own name."""
 
     def register(run: Callable) -> Callable:
         assert run.__name__ not in CHECKS, f'two checks are called {run.__name__}'
@@ -79,7 +79,7 @@ def check(section: str, remedy: str, needs: tuple[str, ...] = ()) -> Callable:
 
 
 def carry_out(check: Check, *subject) -> list[Finding]:
-    """What a check finds; whatever it raises is an error that it found."""
+    """The findings of a check; an exception becomes an error."""
     try:
         found = check.run(*subject)
         findings = [found] if isinstance(found, Finding) else list(found)
@@ -92,7 +92,7 @@ def carry_out(check: Check, *subject) -> list[Finding]:
 
 
 def message_of(problem: BaseException) -> str:
-    """An error in words; those that this package raises on purpose need no type in front."""
+    """The text of an error; errors that this package raises on purpose need no type before it."""
     text = str(problem).strip()
     if not (isinstance(problem, Exception) and is_mistake(problem)):
         text = f'{type(problem).__name__}: {text}'
@@ -100,14 +100,14 @@ def message_of(problem: BaseException) -> str:
 
 
 def examine(checks: Sequence[Check], run: Callable[[Check], list[Finding]]) -> Iterator[Finding]:
-    """Findings of all checks as they come.
+    """Yield the findings of all checks.
 
-    A check is left out when one that it needs found nothing to look at, or an error. The last finding names those of
-    the second kind.
+    A check is skipped when one that it needs had nothing to check, or found an error. The last finding names those
+    skipped because of an error.
 
     Args:
-        checks: in an order in which a check comes after those that it needs.
-        run: carries one out.
+        checks: ordered, each check after those that it needs.
+        run: runs one check.
     """
     outcome: dict[str, str] = {}
     for check in checks:
@@ -122,4 +122,4 @@ def examine(checks: Sequence[Check], run: Callable[[Check], list[Finding]]) -> I
             failed = any(finding.status == 'error' for finding in findings)
             outcome[check.name] = 'failed' if failed else 'fine' if findings else 'absent'
     if left_out := [name for name, how in outcome.items() if how == 'left out']:
-        yield Finding('left_out', 'warning', f'not looked at: {", ".join(left_out)}', 'fix the errors, then run again')
+        yield Finding('left_out', 'warning', f'not checked: {", ".join(left_out)}', 'fix the errors, then run again')

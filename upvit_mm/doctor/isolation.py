@@ -1,4 +1,4 @@
-"""Checks in a process of their own, since a broken installation may end the process that imports it."""
+"""Run checks in a separate process, because importing a broken installation may end the process."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from upvit_mm.doctor.findings import Check, Finding, carry_out
 from upvit_mm.doctor.subject import Subject
 
-_subject: Subject | None = None  # of a child process; what one check builds serves the next
+_subject: Subject | None = None  # in the child process; checks share what earlier ones built
 
 
 class Isolation:
-    """Carries out checks in a child process; the next one gets a new child when one has died.
+    """Run checks in a child process; if it dies, the next check gets a new one.
 
-    What the child prints goes to a file, so that it neither disturbs the report nor is lost: its last line is what a
-    dead child leaves.
+    The output of the child goes to a file, so that it does not disturb the report. Its last line explains why a child
+    died.
 
     Args:
-        subject: what the checks of a config look at.
+        subject: the config to check.
     """
 
     def __init__(self, subject: Subject | None = None):
@@ -50,7 +50,7 @@ class Isolation:
             self._pool = None
             lines = self._log.read_text(encoding='utf-8', errors='replace').split('\n')
             last = next((line for line in reversed(lines) if line.strip()), 'it printed nothing')
-            found = f'the process died in this check, by a fault in compiled code or out of memory: {last}'
+            found = f'the process died in this check, by an error in compiled code or out of memory: {last}'
             return [Finding(check.name, 'error', found, check.remedy)]
 
 

@@ -1,4 +1,4 @@
-"""Checks of what a config builds and reads: data, model, weights."""
+"""Checks of a config's data, model and weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from upvit_mm.doctor.findings import Finding, check, error, message_of, ok, warning
 from upvit_mm.doctor.subject import PARTS, Subject, image_size
 
-SIDE = 128  # pixels of the picture that is tried
+SIDE = 128  # pixels of the test image
 WIDTHS = (
     'in_channels must be the widths of what comes in: neck=dict(in_channels=_base_.arch.embed_dims) after a backbone'
 )
@@ -15,14 +15,15 @@ PRETRAINED = "model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkp
 CLASSES = 'set num_classes of every head, and metainfo=dict(classes=...) of every dataset, to the same classes'
 
 
-@check('config', remedy='correct the config file, or the words of --cfg-options')
+@check('config', remedy='correct the config file, or --cfg-options')
 def config(subject: Subject) -> Finding:
+    """The config file can be read."""
     return ok(f'{subject.config} for {subject.cfg.default_scope}')
 
 
-@check('config', needs=('config',), remedy='look at the dataset settings')
+@check('config', needs=('config',), remedy='check the dataset settings')
 def data(subject: Subject) -> Iterator[Finding]:
-    """Folders, annotation files and classes of every part, those after a broken one too."""
+    """Folders, annotation files and classes of every part, including parts after a broken one."""
     from upvit_mm.data.checks import check_part
     from upvit_mm.data.datasets import datasets_in
     from upvit_mm.registry import type_name
@@ -42,7 +43,7 @@ def data(subject: Subject) -> Iterator[Finding]:
 
 @check('config', needs=('data',), remedy='how data of your own fit a config: docs/own_data.md')
 def evaluator(subject: Subject) -> Iterator[Finding]:
-    """CocoMetric reads the annotations a second time, from a path of its own."""
+    """CocoMetric reads the annotations a second time, from its own path."""
     from upvit_mm.data.annotations import check_judges
     from upvit_mm.data.detection_classes import check_evaluator
 
@@ -60,9 +61,10 @@ def evaluator(subject: Subject) -> Iterator[Finding]:
 @check(
     'config',
     needs=('config',),
-    remedy='correct the settings that it names; when a type is not found, look at its spelling and at custom_imports',
+    remedy='correct the settings that it names; when a type is not found, check its spelling and custom_imports',
 )
 def model(subject: Subject) -> Finding:
+    """The model can be built."""
     millions = sum(parameter.numel() for parameter in subject.model.parameters()) / 1e6
     backbone = getattr(subject.model, 'backbone', None)
     return ok(f'{type(subject.model).__name__} on {type(backbone).__name__}, {millions:.1f} M parameters')
@@ -70,7 +72,7 @@ def model(subject: Subject) -> Finding:
 
 @check('config', needs=('config',), remedy=CLASSES)
 def classes(subject: Subject) -> Finding | tuple:
-    """As many classes in every head as in every dataset."""
+    """Every head must have as many classes as every dataset."""
     from upvit_mm.data.class_numbers import check_class_numbers
 
     numbers = check_class_numbers(subject.cfg, PARTS)
@@ -79,12 +81,12 @@ def classes(subject: Subject) -> Finding | tuple:
 
 @check('config', needs=('model',), remedy=WIDTHS)
 def channels(subject: Subject) -> Iterator[Finding]:
-    """Widths that the config declares, then a prediction, which passes all of neck and heads."""
+    """Check the widths in the config, then run a prediction through neck and heads."""
     import torch
 
     network = subject.model.eval()
     with torch.no_grad():
-        size = None if subject.detects else image_size(subject.datasets('val'))  # some classifiers take no other
+        size = None if subject.detects else image_size(subject.datasets('val'))  # some classifiers accept only this
         batch = network.data_preprocessor(subject.random_batch(*size or (SIDE, SIDE)), False)
         given = [feature.shape[1] for feature in network.backbone(batch['inputs'])]
         neck = subject.cfg.model.get('neck')
@@ -107,7 +109,7 @@ def channels(subject: Subject) -> Iterator[Finding]:
     '(mmdet) or to_rgb=True (mmpretrain)',
 )
 def colours(subject: Subject) -> Finding | tuple:
-    """Pretrained DeiT and PVTv2 know RGB of about unit size; mmdet's configs of Caffe backbones give BGR up to 255."""
+    """Pretrained DeiT and PVTv2 need normalised RGB; mmdet's configs of Caffe backbones give BGR up to 255."""
     from upvit_mm.models.backbones.base import UPBackbone
     from upvit_mm.models.network import Colours
 
@@ -117,20 +119,20 @@ def colours(subject: Subject) -> Finding | tuple:
     found = f'{"RGB" if given.flip else "BGR"}, mean {given.mean}, std {given.std}'
     if given.flip and min(given.std) > 1:
         return ok(found)
-    return warning(f'{found}: not what pretrained DeiT and PVTv2 have seen')
+    return warning(f'{found}: not what pretrained DeiT and PVTv2 were trained on')
 
 
 @check(
     'config', needs=('model',), remedy='give the checkpoint that belongs to the arch, and prefix= where it needs one'
 )
 def checkpoint(subject: Subject) -> Iterator[Finding]:
-    """All tensors of the backbone, and of the rest when the file is of such a model."""
+    """Check all tensors of the backbone, and of the other parts if the file is of such a model."""
     from upvit_mm.checkpoints import check_state, load_backbone
     from upvit_mm.models.backbones.base import UPBackbone
 
     backbone = subject.model.backbone
     if not isinstance(backbone, UPBackbone):
-        yield ok(f'{type(backbone).__name__} is none of this package: its weights are left to mmengine')
+        yield ok(f'{type(backbone).__name__} is not of this package: mmengine loads its weights without a check here')
         return
     if not (sources := _sources(subject)):
         found = 'none: training starts from random weights'
@@ -144,7 +146,7 @@ def checkpoint(subject: Subject) -> Iterator[Finding]:
 
 
 def _sources(subject: Subject) -> list[tuple[str | None, ...]]:
-    """Files that the weights come from, their prefixes and, where it is said, which weights."""
+    """Files of the weights, their prefixes and, if given, which weights."""
     from upvit_mm.models.backbones.base import split_pretrained
 
     if subject.checkpoint:
@@ -156,7 +158,7 @@ def _sources(subject: Subject) -> list[tuple[str | None, ...]]:
 
 
 def _rest(subject: Subject, path: str) -> Iterator[Finding]:
-    """Neck and heads; of a file that has none of theirs (a classifier's for a detector) nothing is asked."""
+    """Check neck and heads, but not if the file has none of them (a classifier's file for a detector)."""
     from upvit_mm.checkpoints import read_checkpoint
     from upvit_mm.checkpoints.keys import differences
     from upvit_mm.data.checks import check_classes_of
@@ -171,11 +173,11 @@ def _rest(subject: Subject, path: str) -> Iterator[Finding]:
     if problems := differences(theirs, ours):
         yield warning(
             f'{len(problems)} tensors outside the backbone differ: {"; ".join(problems[:5])}',
-            'fine when heads are to be trained anew; for testing use the config that the file was trained with, since '
+            'fine if heads will be trained from scratch; for testing use the config of that training, since '
             'mmengine only logs this',
         )
     for part in list(subject.parts)[:1]:  # all parts have the same classes
         try:
             check_classes_of(content.get('meta') or {}, subject.cfg, part, path)
         except ValueError as problem:
-            yield warning(message_of(problem), 'fine when heads are to be trained anew')
+            yield warning(message_of(problem), 'fine if heads will be trained from scratch')

@@ -1,4 +1,4 @@
-"""The config that is looked at, and what several checks need of it."""
+"""The config to check, and the parts of it that several checks need."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 PARTS = ('train', 'val', 'test')
 SCOPES = ('mmdet', 'mmpretrain')
-BOXES = 32  # in a random picture
+BOXES = 32  # objects in a random image
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A config of mmdet or mmpretrain; what is built from it is built once.
+    """A config of mmdet or mmpretrain; everything is built only once.
 
     Attributes:
         config: its file.
-        checkpoint: weights to look at; None for those that the config's model loads.
-        batch_size: images per GPU; None as the config has it.
-        gpus: of the training; None for those of this machine, at least 1.
-        options: words of ``--cfg-options``.
+        checkpoint: weights to check; None for those that the config's model loads.
+        batch_size: images per GPU; None = the config's.
+        gpus: number of GPUs of the training; None = those of this machine, at least 1.
+        options: arguments of ``--cfg-options``.
 
     Raises:
         ValueError: a number below 1.
@@ -52,7 +52,7 @@ class Subject:
 
         Raises:
             FileNotFoundError: it does not exist.
-            ImportError: OpenMMLab is not there.
+            ImportError: OpenMMLab is not installed.
             ValueError: it belongs to another package.
         """
         from mmengine.registry import init_default_scope
@@ -79,7 +79,7 @@ class Subject:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The model as a Runner builds it, in training mode, with random weights, always the same."""
+        """The model as a Runner builds it, in training mode, always with the same random weights."""
         import torch
         from mmengine.registry import MODELS
 
@@ -92,7 +92,7 @@ class Subject:
 
     @cached_property
     def optim_wrapper(self) -> OptimWrapper:
-        """The optimizer with its groups of parameters, without AMP, which not every machine has."""
+        """The optimizer with its groups of parameters, without AMP, because not every machine has it."""
         from mmengine.optim import build_optim_wrapper
 
         names = ('optimizer', 'paramwise_cfg', 'constructor')
@@ -117,7 +117,7 @@ class Subject:
 
     @property
     def parts(self) -> dict[str, str]:
-        """Names of the parts that the config has, by the part; two that read the same data count as one."""
+        """Names of the config's parts; two parts with the same data have one name."""
         parts = {part: part for part in PARTS if self.datasets(part)}
         if len(parts) > 1 and self.datasets('val') == self.datasets('test'):
             del parts['test']
@@ -125,7 +125,7 @@ class Subject:
         return parts
 
     def random_batch(self, height: int, width: int) -> dict[str, Any]:
-        """One picture of noise with everything that a loss asks for, as a loader gives it."""
+        """One image of noise with everything that a loss needs, in the form of a loader's batch."""
         if not self.detects:
             import torch
             from mmpretrain.structures import DataSample
@@ -141,9 +141,9 @@ class Subject:
 
 
 def image_size(datasets: Iterable[Mapping[str, Any]]) -> tuple[int, int] | None:
-    """Largest ``(shorter, longer)`` side in pixels that the pipelines of datasets give; None when they do not say.
+    """Largest ``(shorter, longer)`` side in pixels from the pipelines of datasets; None when they have no size.
 
-    The last transform that sets a size decides, and of several sizes the one with most pixels.
+    The last transform that sets a size counts; of several sizes, the one with most pixels.
     """
     from upvit_mm.data.datasets import transforms_of
 

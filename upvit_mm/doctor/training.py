@@ -1,4 +1,4 @@
-"""Checks of how a config trains: optimizer, learning rate, schedule."""
+"""Checks of a config's training: optimizer, learning rate, schedule."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ UNDECAYED = (
     'optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={'
     "'cls_token': dict(decay_mult=0.0), 'pos_embed': dict(decay_mult=0.0)}))"
 )
-COUNTABLE = 64e6  # bytes of an annotation file that is quickly read
+COUNTABLE = 64e6  # bytes; smaller annotation files are read quickly
 
 
 @check('config', needs=('model',), remedy=f'{ADAMW}; without _delete_ the settings of SGD stay in it')
 def optimizer(subject: Subject) -> Iterator[Finding]:
+    """The optimizer can be built, and is AdamW where a transformer needs it."""
     import torch
     from mmengine.registry import OPTIM_WRAPPERS
 
@@ -40,7 +41,7 @@ def optimizer(subject: Subject) -> Iterator[Finding]:
 
 @check('config', needs=('optimizer',), remedy=UNDECAYED)
 def weight_decay(subject: Subject) -> Finding:
-    """Whether it falls on what is usually spared; a plain ViT's class token and positions above all."""
+    """Whether weight decay acts on tensors that are usually excluded: norms, biases, class token, positions."""
     from upvit_mm.models.backbones.base import UPBackbone
 
     decayed = [name for name, settings in _groups(subject).items() if settings.get('weight_decay', 0) > 0]
@@ -55,11 +56,11 @@ def weight_decay(subject: Subject) -> Finding:
 
 @check('config', needs=('optimizer',), remedy='correct optim_wrapper.paramwise_cfg')
 def paramwise(subject: Subject) -> Iterator[Finding]:
-    """A key acts on parameters whose names contain it."""
+    """A key of custom_keys acts on parameters whose names contain it."""
     keys = (subject.cfg.optim_wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
     names = [name for name, _ in subject.model.named_parameters()]
     idle = [key for key in keys if not any(key in name for name in names)]
-    if wrong := [key for key in idle if key not in EMBEDDINGS]:  # recipes share those, and a PVTv2 has none
+    if wrong := [key for key in idle if key not in EMBEDDINGS]:  # recipes share these; PVTv2 has none
         yield warning(f'custom_keys that match no parameter: {", ".join(wrong)}', f'names are like {names[0]}')
     elif keys:
         found = ', '.join(f'{key} ({sum(key in name for name in names)})' for key in keys)
@@ -68,7 +69,7 @@ def paramwise(subject: Subject) -> Iterator[Finding]:
 
 @check('config', needs=('optimizer',), remedy='set optim_wrapper.optimizer.lr')
 def learning_rate(subject: Subject) -> Finding:
-    """mmengine's rule: the rate goes with the number of images that a step of the optimizer has seen."""
+    """mmengine's rule: the learning rate is proportional to the images per optimizer step."""
     lr = subject.cfg.optim_wrapper.optimizer.lr
     scaling = subject.cfg.get('auto_scale_lr') or {}
     rounds = subject.cfg.optim_wrapper.get('accumulative_counts', 1)
@@ -86,13 +87,13 @@ def learning_rate(subject: Subject) -> Finding:
     if rounds == 1:
         remedy += ', or --auto-scale-lr'
     if subject.gpus is None:
-        remedy += '; if it will not be this machine that trains, say --gpus'
+        remedy += '; if another machine will train, give --gpus'
     return warning(f'{lr:g} is meant for {base} images, a step has {images}', remedy)
 
 
 @check('config', needs=('optimizer',), remedy='let end and milestones of param_scheduler fit max_epochs of train_cfg')
 def schedule(subject: Subject) -> Iterator[Finding]:
-    """Whether the learning rate comes to its end when the training does."""
+    """Whether the schedule of the learning rate ends when the training ends."""
     from upvit_mm.registry import type_name
 
     schedulers = subject.cfg.get('param_scheduler') or []
@@ -118,7 +119,7 @@ def schedule(subject: Subject) -> Iterator[Finding]:
                 f'{"epochs" if by_epoch else "iterations"}: it does not get to its end'
             )
     if ends and max(ends) < total:
-        problems.append(f'all end at {max(ends)}, the training at {total} {unit}: the rate stays as it is from there')
+        problems.append(f'all end at {max(ends)}, the training at {total} {unit}: after that the rate does not change')
     for problem in problems:
         yield warning(problem)
     if schedulers and not problems:
@@ -133,7 +134,7 @@ def _groups(subject: Subject) -> dict[str, dict]:
 
 
 def _steps(subject: Subject) -> int | None:
-    """Iterations of a training; None when to count them would take long."""
+    """Iterations of a training; None if counting them would take long."""
     from mmengine.registry import DATASETS
 
     from upvit_mm.data.datasets import datasets_in

@@ -1,4 +1,4 @@
-"""ONNX files of backbones, of backbones with their neck, and of classifiers: one file for every image size."""
+"""ONNX files of backbones, backbones with their neck, and classifiers: one file for every image size."""
 
 from upvit_mm.export.job import Exported, export, result_rows
 from upvit_mm.export.onnx_file import OPSETS, open_session, run_session, write_onnx

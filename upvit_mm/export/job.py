@@ -1,4 +1,4 @@
-"""The export job: files, how far they are from torch, and how fast onnxruntime is on them."""
+"""The export job: write the files, compare them with torch, and time them in onnxruntime."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from upvit_mm.stopwatch import Timing, check_repeats, time_alternating
 
 @dataclass(frozen=True)
 class Exported:
-    """A file and what was measured on it.
+    """A file and its measurements.
 
     Attributes:
-        differences: from torch, by size; see ``write_onnx``.
-        timings: of onnxruntime on a CPU with one image, by size.
-        num_bytes: of the file.
+        differences: differences from torch, by size; see ``write_onnx``.
+        timings: times of onnxruntime on a CPU with one image, by size.
+        num_bytes: size of the file.
     """
 
     differences: dict[Size, float]
@@ -31,18 +31,18 @@ class Exported:
 def export(
     part: Part, path: str | Path, sizes: Sequence[Size], opset: int = 17, repeats: int = 7, dense: Part | None = None
 ) -> dict[str, Exported]:
-    """Write a part, verify and time it; with a dense one to compare with, both are timed in alternating runs.
+    """Write a part, verify and time it. If ``dense`` is given, both are timed in alternating runs.
 
     Args:
         part: the network.
         path: its file.
         sizes: ``(height, width)`` in pixels to verify and time at.
-        opset: of ONNX.
+        opset: opset of ONNX.
         repeats: timed runs at each size, at least 2.
         dense: the same part of the dense network; its file is not kept.
 
     Returns:
-        By name, ``'exported'`` and ``'dense'``, what was measured.
+        The measurements by name, ``'exported'`` and ``'dense'``.
 
     Raises:
         ImportError, OSError, ValueError: see ``write_onnx`` and ``time_alternating``.

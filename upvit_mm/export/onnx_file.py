@@ -1,4 +1,4 @@
-"""Writing an ONNX file that is known to be right: traced, run at other sizes, compared with torch, then renamed."""
+"""Write an ONNX file that is verified: traced, run at other sizes, compared with torch, then renamed."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def require_onnx() -> None:
 def write_onnx(part: Part, path: str | Path, sizes: Sequence[Size], opset: int = 17) -> dict[Size, float]:
     """Write a part with dynamic batch, height and width, verified at some sizes.
 
-    Torch's tracing exporter is used: it is in every torch from 2.4 on. A trace can silently hold on to the size that it
-    was made at, so nothing is written before onnxruntime gave the right numbers at the other sizes.
+    Torch's tracing exporter is used: every torch from 2.4 on has it. A trace can silently keep the size that it was
+    made at. So nothing is written before onnxruntime gives the right numbers at the other sizes.
 
     Args:
         part: the network.
-        path: the file; an older one is replaced only by a right one.
-        sizes: ``(height, width)`` in pixels to verify it at, odd ones among them; the smallest with two images.
-        opset: of ONNX, in ``OPSETS``.
+        path: the file; an older file is replaced only by a verified one.
+        sizes: ``(height, width)`` in pixels to verify it at, including odd ones; the smallest is run with two images.
+        opset: opset of ONNX, in ``OPSETS``.
 
     Returns:
         By size the largest difference from torch over all outputs, in units of the output's largest magnitude.
@@ -71,8 +71,8 @@ def write_onnx(part: Part, path: str | Path, sizes: Sequence[Size], opset: int =
             if not differences[size] <= TOLERANCE:
                 raise ValueError(
                     f'{path}: at {size[0]}x{size[1]} onnxruntime differs from torch by {differences[size]:.1e} of the '
-                    f'largest value, more than {TOLERANCE:.0e}; nothing was written. Export the backbone alone if a '
-                    'foreign neck or head is what a trace cannot follow.'
+                    f'largest value, more than {TOLERANCE:.0e}; nothing was written. Export only the backbone if the '
+                    'trace cannot follow the neck or head of another package.'
                 )
 
     try:
@@ -104,7 +104,7 @@ def _trace(part: Part, file: Path, opset: int) -> None:
     for name in part.outputs:
         axes[name] = {0: 'batch'} if part.kind == 'classifier' else {0: 'batch', 2: f'{name}_h', 3: f'{name}_w'}
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # on each number that a trace may hold on to: that is what is verified
+        warnings.simplefilter('ignore')  # a trace may keep any of these numbers as a constant, so each is verified
         torch.onnx.export(
             part.model,
             (part.images(2 * side, 3 * side),),

@@ -1,4 +1,4 @@
-"""What can be exported: a backbone's maps, what a neck makes of them, or a whole classifier."""
+"""What can be exported: a backbone's maps, a neck's maps, or a whole classifier."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEEDED = {'neck': ('mmdet', 'neck'), 'classifier': ('mmpretrain', 'head')}  # fr
 
 
 class Maps(nn.Module):
-    """A backbone's maps, or what a neck makes of them; in evaluation mode."""
+    """A backbone's maps, or those of its neck; in evaluation mode."""
 
     def __init__(self, backbone: nn.Module, neck: nn.Module | None = None):
         super().__init__()
@@ -43,7 +43,7 @@ class Part:
     Attributes:
         kind: of ``PARTS``.
         network: its backbone, preprocessing and origin.
-        model: from images ``(B, c, h, w)``, preprocessed, to the outputs; in evaluation mode.
+        model: module from images ``(B, c, h, w)``, preprocessed, to the outputs; in evaluation mode.
         outputs: names of maps ``(B, C, H, W)``, finest first, or of logits ``(B, classes)``.
     """
 
@@ -70,7 +70,7 @@ class Part:
         return [found] if isinstance(found, Tensor) else list(found)
 
     def metadata(self) -> dict[str, str]:
-        """Where the network came from, and how its input is made of pixels: ``(pixels - mean) / std``."""
+        """The origin of the network, and how pixels become its input: ``(pixels - mean) / std``."""
         colours, record = self.network.colours, self.network.record
         return {
             'upvit_mm_version': __version__,
@@ -131,7 +131,7 @@ def _neck(cfg: Config, checkpoint: str) -> nn.Module:
 
 @torch.no_grad()
 def _levels(model: Maps) -> tuple[str, ...]:
-    """Names of a neck's maps, ``p2`` for stride 4 and so on; each is half as fine as the one before."""
+    """Names of a neck's maps, ``p2`` for stride 4 and so on; each has twice the stride of the one before."""
     side = 2 * model.backbone.smallest_side
     maps = model(torch.zeros(1, model.backbone.arch.in_channels, side, side))
     finest = round(math.log2(side / maps[0].shape[2]))

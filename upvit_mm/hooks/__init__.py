@@ -1,4 +1,4 @@
-"""Hooks for the runs of mmengine, registered under the scope ``upvit_mm``."""
+"""Hooks for runs of mmengine, registered in the scope ``upvit_mm``."""
 
 from upvit_mm.hooks.epoch_ema import EpochEMAHook, ImageEMAHook
 from upvit_mm.hooks.finite_loss import StopOnNonFiniteLoss

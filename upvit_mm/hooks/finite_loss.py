@@ -1,4 +1,4 @@
-"""Stop a training whose loss is no number any more."""
+"""Stop a training whose loss is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from upvit_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class StopOnNonFiniteLoss(Hook):
-    """Ends the training of any mmengine model at the first NaN or infinite loss term, and keeps the last checkpoint.
+    """Stop the training of any mmengine model at the first NaN or infinite loss term, and keep the last checkpoint.
 
-    The terms are read after the model's forward pass, so the step that would spoil the weights is not taken. Weights
-    are looked at before a checkpoint is written, since the last step before it may have spoilt them.
+    The terms are read after the model's forward pass, so the step that would damage the weights is not taken. Weights
+    are checked before a checkpoint is written, because the step before it may have damaged them.
 
     Note:
-        In a distributed run the process that meets it ends, and the launcher ends the others. Losses that a model
-        computes elsewhere than in ``forward(mode='loss')`` are caught one step later. A loss scaler lives with infinite
-        gradients, which never get here; a loss that is infinite itself is beyond its help.
+        In a distributed run the process that finds it ends, and the launcher ends the others. Losses that a model does
+        not compute in ``forward(mode='loss')`` are found one step later. A loss scaler handles infinite gradients,
+        which this hook never sees; it cannot handle an infinite loss.
 
     Raises:
-        ValueError: iteration, term, value, the last checkpoint and what can be done.
+        ValueError: a term is not finite; the message has iteration, term, value, the last checkpoint and what to do.
     """
 
     priority = 'ABOVE_NORMAL'  # before averaging, logging and saving
 
     def before_train(self, runner: Runner) -> None:
-        # a local function: copies of the model share it, while those of a method would copy the whole runner
+        # a local function: copies of the model share it; a method would be copied with the whole runner
         def look(module: nn.Module, args, kwargs, losses) -> None:
             if kwargs.get('mode') == 'loss':
                 _check_losses(runner, losses)
@@ -48,7 +48,7 @@ class StopOnNonFiniteLoss(Hook):
         _check_losses(runner, outputs)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        # not left to before_save_checkpoint, by when the checkpoint hook may have removed the last good file
+        # not in before_save_checkpoint: by then the checkpoint hook may have removed the last good file
         _check_weights(runner, runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -59,12 +59,12 @@ def _check_losses(runner: Runner, losses: Any) -> None:
     terms = {}
     for name, value in losses.items() if isinstance(losses, Mapping) else ():
         parts = [value] if isinstance(value, Tensor) else value if isinstance(value, list) else []
-        if 'loss' in name and parts:  # mmengine's rule for what is summed
+        if 'loss' in name and parts:  # mmengine's rule for the terms that are summed
             terms[name] = sum(part.mean() for part in parts)
     if not terms:
         return
     finite = torch.stack([torch.isfinite(term) for term in terms.values()])
-    if finite.all():  # one wait for the device, whatever the number of terms
+    if finite.all():  # only one wait for the device, for any number of terms
         return
     values = {name: term.item() for name, term in terms.items()}
     wrong = [f'{name} = {values[name]}' for name, good in zip(terms, finite.tolist()) if not good]
@@ -82,6 +82,6 @@ def _stop(runner: Runner, iteration: int, what: str) -> None:
     last = Path(runner.work_dir, 'last_checkpoint')
     kept = f'The last checkpoint is {last.read_text(encoding="utf-8")}' if last.is_file() else 'No checkpoint yet'
     raise ValueError(
-        f'training stopped at iteration {iteration} (epoch {runner.epoch + 1}): {what}. {kept}. Look at the data '
+        f'training stopped at iteration {iteration} (epoch {runner.epoch + 1}): {what}. {kept}. Check the data '
         'of this batch, lower the learning rate, set optim_wrapper.clip_grad or train without AMP, then resume.'
     )

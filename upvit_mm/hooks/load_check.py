@@ -1,4 +1,4 @@
-"""Weights that a run starts from without resuming: loaded whole, or with what does not fit named."""
+"""Load the weights that a run starts from (without resuming), and name what does not fit."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Misfit:
     """A tensor that does not load.
 
     Attributes:
-        name: the tensor's.
+        name: name of the tensor.
         kind: ``'missing'``, ``'extra'`` or ``'of another shape'``.
-        detail: in words.
+        detail: a description.
     """
 
     name: str
@@ -41,20 +41,21 @@ class Misfit:
 
 @HOOKS.register_module()
 class CheckLoaded(Hook):
-    """Loads ``load_from`` under the model's own names, and refuses or names what does not fit.
+    """Load ``load_from`` with the model's own names; refuse or name what does not fit.
 
-    mmengine only logs it. Foreign layouts of our backbones and linear heads are converted. A file that knows its
-    architecture is compared with the backbone, resumed files too.
+    mmengine only logs it. Other layouts of our backbones and of linear heads are converted. If a file states its
+    architecture, it is compared with the backbone; this includes resumed files.
 
     Args:
-        part: what runs: ``'test'`` and ``'val'`` need a file that fits whole and has learned the same classes. In
-            ``'train'`` one warning names parts and counts, since heads may be trained anew; our backbones must fit.
-        weights: ``'ema'`` or ``'raw'`` where the file has both; None takes what its maker evaluates.
-        allow_missing: for tests: names of parts, as ``'bbox_head'``, whose tensors may be missing or of another shape;
-            they keep their random values, and a warning names them.
+        part: the part that runs. ``'test'`` and ``'val'`` need a file that fits completely and has learned the same
+            classes. In ``'train'`` one warning names parts and counts, because heads may be trained from scratch; our
+            backbones must fit.
+        weights: ``'ema'`` or ``'raw'`` where the file has both; None takes those that its maker evaluates.
+        allow_missing: for tests: names of parts, for example ``'bbox_head'``, whose tensors may be missing or of
+            another shape; they keep their random values, and a warning names them.
 
     Raises:
-        ValueError: how many tensors of which parts do not fit, the first names, and what to do.
+        ValueError: tensors do not fit; the message has counts by part, the first names, and what to do.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook copies the weights
@@ -72,7 +73,7 @@ class CheckLoaded(Hook):
         for config in split_pretrained(model.init_cfg)[0]:
             try:
                 content = read_checkpoint(config['checkpoint'])
-            except (FileNotFoundError, ValueError) as error:  # what only mmengine reads
+            except (FileNotFoundError, ValueError) as error:  # files that only mmengine reads
                 runner.logger.warning(f'model.init_cfg: its architecture is not compared: {error}')
                 continue
             for backbone in _backbones(model).values():
@@ -94,7 +95,7 @@ class CheckLoaded(Hook):
         state = model_state(checkpoint, own, [*backbones], path, self.weights)
         state |= self._allowed(runner, state, own)
         misfits = _misfits(state, own)
-        # modules may rename tensors as they load; our backbones refuse before others could be named
+        # modules may rename tensors while they load; our backbones refuse before the others are named
         if not state.keys() & own.keys() or not any(m.name.startswith(tuple(backbones)) for m in misfits):
             misfits = _load_fitting(model, state, misfits)
         elif not strict:
@@ -107,12 +108,12 @@ class CheckLoaded(Hook):
         if misfits:
             runner.logger.warning(
                 f'{path}: {len(misfits)} tensors do not load, and the parts that lack them start at random '
-                f'({_counts(misfits)}): right for heads that learn other classes.'
+                f'({_counts(misfits)}). This is right for heads that learn other classes.'
             )
-        checkpoint['state_dict'] = model.state_dict()  # for mmengine and EMAHook, which load it once more
+        checkpoint['state_dict'] = model.state_dict()  # for mmengine and EMAHook, which load it again
 
     def _allowed(self, runner: Runner, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The model's own tensors where they may be missing."""
+        """The model's own tensors for parts that may be missing."""
         allowed: dict[str, Tensor] = {}
         for prefix in self.allow_missing:
             below = [k for k in own if k.startswith(prefix) or f'{k}.' == prefix]
@@ -131,7 +132,7 @@ class CheckLoaded(Hook):
 
 
 def _backbones(model: nn.Module) -> dict[str, UPBackbone]:
-    """Our backbones in a model, by what stands before the names of their tensors."""
+    """Our backbones in a model, by the text before the names of their tensors."""
     return {f'{name}.': module for name, module in model.named_modules() if isinstance(module, UPBackbone)}
 
 
@@ -147,7 +148,7 @@ def _misfits(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[Mis
 
 
 def _load_fitting(model: nn.Module, state: Mapping[str, Tensor], misfits: list[Misfit]) -> list[Misfit]:
-    """Load what fits; modules may know older names of their tensors, so they have the last word on names."""
+    """Load what fits; modules may know older names of their tensors, so their renaming counts."""
     shapes = [m for m in misfits if m.kind == 'of another shape']
     wrong = {m.name for m in shapes}
     done = model.load_state_dict({k: v for k, v in state.items() if k not in wrong}, strict=False)

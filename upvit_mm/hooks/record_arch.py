@@ -1,4 +1,4 @@
-"""Checkpoints of a training that say which architecture they are of."""
+"""Write the architecture into the checkpoints of a training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from upvit_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class RecordArch(Hook):
-    """Writes the backbone's arch into ``meta.arch``: heads and logit scales are in no tensor.
+    """Write the backbone's arch to ``meta.arch``, because no tensor shows heads and logit scales.
 
-    The config that mmengine keeps may name a file that has changed since.
+    mmengine keeps the config, but that may name a file that has changed since then.
     """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

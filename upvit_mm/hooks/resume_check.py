@@ -18,17 +18,17 @@ from upvit_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckResumed(Hook):
-    """Compares weights and averaged weights of a resumed checkpoint with those of the run, before they are loaded.
+    """Compare weights and averaged weights of a resumed checkpoint with those of the run, before they are loaded.
 
-    mmengine only logs tensors that are missing, extra or mis-shaped, and goes on with random ones. A file
-    that is loaded without resuming (``load_from``) must only be whole here; its tensors are ``CheckLoaded``'s business.
+    mmengine only logs tensors that are missing, extra or of another shape, and continues with random ones. A file that
+    is loaded without resuming (``load_from``) must only be undamaged here; ``CheckLoaded`` checks its tensors.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file, what is wrong with it or the first names, and what to do.
+        ValueError: the file is damaged or does not fit; the message has the problem and what to do.
     """
 
-    priority = 'VERY_HIGH'  # before EMAHook exchanges weights and averages
+    priority = 'VERY_HIGH'  # before EMAHook swaps weights and averages
 
     def before_run(self, runner: Runner) -> None:
         if runner._resume and not runner._load_from:
@@ -38,12 +38,12 @@ class CheckResumed(Hook):
             return
         path = Path(source).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f'checkpoint {source!r} does not exist; name the one to start from.')
+            raise FileNotFoundError(f'checkpoint {source!r} does not exist; give the one to start from.')
         try:
             check_records(path)
         except ValueError as error:
             raise ValueError(
-                f'checkpoint {source!r} is corrupt or no checkpoint: {error}. Name another one to start from.'
+                f'checkpoint {source!r} is corrupt or no checkpoint: {error}. Give another one to start from.'
             ) from error
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -68,12 +68,12 @@ def _compare(runner: Runner, part: str, state: Mapping[str, Tensor], expected: M
 
 
 def source_of(runner: Runner) -> str | None:
-    """What the run starts from."""
+    """The checkpoint that the run starts from."""
     return runner._load_from or (find_latest_checkpoint(runner.work_dir) if runner._resume else None)
 
 
 def _mend_pointer(folder: Path) -> None:
-    """Name the newest checkpoint where a kill or a full disk left mmengine's ``last_checkpoint`` empty."""
+    """Write the newest checkpoint to mmengine's ``last_checkpoint`` if an interruption or a full disk left it empty."""
     pointer = folder / 'last_checkpoint'
     if is_main_process() and pointer.is_file() and not pointer.read_text(encoding='utf-8').strip():
         newest = max(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime, default=None)

@@ -1,4 +1,4 @@
-"""The same random numbers in an epoch, wherever the run was started."""
+"""The same random numbers in an epoch, from wherever the run was started."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from upvit_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class SeedEveryEpoch(Hook):
-    """Seeds Python, NumPy and torch anew for every epoch, in this process and in the loader's workers.
+    """Seed Python, NumPy and torch at the start of every epoch, in this process and in the loader's workers.
 
-    mmengine seeds once, before the first epoch, so a resumed run draws other crops, mixes and paths to drop than the
-    run that it goes on with. With this hook an epoch's numbers depend on seed, epoch and process alone: two epochs are
-    one epoch and one resumed, bit for bit on a CPU with the same numbers of processes, workers and threads. (On a GPU
-    it takes ``randomness.deterministic`` too.) The order of the images follows as well where the config has no seed.
+    mmengine seeds once, before the first epoch, so a resumed run has other crops, mixes and dropped paths than the run
+    that it continues. With this hook an epoch's random numbers depend only on seed, epoch and process. So two epochs
+    equal one epoch and one resumed epoch, bit for bit on a CPU with the same numbers of processes, workers and threads.
+    (A GPU also needs ``randomness.deterministic``.) The order of the images is also the same if the config has no seed.
 
-    Workers start anew in every epoch, because nothing reaches the random state of one that lives on. That takes
-    a fraction of a second; mmengine alone would give such workers the same numbers in every epoch.
+    Workers start again in every epoch, because nothing can set the random state of a running worker. That takes a
+    fraction of a second; mmengine alone would give such workers the same numbers in every epoch.
 
     Note:
-        For training by epochs; a training by iterations is seeded once, as mmengine does it. Workers with a
-        ``worker_init_fn`` of their own are left to it.
+        For training by epochs; a training by iterations is seeded once, as in mmengine. Workers with their own
+        ``worker_init_fn`` are not changed.
 
     Raises:
         ValueError: the training loader's workers are persistent.
     """
 
-    priority = 'LOWEST'  # what other hooks draw before the epoch does not matter then
+    priority = 'LOWEST'  # then random numbers of other hooks before the epoch do not matter
 
     def before_train(self, runner: Runner) -> None:
         loader = runner.train_dataloader
@@ -43,9 +43,9 @@ class SeedEveryEpoch(Hook):
                 'False.'
             )
         given = (runner.cfg.get('train_dataloader') or {}).get('sampler') or {}
-        seeds = [runner.seed]  # with `diff_rank_seed` each process has one of its own, but they share one order
+        seeds = [runner.seed]  # with `diff_rank_seed` each process has its own seed, but they share one order
         broadcast_object_list(seeds)
-        if 'seed' not in given:  # a resumed run has the seed of its checkpoint, which came after the sampler was made
+        if 'seed' not in given:  # a resumed run gets the seed of its checkpoint after the sampler was made
             for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
                 if hasattr(sampler, 'seed'):
                     sampler.seed = seeds[0]

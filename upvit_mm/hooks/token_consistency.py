@@ -1,4 +1,4 @@
-"""Watch, during a training, how much of a dense backbone's tokens is left."""
+"""Measure the token consistency with a dense backbone during a training."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from upvit_mm.models.layers.grid import map_to_tokens
 from upvit_mm.models.network import maps_of
 from upvit_mm.registry import HOOKS, backbone_types
 
-MAX_SHARE = 0.05  # of an epoch's time
+MAX_SHARE = 0.05  # share of an epoch's time
 
 
 @HOOKS.register_module()
 class TokenConsistencyHook(Hook):
-    """Compares the backbone in training with the dense one it was pruned from, before the first epoch and after epochs.
+    """Compare the backbone in training with its dense source, before the first epoch and after epochs.
 
-    Of a few validation images, always the same, the tokens at every stage are compared as ``upvit_mm.consistency`` does
-    it: ``consistency/stage3_cka``, ``..._cka_within`` and ``..._relation`` (DeiT: ``block11_...``) go to all backends
-    of the runner's visualizer, with the number of finished epochs (iterations) as step, to its JSON log and to its
-    message hub. The dense backbone runs once, at the start, and is then let go: only a sample of its tokens is held,
-    on the CPU.
+    It always uses the same few validation images and compares the tokens of every stage as in ``upvit_mm.consistency``.
+    The results ``consistency/stage3_cka``, ``..._cka_within`` and ``..._relation`` (DeiT: ``block11_...``) go to all
+    backends of the runner's visualizer, with the number of finished epochs (iterations) as step, to its JSON log and to
+    its message hub. The dense backbone runs once, at the start, and is then deleted: only a sample of its tokens is
+    kept, on the CPU.
 
     Note:
-        Measured are the weights in training, not their moving average, by the first process alone. Images come through
-        the validation pipeline and the model's own preprocessing; the dense backbone sees the same.
+        Only the first process measures, with the weights in training, not their moving average. Images pass through the
+        validation pipeline and the model's own preprocessing; the dense backbone gets the same images.
 
     Args:
-        arch: of the dense backbone: stock name, ``arch.json``, or mapping.
+        arch: architecture of the dense backbone: stock name, ``arch.json``, or mapping.
         checkpoint: its weights, in any layout that ``upvit_mm.checkpoints`` knows.
         settings: more settings of the dense backbone; for a DeiT in windows ``dict(window_size=14)``, like the model's.
         interval: epochs (iterations) from one measurement to the next; the last one is always measured.
         by_epoch: whether ``interval`` counts epochs.
-        num_images: images that are looked at, evenly spread over the validation set.
-        max_tokens: tokens of an image and stage that are compared, drawn at random once.
-        seed: of the drawing.
+        num_images: number of images, evenly spread over the validation set.
+        max_tokens: tokens per image and stage, drawn at random once.
+        seed: seed of the drawing.
 
     Raises:
         FileNotFoundError: no such arch file or checkpoint.
-        ValueError: at the start of the training: the model has no backbone of ours, another family or stride than the
-            dense one, no validation data, or a checkpoint that does not fit.
+        ValueError: at the start of the training, if the model has no backbone of ours, if family or stride differ from
+            the dense one, if there are no validation data, or if a checkpoint does not fit.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class TokenConsistencyHook(Hook):
 
     @torch.no_grad()
     def _prepare(self, runner: Runner) -> None:
-        """Choose images and tokens, and note what the dense backbone makes of them."""
+        """Choose images and tokens, and keep the dense backbone's output for them."""
         backbone = _backbone(runner)
         self._labels, (dense_indices, self._indices) = common_stages([self.arch, backbone.arch])
         if runner.val_loop is None:
-            raise ValueError('TokenConsistencyHook looks at validation images: the config needs a val_dataloader.')
+            raise ValueError('TokenConsistencyHook needs validation images: set val_dataloader in the config.')
         dataset = runner.val_dataloader.dataset
         count = min(self.num_images, len(dataset))
         self._images = [dataset[k * len(dataset) // count]['inputs'] for k in range(count)]
-        with torch.random.fork_rng(devices=[]):  # the training goes on as it would without this hook
+        with torch.random.fork_rng(devices=[]):  # the training continues as without this hook
             dense = build_backbone(self.arch, **self.settings)
         dense.load_state_dict(load_backbone(self.checkpoint, arch=self.arch))
         dense = dense.to(next(backbone.parameters()).device).eval()
@@ -157,13 +157,13 @@ class TokenConsistencyHook(Hook):
             text += f', {100 * share:.1f} % of {"the epoch" if self.by_epoch else "the training since the last time"}'
             if share > MAX_SHARE * (self.interval if self.by_epoch else 1):
                 level, text = logging.WARNING, f'{text}; to save time, raise interval or lower num_images'
-        runner.logger.log(level, f'{text})')  # mmengine drops a warning whose text in front of arguments is not new
+        runner.logger.log(level, f'{text})')  # no arguments: mmengine drops repeated formats
         self._since = now
 
 
 @contextlib.contextmanager
 def _evaluating(backbone: UPBackbone) -> Iterator[None]:
-    """In evaluation mode for the time being."""
+    """Evaluation mode inside the ``with`` block."""
     training = backbone.training
     backbone.eval()
     try:
@@ -173,7 +173,7 @@ def _evaluating(backbone: UPBackbone) -> Iterator[None]:
 
 
 def _preprocess(runner: Runner, image: Tensor) -> Tensor:
-    """One image ``(3, h, w)`` of the data set as the model gets it: ``(1, 3, h', w')``, not padded to others."""
+    """One image ``(3, h, w)`` of the data set after preprocessing: ``(1, 3, h', w')``, not padded to others."""
     return model_of(runner).data_preprocessor({'inputs': [image], 'data_samples': None}, False)['inputs']
 
 

@@ -1,4 +1,4 @@
-"""The model of a run, without what others put around it."""
+"""The model of a run, without wrappers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def model_of(runner: Runner) -> nn.Module:
-    """Without the wrappers of several processes and of test-time augmentation."""
+    """The model without the wrappers of distributed training and of test-time augmentation."""
     model = runner.model
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module

@@ -1,4 +1,4 @@
-"""Checkpoints of a training that are whole or not there, whatever ends it."""
+"""Write checkpoints completely or not at all, even if the training is interrupted."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ BACKEND = 'upvit_mm.atomic'
 
 @register_backend(BACKEND)
 class AtomicBackend(LocalBackend):
-    """Files on disk as mmengine's own backend has them, but for writing."""
+    """mmengine's own backend for local files, except for writing."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file that is whole or not there."""
+        """Write a file completely or not at all."""
         write_atomically(filepath, lambda part: part.write_bytes(obj))
 
 
 @HOOKS.register_module()
 class WholeCheckpoints(Hook):
-    """Makes ``CheckpointHook`` write atomically where it would write to disk.
+    """Make ``CheckpointHook`` write atomically if it writes to a local disk.
 
-    mmengine writes under the final name, so a kill or a full disk leaves half a checkpoint that looks like one.
+    mmengine writes to the final name, so an interruption or a full disk leaves half a checkpoint that looks complete.
     """
 
     def before_run(self, runner: Runner) -> None:

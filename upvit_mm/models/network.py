@@ -23,12 +23,12 @@ from upvit_mm.registry import MODELS, backbone_types, class_of, family_of, type_
 
 
 def preprocessing_of(cfg: Config) -> dict[str, Any]:
-    """What a config does to pixels, as its runner would: the setting of its model goes before that of the config."""
+    """The preprocessing of a config, as its runner uses it: the model's setting wins over the config's."""
     return dict(cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
 
 
 class Colours(NamedTuple):
-    """What a config's ``data_preprocessor`` does to pixels.
+    """The preprocessing of pixels by a config's ``data_preprocessor``.
 
     Attributes:
         mean, std: per channel after the flip.
@@ -47,7 +47,7 @@ class Colours(NamedTuple):
         return cls(tuple(settings.get('mean') or (0.0,)), tuple(settings.get('std') or (1.0,)), flip)
 
     def apply(self, images: Tensor) -> Tensor:
-        """BGR pixels ``(B, 3, h, w)`` uint8 -> what the network reads, float32."""
+        """BGR pixels ``(B, 3, h, w)`` uint8 -> the input of the network, float32."""
         images = (images.flip(1) if self.flip else images).float()
         mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (images - mean) / std
@@ -55,12 +55,12 @@ class Colours(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone as it sees pictures.
+    """A backbone with its preprocessing.
 
     Attributes:
         backbone: one of ours, or ``TokenDropping``; in evaluation mode.
         colours: its preprocessing.
-        record: where it came from, plain data.
+        record: its origin, plain data.
     """
 
     backbone: nn.Module
@@ -78,12 +78,12 @@ class Network:
         return maps_of(self.backbone, self.colours.apply(images.to(device)), indices)
 
     def macs(self, size: Size) -> int:
-        """Multiply-accumulates of one image of ``(height, width)`` pixels in the backbone, its windows considered."""
+        """Multiply-accumulates of one image of ``(height, width)`` pixels in the backbone, including its windows."""
         return macs_of(self.backbone, size)
 
 
 def maps_of(backbone: nn.Module, images: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
-    """The maps ``(B, C_i, H_i, W_i)`` at some of a backbone's ``out_indices``, whatever its own setting is.
+    """The maps ``(B, C_i, H_i, W_i)`` at the given ``out_indices``, whatever the backbone's own setting is.
 
     Args:
         backbone: one of ours, or ``TokenDropping``.
@@ -95,7 +95,7 @@ def maps_of(backbone: nn.Module, images: Tensor, indices: Sequence[int]) -> tupl
 
 
 def macs_of(backbone: nn.Module, size: Size) -> int:
-    """Multiply-accumulates of one image of ``(height, width)`` pixels in a backbone of ours, its windows considered."""
+    """Multiply-accumulates of one image of ``(height, width)`` pixels in a backbone of ours, including its windows."""
     if hasattr(backbone, 'macs'):  # it drops tokens
         return backbone.macs(size)
     return count_macs(backbone.arch, size, windows=backbone.windows)
@@ -112,10 +112,10 @@ def load_network(
 
     Args:
         config: of mmdet or mmpretrain, with one of our backbones.
-        checkpoint: of the whole model or of the backbone, in any layout that ``upvit_mm.checkpoints`` knows.
+        checkpoint: file of the whole model or of the backbone, in any layout that ``upvit_mm.checkpoints`` knows.
         options: settings of the config to override, by dotted key.
         arch: stock name or ``arch.json`` to build instead of the config's; for a pruned checkpoint without a config.
-        device: where it is put.
+        device: its device.
 
     Raises:
         FileNotFoundError: no such config, checkpoint or ``arch.json``.
@@ -170,7 +170,7 @@ def _class_of(kind: str | type | None, config: str | None) -> type:
 
 @contextlib.contextmanager
 def _set(module: nn.Module, **settings) -> Iterator[None]:
-    """Attributes that a module has, changed for the time being."""
+    """Change attributes of a module inside the ``with`` block."""
     before = {name: getattr(module, name) for name in settings if hasattr(module, name)}
     try:
         for name in before:

@@ -1,4 +1,4 @@
-"""Which constructors of others cannot group the parameters of our backbones."""
+"""Which constructors of other packages cannot group the parameters of our backbones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ OURS = "constructor='upvit_mm.LayerDecayOptimWrapperConstructor', paramwise_cfg=
 def check_constructor(cfg: Mapping[str, Any]) -> None:
     """Refuse a constructor of layer-wise learning rates that fails with our backbones, and name ours.
 
-    mmdet's knows ConvNeXt alone, and ends with an error without a word. mmpretrain's asks the model for depths, which
-    its classifiers answer and mmdet's detectors do not.
+    mmdet's knows only ConvNeXt, and ends with an error that has no message. mmpretrain's asks the model for depths; its
+    own classifiers can answer, mmdet's detectors cannot.
 
     Args:
         cfg: of a detector or a classifier; one without ``optim_wrapper`` or ``model`` passes.
@@ -34,5 +34,5 @@ def check_constructor(cfg: Mapping[str, Any]) -> None:
         for name in ('LearningRateDecayOptimizerConstructor', 'LearningRateDecayOptimWrapperConstructor')
     )
     if of_mmdet or (of_mmpretrain and scope == 'mmdet'):
-        why = 'it knows ConvNeXt alone' if of_mmdet else 'a detector of mmdet does not tell it the depth of a layer'
+        why = 'it knows only ConvNeXt' if of_mmdet else 'a detector of mmdet does not tell it the depth of a layer'
         raise ValueError(f'optim_wrapper.constructor = {constructor!r}: {why}. Use {OURS}.')

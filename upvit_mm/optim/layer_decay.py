@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay: the nearer a block is to the image, the slower it learns (arXiv 2106.08254)."""
+"""Layer-wise learning-rate decay: blocks nearer to the image get a lower learning rate (arXiv 2106.08254)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from upvit_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-OPTIONS = (  # those of mmengine's constructor; it takes others without a word
+OPTIONS = (  # those of mmengine's constructor, which accepts unknown ones without a message
     'custom_keys',
     'bias_lr_mult',
     'bias_decay_mult',
@@ -24,11 +24,11 @@ OPTIONS = (  # those of mmengine's constructor; it takes others without a word
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor, whose learning rates are then multiplied by ``rate ** (depths - 1 - depth)``.
+    """mmengine's constructor; then each learning rate is multiplied by ``rate ** (depths - 1 - depth)``.
 
-    Depths are what a backbone's ``get_layer_depth`` says. So this works in every model that contains such a backbone:
+    Depths come from a backbone's ``get_layer_depth``. So this works in every model that contains such a backbone:
     detectors of mmdet, classifiers of mmpretrain, teacher and student in one. Everything outside a backbone keeps its
-    learning rate. Parameters without a gradient are left out, as mmengine has it.
+    learning rate. Parameters without a gradient are left out, as in mmengine.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Pruning, in pure torch: which widths there are, how much each channel matters, and slicing what is not kept."""
+"""Pruning, in pure torch: which widths there are, how important each channel is, and how to slice."""
 
 from upvit_mm.pruning.dims import KINDS, PrunableDim, fixed_axes, prunable_dims
 from upvit_mm.pruning.gates import gates

@@ -12,17 +12,17 @@ from upvit_mm.pruning.dims import prunable_dims
 
 
 def magnitude_scores(arch: ArchSpec, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """L2 norm of everything that goes with a channel: its rows, columns, biases and norm parameters, ``(size,)``.
+    """L2 norm of all parameters of a channel: its rows, columns, biases and norm parameters, ``(size,)``.
 
     Args:
-        arch: of the state dict.
+        arch: architecture of the state dict.
         state: ``backbone.*``, and ``head.fc.*`` if there is a head.
     """
     scores = {}
     for dim in prunable_dims(arch).values():
         total = torch.zeros(dim.size, dtype=torch.float64)
         for slot in dim.slots:
-            if slot.tensor in state and not slot.per_head:  # what belongs to a head belongs to no channel
+            if slot.tensor in state and not slot.per_head:  # parameters of a head belong to no channel
                 copies = state[slot.tensor].double().movedim(slot.axis, 0).reshape(slot.tile, dim.size, -1)
                 total += copies.square().sum(dim=2).sum(dim=0).cpu()
         scores[dim.name] = total.sqrt()

@@ -22,7 +22,7 @@ class Budget:
 
     Attributes:
         metric: ``'macs'`` of one image, or ``'params'``.
-        amount: how many, or a share of the dense network's when ``relative``.
+        amount: the limit: a number, or a share of the dense network's when ``relative``.
         relative: whether ``amount`` is a share.
         size: ``(height, width)`` of the image in pixels (macs); None = the network's own.
     """
@@ -52,13 +52,13 @@ class Budget:
         return cls(match['metric'].lower(), amount, relative, size)
 
     def terms(self, arch: ArchSpec, num_classes: int, windows: Windows = GLOBAL) -> list[Term]:
-        """What is counted, see ``mac_terms`` and ``param_terms``."""
+        """The terms that are counted; see ``mac_terms`` and ``param_terms``."""
         if self.metric == 'params':
             return param_terms(arch, num_classes)
         return mac_terms(arch, self.size_for(arch), num_classes, windows)
 
     def size_for(self, arch: ArchSpec) -> Size:
-        """``(height, width)`` of the image at which the multiply-accumulates of a network count."""
+        """``(height, width)`` of the image for which multiply-accumulates are counted."""
         return self.size or (arch.img_size,) * 2
 
     def __str__(self) -> str:

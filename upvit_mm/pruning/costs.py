@@ -1,7 +1,7 @@
 """What a network costs, as a polynomial in its prunable widths.
 
-Every module costs a number times one or two widths, so a cost is a list of terms. They are counted at any input size
-and windows of attention, and say at once what one channel of one dim is worth.
+Every module costs a number times one or two widths, so a cost is a list of terms. They work for any input size and any
+windows of attention, and show directly what one channel of a dim costs.
 
 A multiply-accumulate (MAC) is counted for every weight used and for both matrix products of attention; norms,
 activations, softmax and resizing of positions are not counted, as usual in the field.
@@ -87,14 +87,14 @@ def param_terms(arch: ArchSpec, num_classes: int = 0) -> list[Term]:
 
 
 def _from_below(arch: ArchSpec, i: int, module: str, factor: int, embed: str) -> Term:
-    """A patch embedding reads the image, whose channels are fixed, or the embedding of the stage below."""
+    """A patch embedding reads the image, whose channels are fixed, or the embedding of the stage before."""
     if i == 0:
         return Term(module, factor * arch.in_channels, (embed,))
     return Term(module, factor, (f'{stage_name(i - 1)}.embed', embed))
 
 
 def _window_pairs(grid: Size, window_size: int, prefix: int) -> int:
-    """Pairs of query and key in windowed attention, filled places at the edges included."""
+    """Pairs of query and key in windowed attention, including the padding at the edges."""
     window = (min(window_size, grid[0]), min(window_size, grid[1]))
     if window == grid:
         return (prefix + grid[0] * grid[1]) ** 2

@@ -15,7 +15,7 @@ Pair = tuple[int, int]  # source block of a new block's attention, and of its fe
 
 
 def branches(pairs: Sequence[Pair]) -> list[Branch]:
-    """The sequence of branches of a stage given by its blocks."""
+    """The branches of a stage in their order, from its blocks."""
     return [branch for attn, mlp in pairs for branch in (('attn', attn), ('mlp', mlp))]
 
 
@@ -25,16 +25,16 @@ def all_blocks(depth: int) -> tuple[Pair, ...]:
 
 
 def removal_candidates(pairs: Sequence[Pair]) -> list[tuple[Branch, Branch]]:
-    """Every pair of neighbours, in order; empty when one block is left, since a stage cannot vanish."""
+    """Every pair of neighbours, in order; empty when one block is left, because a stage must keep one block."""
     sequence = branches(pairs)
     return list(pairwise(sequence)) if len(pairs) > 1 else []
 
 
 def remove(pairs: Sequence[Pair], candidate: tuple[Branch, Branch]) -> tuple[Pair, ...]:
-    """The blocks that stay when a candidate goes.
+    """The blocks that stay when a candidate is removed.
 
     Raises:
-        ValueError: the two are no neighbours in this stage.
+        ValueError: the two are not neighbours in this stage.
     """
     if candidate not in removal_candidates(pairs):
         raise ValueError(f'candidate {candidate}: no two neighbours of the stage {branches(pairs)}.')
@@ -43,7 +43,7 @@ def remove(pairs: Sequence[Pair], candidate: tuple[Branch, Branch]) -> tuple[Pai
 
 
 def check_blocks(field: str, pairs: Sequence[Pair], depth: int) -> tuple[Pair, ...]:
-    """``pairs`` as tuples, if removals of neighbours can lead to it.
+    """``pairs`` as tuples, checked: removals of neighbours must be able to lead to them.
 
     Raises:
         ValueError: empty, an index outside the stage, or branches that are not in their order.

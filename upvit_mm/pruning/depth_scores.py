@@ -1,4 +1,4 @@
-"""Which blocks go: exact KL of every candidate, scored again after each removal since neighbours overlap."""
+"""Which blocks are removed: exact KL of every candidate, scored again after each removal because neighbours overlap."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ logger = logging.getLogger('upvit_mm')
 
 @torch.inference_mode()
 def choose_blocks(net: PosteriorNet, batches: Sequence[Batch], depths: Sequence[int]) -> tuple[tuple[Pair, ...], ...]:
-    """The blocks that stay when each stage shrinks to a depth, removing the candidate with the lowest KL each time.
+    """The blocks that stay when each stage shrinks to a depth; each step removes the candidate with the lowest KL.
 
     Args:
         net: the dense classifier.
-        batches: the proxy set; gone through once a removal.
+        batches: the proxy set; read once for each removal.
         depths: per stage, at least 1 and at most the dense depth.
 
     Returns:
-        Per stage the kept blocks, as ``PrunePlan.kept_blocks`` has them.
+        Kept blocks per stage, in the form of ``PrunePlan.kept_blocks``.
 
     Raises:
         ValueError: an impossible depth.
@@ -54,7 +54,7 @@ def _divergences(
     stages: Sequence[tuple[Pair, ...]],
     candidates: Sequence[tuple[int, tuple[Branch, Branch]]],
 ) -> list[float]:
-    """Summed KL without everything removed so far and without one ``(stage, candidate)`` more, for each."""
+    """Summed KL of each ``(stage, candidate)``: without it and without all that was removed before."""
     closed = [_closed_branches(net, [*stages[:i], remove(stages[i], c), *stages[i + 1 :]]) for i, c in candidates]
     totals = [0.0] * len(candidates)
     for images, *_ in batches:

@@ -22,7 +22,7 @@ class PrunableDim:
     Attributes:
         name: ``stages.0.embed``, ``stages.0.blocks.3.qk``, ``.v`` or ``.mlp_hidden``; DeiT is stage 0.
         size: channels.
-        groups: consecutive runs of equal length in it that a pruned width must keep equal (attention heads); 1 = none.
+        groups: number of consecutive runs of equal length (attention heads), which stay equal after pruning; 1 = none.
         slots: every axis of a tensor that has this width.
     """
 
@@ -47,7 +47,7 @@ class PrunableDim:
 
 
 def table_of(arch: ArchSpec) -> Table:
-    """What the family declares."""
+    """The table of the family."""
     return importlib.import_module(arch.kind.dims).TABLE
 
 

@@ -1,7 +1,7 @@
 """PVTv2's table: one embedding per stage.
 
-The spatial-reduction convolution maps C to C and its output is not the residual stream; it is tied to the embedding
-all the same, so that a pruned network keeps the stock structure.
+The spatial-reduction convolution maps C to C, and its output is not the residual stream. It is still tied to the
+embedding, so that a pruned network keeps the stock structure.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PVTv2Table(Table):
             yield from kernel_sides(f'stages.{i}.patch_embed.proj')
             for j in range(depth):
                 mlp = f'{block_name(i, j)}.mlp'
-                yield Slot(f'{BACKBONE}{mlp}.dwconv.weight', 1)  # one input channel a group
+                yield Slot(f'{BACKBONE}{mlp}.dwconv.weight', 1)  # one input channel per group
                 yield from kernel_sides(f'{mlp}.dwconv')
                 if arch.sr_ratios[i] > 1:
                     yield from kernel_sides(f'{block_name(i, j)}.attn.sr')

@@ -1,11 +1,11 @@
-"""Gates: 0/1 (or any) multipliers on the channels of a dense network, through hooks that leave no trace.
+"""Gates: 0/1 (or any) multipliers on the channels of a dense network, through hooks that are removed completely.
 
 A gate of 0 computes what the network without that channel computes:
 
 - ``mlp_hidden`` and ``v``: the input of ``mlp.fc2`` and of ``attn.proj`` is multiplied;
 - ``qk``: the queries are multiplied, so the channel adds nothing to the logits (their scale stays);
-- ``embed``: the residual stream is only ever read through LayerNorms, so each of them takes its statistics over the
-  kept channels alone and gives 0 for the others;
+- ``embed``: the residual stream is read only through LayerNorms, so each of them takes its statistics over the kept
+  channels only and gives 0 for the others;
 - ``depth`` (see ``depth.py``): the output of ``attn`` or of ``mlp`` is multiplied.
 """
 
@@ -27,8 +27,8 @@ def gates(backbone: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     Args:
         backbone: ``UPPVTv2`` or ``UPDeiT`` (any module with their names).
         values: gate by dim name, or by ``stages.i.blocks.j.attn`` / ``.mlp`` for a branch. A gate broadcasts against
-            tokens ``(B, N, C)``: ``(C,)`` for all images, ``(B, 1, C)`` for each image (or candidate) its own; a branch
-            has 1 in the place of ``C``. Gates may require gradients.
+            tokens ``(B, N, C)``: ``(C,)`` for all images, ``(B, 1, C)`` separately for each image (or candidate); for a
+            branch the last size is 1 instead of ``C``. Gates may require gradients.
 
     Raises:
         ValueError: a name that the backbone does not have.
@@ -74,8 +74,8 @@ def _gated_output(gate: Tensor):
 def _gated_norm(gate: Tensor):
     """LayerNorm over the kept channels; others give 0.
 
-    With gates in {0, 1} this is the norm of the smaller network. Between them it is a smooth path, whose slope at 1
-    is what the Fisher estimate needs.
+    With gates in {0, 1} this is the norm of the smaller network. Between 0 and 1 it is smooth; the Fisher estimate
+    needs its slope at 1.
     """
 
     def hook(module: nn.LayerNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

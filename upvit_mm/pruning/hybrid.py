@@ -1,4 +1,4 @@
-"""The arithmetic of ``hybrid``: which channels lie near the cut of an estimate, and how exact scores order them."""
+"""The arithmetic of ``hybrid``: which channels are near the cut of an estimate, and how exact scores order them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from upvit_mm.pruning.planner import joint_scores
 def tied(scores: Scores) -> Scores:
     """Scores with those of q/k and v of each block summed, as ``tie_qkv`` ranks them.
 
-    Blocks in which both differ in width, which no plan ties, keep theirs.
+    Where q/k and v of a block have different widths, no plan ties them, and their scores stay.
     """
     total = dict(scores)
     for name in (name for name in scores if name.endswith('.qk')):
@@ -25,13 +25,13 @@ def tied(scores: Scores) -> Scores:
 
 
 def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], share: float) -> Scores:
-    """Channels whose keeping or going is a close matter: what ``hybrid`` scores exactly.
+    """Channels near the cut between kept and removed ones; ``hybrid`` scores these exactly.
 
     Args:
         scores: by dim name.
         kept: of a plan made from them, by dim name.
         groups: runs (heads) of each dim in which a choice was made.
-        share: of each run, centred on the cut.
+        share: share of each run, centred on the cut.
 
     Returns:
         Channels by dim name, sorted; dims that keep or lose whole runs are left out.
@@ -51,9 +51,10 @@ def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], sh
 
 
 def rerank(scores: Scores, exact: Scores, near: dict[str, Tensor], groups: dict[str, int]) -> Scores:
-    """Order the channels near the cut by their exact scores, within the values they had.
+    """Order the channels near the cut by their exact scores; the set of values stays the same.
 
-    The estimates' values are given to them in that order, so the others keep their place and dims stay comparable.
+    The channels get the estimates' values in the new order. So the other channels keep their place, and dims stay
+    comparable.
     """
     result = {name: values.clone() for name, values in scores.items()}
     for name, channels in near.items():
@@ -66,7 +67,7 @@ def rerank(scores: Scores, exact: Scores, near: dict[str, Tensor], groups: dict[
 
 
 def _runs(scores: Tensor, kept: Tensor, groups: int) -> Iterator[tuple[Tensor, int]]:
-    """Scores of each run, and how many of its channels go."""
+    """Scores of each run, and how many of its channels are removed."""
     run = len(scores) // groups
     stays = torch.zeros(len(scores), dtype=torch.bool).index_fill(0, kept, True)
     yield from ((part, int((~flags).sum())) for part, flags in zip(scores.split(run), stays.split(run)))

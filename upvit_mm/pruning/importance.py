@@ -1,8 +1,8 @@
-"""How much each channel matters: the exact KL score of the paper, estimates that are far cheaper, and baselines.
+"""How important each channel is: the exact KL score of the paper, much cheaper estimates, and baselines.
 
-Scores are means over images, in float64, higher = keep; every channel is judged alone, in the unpruned network. Each
-method is a function of one batch that gives sums over its images, dim by dim, so that the work can be spread over
-processes, stopped and resumed (``shared_work.py``); ``methods.py`` lists them.
+Scores are means over images, in float64, higher = keep. Every channel is scored alone, in the unpruned network. Each
+method is a function of one batch; it returns sums over its images, dim by dim. So the work can be shared among
+processes, stopped and resumed (``shared_work.py``). ``methods.py`` lists the methods.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: ``(B, 3, h, w)``.
-        numbers: of each image in its data set.
+        numbers: number of each image in its data set.
         labels: ``(B,)`` int64, or None where they are not known.
     """
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 def select_dims(net: PosteriorNet, names: Iterable[str] | None) -> list[PrunableDim]:
-    """The network's dims of these names, in its order; None selects all.
+    """The network's dims of these names, in the order of the network; None selects all.
 
     Raises:
         ValueError: a name that the network does not have.
@@ -56,7 +56,7 @@ def select_dims(net: PosteriorNet, names: Iterable[str] | None) -> list[Prunable
 
 
 def kl_scores(net: PosteriorNet, batches: Iterable[Batch], names: Iterable[str] | None = None, **settings) -> Scores:
-    """Means of ``kl_sums`` over all images; ``names`` as ``select_dims`` has them."""
+    """Means of ``kl_sums`` over all images; ``names`` as in ``select_dims``."""
     channels = {dim.name: torch.arange(dim.size) for dim in select_dims(net, names)}
     return mean_scores(net, batches, list(channels), partial(kl_sums, channels=channels, **settings))
 
@@ -64,13 +64,13 @@ def kl_scores(net: PosteriorNet, batches: Iterable[Batch], names: Iterable[str] 
 def fisher_scores(
     net: PosteriorNet, batches: Iterable[Batch], names: Iterable[str] | None = None, **settings
 ) -> Scores:
-    """Means of ``fisher_sums`` over all images; ``names`` as ``select_dims`` has them."""
+    """Means of ``fisher_sums`` over all images; ``names`` as in ``select_dims``."""
     names = [dim.name for dim in select_dims(net, names)]
     return mean_scores(net, batches, names, partial(fisher_sums, channels=names, **settings))
 
 
 def taylor_scores(net: PosteriorNet, batches: Iterable[Batch], names: Iterable[str] | None = None) -> Scores:
-    """Means of ``taylor_sums`` over all images; ``names`` as ``select_dims`` has them."""
+    """Means of ``taylor_sums`` over all images; ``names`` as in ``select_dims``."""
     names = [dim.name for dim in select_dims(net, names)]
     return mean_scores(net, batches, names, partial(taylor_sums, channels=names))
 
@@ -81,14 +81,14 @@ def kl_sums(
 ) -> Sums:
     """Sum over images of ``KL(p || p without the channel)``, temperature 1 (UP-ViTs, eq. 1).
 
-    The dense network runs once. Every candidate then starts from the activation in front of the first layer that it
-    changes, and many candidates run as one batch.
+    The dense network runs once. Every candidate then starts from the activation before the first layer that it changes.
+    Many candidates run as one batch.
 
     Args:
         net: the dense classifier.
         batch: of the proxy set.
         channels: which channels of which dims; the sums of others are 0.
-        max_rows: candidates x images that run at once; bounds the memory.
+        max_rows: candidates x images that run at once; limits the memory.
         report: called after each run.
 
     Raises:
@@ -132,13 +132,13 @@ def fisher_sums(
 
     At the dense network KL has no first-order term in the gates, so the score of a channel is half its diagonal Fisher
     information, ``1/2 E_k[(d log p_k / d gate)^2]``. One backward pass of ``sum_k e_k sqrt(p_k) log p_k`` with random
-    signs ``e`` gives each gate a gradient whose square has just that expectation, as the signs are independent.
+    signs ``e`` gives each gate a gradient. Its square has exactly that expectation, because the signs are independent.
 
     Args:
         net: the dense classifier.
-        batch: of the proxy set; an image's signs depend on ``seed`` and its number alone.
-        channels: dims of which sums are wanted, all channels of each; None = all dims. Costs are the same.
-        draws: backward passes an image, at least 1; the error falls with its square root.
+        batch: of the proxy set; an image's signs depend only on ``seed`` and its number.
+        channels: dims to score, with all channels of each; None = all dims. The cost is the same.
+        draws: backward passes per image, at least 1; the error falls with the square root of it.
         seed: of the signs.
         report: called after each backward pass.
 
@@ -169,8 +169,8 @@ def taylor_sums(
 ) -> Sums:
     """First-order baseline: sum over images of ``|d cross entropy / d gate|`` (arXiv 1905.10650, eq. 2).
 
-    It needs labels; where they are not known, the network's own predictions take their place. ``channels`` as
-    ``fisher_sums`` has them.
+    It needs labels; where they are not known, it uses the network's own predictions. ``channels`` as in
+    ``fisher_sums``.
 
     Raises:
         ValueError: an unknown dim, or posteriors that are not finite.
@@ -190,7 +190,8 @@ def taylor_sums(
 def _gated_posteriors(net: PosteriorNet, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Gates of each image as leaves ``(B, 1, size)`` by dim, and log posteriors ``(B, classes)`` that depend on them.
 
-    All dims get gates, whichever are asked for: without some of them the others would be rounded differently.
+    All dims get gates, even if only some are asked for: without some gates the other results would be rounded
+    differently.
     """
     dims = prunable_dims(net.backbone.arch).values()
     leaves = {dim.name: batch.images.new_ones(len(batch.images), 1, dim.size, requires_grad=True) for dim in dims}
@@ -199,7 +200,7 @@ def _gated_posteriors(net: PosteriorNet, batch: Batch) -> tuple[dict[str, Tensor
 
 
 def log_posteriors(logits: Tensor) -> Tensor:
-    """``log softmax`` in float64, whatever the network's precision: scores of 1e-8 are differences of its values.
+    """``log softmax`` in float64, whatever the network's precision: scores of 1e-8 are differences of these values.
 
     Raises:
         ValueError: NaN or Inf.
@@ -213,7 +214,7 @@ def _signs(numbers: Sequence[int], draws: int, classes: int, seed: int) -> Tenso
     """``(draws, B, classes)`` of +-1."""
     signs = []
     for number in numbers:
-        mixed = zlib.crc32(f'{seed} {int(number)}'.encode())  # torch's generator on a CPU looks at 32 bits of a seed
+        mixed = zlib.crc32(f'{seed} {int(number)}'.encode())  # torch's generator on a CPU uses only 32 bits of a seed
         generator = torch.Generator().manual_seed(mixed)
         signs.append(torch.randint(0, 2, (draws, classes), generator=generator) * 2 - 1)
     return torch.stack(signs, dim=1)

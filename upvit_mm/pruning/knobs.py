@@ -1,4 +1,4 @@
-"""Which widths a budget may choose: a knob for each width that it turns, and the score that each step of it loses."""
+"""Which widths a budget may choose: one knob for each width, and the score that is lost at each step of the knob."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Grain:
 
     Attributes:
         round_to: widths are multiples of it; those of q, k and v in each head. Dense widths are always allowed.
-        min_share: no width falls below this share of its dense width, nor below one multiple.
-        head_policy: ``'within'`` narrows heads, ``'select'`` removes whole ones.
-        tie_qkv: q/k and v keep one width.
+        min_share: no width becomes smaller than this share of its dense width, or than ``round_to``.
+        head_policy: ``'within'`` narrows heads, ``'select'`` removes whole heads.
+        tie_qkv: q/k and v keep the same width.
     """
 
     round_to: int = 8
@@ -45,13 +45,13 @@ class Grain:
 
 @dataclass
 class Knob:
-    """Dims that shrink together, in as many steps.
+    """Dims that shrink together, step by step.
 
     Attributes:
-        sizes: dense width by dim; unequal ones (q/k and v) lose whole heads.
-        widths: the ladder that the first dim may stand on, ascending; the others keep the same share.
-        lost: score that is lost on each step of the ladder, 0 on the last.
-        step: where they stand.
+        sizes: dense width by dim; if they differ (q/k and v), the dims lose whole heads.
+        widths: allowed widths of the first dim, ascending; the other dims keep the same share.
+        lost: score that is lost at each of these widths; 0 at the last.
+        step: index of the current width.
     """
 
     sizes: dict[str, int]
@@ -67,28 +67,28 @@ class Knob:
         return tuple(self.sizes)
 
     def at(self, step: int) -> dict[str, int]:
-        """Width by dim on a step."""
+        """Width by dim at a step."""
         return {name: size * self.widths[step] // self.widths[-1] for name, size in self.sizes.items()}
 
 
 def widths_at(knobs: Sequence[Knob]) -> dict[str, int]:
-    """Width by dim where all knobs stand."""
+    """Current width by dim of all knobs."""
     return {name: width for knob in knobs for name, width in knob.at(knob.step).items()}
 
 
 def set_share(knobs: Sequence[Knob], share: float) -> None:
-    """Let every knob stand on its highest step of at most a share of the dense width, or on its lowest."""
+    """Set every knob to its highest step of at most a share of the dense width, or to its lowest step."""
     for knob in knobs:
         knob.step = max(bisect.bisect_right(knob.widths, share * knob.widths[-1] * (1 + 1e-9)) - 1, 0)
 
 
 def knobs_of(source: ArchSpec, grain: Grain, scores: Mapping[str, Tensor] | None) -> list[Knob]:
-    """One knob for each dim, or for regular networks one for the like dims of a stage; tied dims share one.
+    """One knob for each dim; in regular networks one for all dims of a kind in a stage. Tied dims share a knob.
 
     Args:
         source: the dense architecture.
         grain: which widths there are.
-        scores: by dim name; None = like dims of a stage share a knob, and nothing is lost.
+        scores: by dim name; None = dims of a kind in a stage share a knob, and no score is lost.
 
     Raises:
         ValueError: ``tie_qkv`` where q/k and v of a block have different widths.
@@ -107,7 +107,7 @@ def knobs_of(source: ArchSpec, grain: Grain, scores: Mapping[str, Tensor] | None
 
 
 def _shrinking_together(source: ArchSpec, grain: Grain) -> list[list[PrunableDim]]:
-    """The dims, in lists of those that keep one share: q/k and v of a block where they are tied or lose whole heads."""
+    """Lists of dims that keep the same share: q/k and v of a block are one list if tied or if they lose whole heads."""
     dims = prunable_dims(source)
     if not grain.tie_qkv and grain.head_policy != 'select':
         return [[dim] for dim in dims.values()]
@@ -129,7 +129,7 @@ def _loses_heads(dim: PrunableDim, grain: Grain) -> bool:
 
 
 def _ladder(dim: PrunableDim, grain: Grain) -> list[int]:
-    """Widths that a dim may have, ascending, the dense one last."""
+    """Allowed widths of a dim, ascending; the dense width is the last."""
     step = dim.size // dim.groups if _loses_heads(dim, grain) else min(grain.round_to * dim.groups, dim.size)
     least = max(step, grain.min_share * dim.size)
     return [w for w in range(step, dim.size, step) if w >= least] + [dim.size]
@@ -138,7 +138,7 @@ def _ladder(dim: PrunableDim, grain: Grain) -> list[int]:
 def _losses(
     dims: Sequence[PrunableDim], scores: Mapping[str, Tensor], ladder: Sequence[int], grain: Grain
 ) -> list[float]:
-    """Score of the channels that are missing on each step of a ladder; they go as ``plan_for_target`` takes them."""
+    """Score of the channels that are missing at each width; ``plan_for_target`` removes them in the same order."""
     size, heads = dims[0].size, dims[0].groups
     joint = [values.double() for values in joint_scores(scores, [dim.name for dim in dims])]
     if _loses_heads(dims[0], grain):

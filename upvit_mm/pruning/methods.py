@@ -1,7 +1,7 @@
 """The scoring methods, one entry each.
 
-A new one is a function, of a batch as in ``importance.py`` or of the weights as in ``baselines.py``, and its entry in
-``METHODS``: the command line, the job, its fingerprints, the dry run and the benchmark read the table.
+To add a method, write a function of a batch (``importance.py``) or of the weights (``baselines.py``), and an entry in
+``METHODS``. The command line, the job, its fingerprints, the dry run and the benchmark read this table.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class Method:
 
     Attributes:
         name: on the command line, in configs and in files.
-        summary: what a score is, in a few words.
-        needs: of ``NEEDS``: what the method looks at. Where labels are not known, it must do without.
+        summary: the meaning of a score, in a few words.
+        needs: what the method reads, from ``NEEDS``. It must also work where labels are not known.
         settings: names of the settings that its function takes, by keyword.
         of_batch: ``(net, batch, channels, report=..., **settings)`` -> ``Sums`` over the images of at least these
-            channels. The sums of a dim must not depend on which others are asked for.
-        of_weights: in its place ``(arch, state, **settings)`` -> ``Scores``, for a method that looks at no image.
+            channels. The sums of a dim must not depend on which other dims are asked for.
+        of_weights: instead of ``of_batch``: ``(arch, state, **settings)`` -> ``Scores``, for a method that needs no
+            images.
         near_cut: a second method, which scores the channels near the cut of a plan again and puts them in its order
             (``hybrid.py``); None = all scores stay as they are.
     """
@@ -59,7 +60,7 @@ class Method:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names of all settings that its scores depend on, but for those that decide the images and the plan."""
+        """Names of all settings that its scores depend on, without those that decide the images and the plan."""
         more = () if self.near_cut is None else (*self.near_cut.settings, 'near_share')
         return (*self.settings, *more)
 
@@ -76,14 +77,14 @@ def scores_by(
     batches: Iterable[Batch],
     settings: Mapping[str, Any],
 ) -> Scores:
-    """Scores by one method, in one process and in memory; without the second look near a cut, which needs a plan.
+    """Scores by one method, in one process and in memory; without the second scoring near a cut, which needs a plan.
 
     Args:
-        method: which.
+        method: the method.
         net: the dense classifier.
         state: its weights, see ``magnitude_scores``.
         batches: the proxy set.
-        settings: values by name; the method takes its own.
+        settings: values by name; the method reads those that it needs.
     """
     own = {name: settings[name] for name in method.settings}
     if not method.needs_images:

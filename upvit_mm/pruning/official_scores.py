@@ -1,7 +1,7 @@
 """Scores that the authors of UP-ViTs publish for DeiT-B, read as ours.
 
-They lie in the folders ``importance/kl5k/importance`` and ``importance/kl2k/importance`` of
-github.com/yuhao318/UP-ViT: text files of one number a line, line c for channel c, blocks counted from 0.
+They are in the folders ``importance/kl5k/importance`` and ``importance/kl2k/importance`` of github.com/yuhao318/UP-ViT:
+text files with one number per line, line c for channel c, blocks counted from 0.
 
 =====================================  ==========================================
 ``Deit_base_12_neck_768_kl_5k.txt``    ``stages.0.embed``
@@ -10,8 +10,8 @@ github.com/yuhao318/UP-ViT: text files of one number a line, line c for channel 
 =====================================  ==========================================
 
 A number is KL(p_dense || p_without_c), summed over the proxy images: ``5k`` are 5 of each of the 1,000 classes. The
-authors scored attention by removing channel c of q, k and v at once; with ``tie_qkv``, ``plan_for_target`` prunes so.
-Both dims hold that one measurement; where they shrink together it counts once (``planner.joint_scores``).
+authors scored attention by removing channel c of q, k and v at once; with ``tie_qkv``, ``plan_for_target`` does the
+same. Both dims hold the same measurement; where they shrink together it counts once (``planner.joint_scores``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CHECKPOINT_NOTE = "hash of the scored checkpoint unknown; the authors' script lo
 REMEDY = f'give the folder importance/kl5k/importance or importance/kl2k/importance of a clone of {SOURCE}.'
 
 _KINDS = {'neck': ('embed',), 'attn': ('qk', 'v'), 'ffn': ('mlp_hidden',)}
-# the rankings that the authors publish beside the scores have longer names and do not match
+# the authors also publish rankings; their names are longer and do not match
 _NAME = re.compile(
     r'.+?_(?P<depth>\d+)_(?P<part>neck|attn|ffn)_(?P<size>\d+)_kl(?:_(?P<block>\d+))?_(?P<thousands>[1-9]\d*)k\.txt'
 )
@@ -48,15 +48,15 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """A file of the authors, as its name describes it.
+    """A file of the authors, described by its name.
 
     Attributes:
-        path: where it is.
+        path: its path.
         part: ``neck``, ``attn`` or ``ffn``.
         block: from 0; None for ``neck``.
         depth: blocks of the network.
-        size: channels.
-        images: of the proxy set, over which the numbers are sums.
+        size: number of channels.
+        images: number of images of the proxy set; the numbers are sums over them.
     """
 
     path: Path
@@ -78,8 +78,8 @@ def import_official_scores(
 ) -> Path:
     """Write the authors' scores as a file of ours.
 
-    Its ``meta`` says where they are from, over how many images and how they were parsed. It has no
-    ``checkpoint_sha256``: which weights the authors scored is known by name only.
+    Its ``meta`` gives their source, the number of images and how they were parsed. It has no ``checkpoint_sha256``: we
+    know only the name of the checkpoint that the authors scored.
 
     Args:
         folder, arch, official_parsing: see ``read_official_scores``.
@@ -104,14 +104,14 @@ def import_official_scores(
 def read_official_scores(
     folder: str | os.PathLike, arch: ArchSpec, official_parsing: bool = False
 ) -> dict[str, Tensor]:
-    """The authors' scores by name of our dims.
+    """The authors' scores, by the names of our dims.
 
     Args:
-        folder: has their files of one proxy set; other files in it are not read.
-        arch: of the scored network, a DeiT.
+        folder: contains their files of one proxy set; other files in it are not read.
+        arch: architecture of the scored network, a DeiT.
         official_parsing: read the numbers as the authors' ranking script does, for comparison with their rankings
-            only. It takes the last group of digits of a line for the score: ``3.2e-05`` counts as 5 and ``-0.1`` as
-            0.1, so that the least important channels rank among the best.
+            only. It takes the last group of digits of a line as the score: ``3.2e-05`` counts as 5 and ``-0.1`` as 0.1.
+            So the least important channels rank among the best.
 
     Returns:
         float64 ``(size,)``, the mean over the proxy images, higher = keep. Tiny scores may be negative, as published.
@@ -215,7 +215,7 @@ def _check_complete(folder: Path, found: dict[tuple[str, int | None], ScoreFile]
 
 def _lines(file: ScoreFile) -> list[str]:
     """The lines of a file, each a finite number."""
-    # undecodable bytes become a line that is no number, with its own error
+    # undecodable bytes become a line that is not a number, which has its own error
     lines = file.path.read_text(encoding='utf-8', errors='replace').rstrip().splitlines()
     for i, line in enumerate(lines, 1):
         _check_number(line, f'line {i} of {str(file.path)!r} = {line.strip()[:40]!r}')
@@ -236,5 +236,5 @@ def _check_number(line: str, where: str) -> None:
 
 
 def _last_digits(line: str) -> float:
-    """A number as the authors' ranking script reads it."""
+    """The number that the authors' ranking script reads from a line."""
     return float(re.findall('[0-9.]+', line)[-1])

@@ -1,4 +1,4 @@
-"""PrunePlan: what stays of a network."""
+"""PrunePlan: which channels and blocks of a network stay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Blocks = tuple[tuple[Pair, ...], ...]  # [stage][new block]
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What stays of a network; ``make_plan`` derives and checks one.
+    """Which channels and blocks of a network stay; ``make_plan`` makes and checks a plan.
 
     Attributes:
         source_arch: the dense architecture.
@@ -71,7 +71,7 @@ class PrunePlan:
             plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name)
         except OSError:
             raise
-        except Exception as error:  # what somebody wrote into it makes Python raise nearly anything
+        except Exception as error:  # a file edited by hand can raise almost any error
             raise ValueError(f'plan {str(path)!r} is damaged or no plan: {error}.') from error
         if version != PLAN_VERSION:
             raise ValueError(f'plan {str(path)!r} has version {version!r}: this package reads {PLAN_VERSION}.')
@@ -92,13 +92,13 @@ def make_plan(
 
     Args:
         source: the dense architecture.
-        kept: kept channels by dim name; a dim that is left out stays whole. In ``qk`` and ``v`` the sorted channels
-            are dealt to the new heads in consecutive runs of equal length.
+        kept: kept channels by dim name; a dim that is left out keeps all channels. In ``qk`` and ``v`` the sorted
+            channels go to the new heads in consecutive runs of equal length.
         kept_blocks: per stage, see ``PrunePlan``; None keeps all.
-        num_heads: of the new blocks, ``[stage][new block]``; None keeps those of the source.
-        qk_scales: of the new blocks; None keeps those of the source, so that the pruned network computes what was
-            scored. Other values are folded into the weights of q when the network is sliced.
-        name: of the target architecture.
+        num_heads: heads of the new blocks, ``[stage][new block]``; None keeps those of the source.
+        qk_scales: logit scales of the new blocks; None keeps those of the source, so that the pruned network computes
+            what was scored. Other values are folded into the weights of q when the network is sliced.
+        name: name of the target architecture.
 
     Raises:
         ValueError: an unknown dim, channels out of range or twice, an impossible stack of blocks, or widths that the

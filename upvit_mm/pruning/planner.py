@@ -24,20 +24,20 @@ def plan_for_target(
     tie_qkv: bool = False,
     kept_blocks: Blocks | None = None,
 ) -> PrunePlan:
-    """The plan whose target has the widths of ``target``, made of the highest scores.
+    """The plan that keeps the channels with the highest scores, for the widths of ``target``.
 
     Args:
         source: the dense architecture.
-        target: widths and heads to reach; its logit scales are folded into q when the network is sliced. Its image
-            size plays no part: the source's stays.
+        target: widths and heads to reach; its logit scales are folded into q when the network is sliced. The plan keeps
+            the image size of the source.
         scores: by dim name, ``(size,)``, higher = keep; ties go to the higher channel.
         head_policy: what happens to attention heads. ``'within'``: every head shrinks, by the scores inside it (the
             number of heads stays). ``'select'``: whole heads of q/k and v together stay, by the sum of their mean
             scores (their widths stay). ``'regroup'``: the channels are cut into as many runs as there are new heads,
-            and the best of each run form one, as in the authors' code; this mixes old heads, so the network computes
-            something else than what was scored.
-        tie_qkv: one index set for q, k and v, by the sum of both scores, as in the authors' code. It needs equal widths
-            in source and target.
+            and the best of each run form one head, as in the authors' code. This mixes old heads, so the network does
+            not compute what was scored.
+        tie_qkv: one index set for q, k and v, chosen by the sum of both scores, as in the authors' code. It needs equal
+            widths of q/k and v, in source and target.
         kept_blocks: source blocks of the target's blocks when it is shallower; None for equal depths.
 
     Raises:
@@ -94,7 +94,7 @@ def best(scores: Tensor, count: int, name: str) -> Tensor:
 
 
 def joint_scores(scores: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
-    """Scores of dims that lose channels together, to be added up: each measurement once.
+    """Scores of dims that lose channels together, as a list to sum: each measurement once.
 
     The authors removed a channel of q, k and v at once, so both of our dims hold the same numbers; these count once.
     """
@@ -103,7 +103,7 @@ def joint_scores(scores: Mapping[str, Tensor], names: Sequence[str]) -> list[Ten
 
 
 def head_scores(scores: Sequence[Tensor], heads: int) -> Tensor:
-    """What whole heads are chosen by, ``(heads,)``: the mean over a head's channels, summed over dims of any widths."""
+    """Scores of whole heads, ``(heads,)``: the mean over a head's channels, summed over dims of any widths."""
     return sum(values.unflatten(0, (heads, -1)).mean(dim=1) for values in scores)
 
 
@@ -112,8 +112,8 @@ def check_tied(qk: str, v: str, sizes: Sequence[int], widths: Sequence[int] = ()
 
     Args:
         qk, v: names of the dims.
-        sizes: of both in the source.
-        widths: of both in the target, if there is one.
+        sizes: widths of both in the source.
+        widths: widths of both in the target, if there is one.
 
     Raises:
         ValueError: they differ.

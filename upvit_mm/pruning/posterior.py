@@ -1,4 +1,4 @@
-"""The classifier that scoring looks at: images to class logits, enterable midway."""
+"""The classifier that is scored: from images to class logits; it can start in the middle of the network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Entry:
 
     @classmethod
     def of(cls, dim: PrunableDim) -> Entry:
-        """The last place in front of everything that a gate of the dim changes."""
+        """The last place before all layers that a gate of the dim changes."""
         if dim.block is None:
             return cls(dim.stage)
         return cls(dim.stage, 2 * dim.block + (dim.kind == 'mlp_hidden'))
@@ -34,12 +34,11 @@ class Entry:
 class PosteriorNet(nn.Module):
     """A backbone with its linear head, in evaluation mode.
 
-    The head reads what the family's does: the class token or the mean over tokens, as in mmpretrain's classifiers.
+    The head reads the class token or the mean over tokens, depending on the family, as in mmpretrain's classifiers.
 
     Args:
         backbone: one of ours; the walk through its stages is its own.
-        head: from the last embedding to the classes; None for a backbone alone, which gives features
-            in the place of logits.
+        head: from the last embedding to the classes; None for a backbone alone, which gives features instead of logits.
 
     Raises:
         ValueError: the head reads another width than the backbone's last embedding.
@@ -59,10 +58,10 @@ class PosteriorNet(nn.Module):
         return self.resume(Entry(0), images, None)
 
     def activations(self, images: Tensor) -> tuple[dict[Entry, tuple[Tensor, Grid | None]], Tensor]:
-        """What flows past every entry, and the logits.
+        """The activation at every entry, and the logits.
 
         Returns:
-            By entry the image or map ``(B, c, y, x)`` (``half`` -1) or tokens ``(B, P+N, C)``, with the token grid;
+            By entry, the image or map ``(B, c, y, x)`` (``half`` -1) or tokens ``(B, P+N, C)``, with the token grid;
             and logits ``(B, classes)``.
         """
         passed: dict[Entry, tuple[Tensor, Grid | None]] = {}
@@ -70,13 +69,13 @@ class PosteriorNet(nn.Module):
         return passed, logits
 
     def resume(self, entry: Entry, x: Tensor, grid: Grid | None, passed: dict | None = None) -> Tensor:
-        """Logits ``(B, classes)`` from what flows past an entry.
+        """Logits ``(B, classes)`` from the activation at an entry.
 
         Args:
-            entry: where ``x`` belongs.
+            entry: the place of ``x``.
             x: as ``activations`` gives it.
             grid: token grid, None for an image or map.
-            passed: filled with everything that flows past later entries when given.
+            passed: if given, it is filled with the activations at all later entries.
         """
         stages = self.backbone.stages
         first = entry.half
@@ -103,5 +102,5 @@ class PosteriorNet(nn.Module):
         if half % 2 == 0:
             return block.add_attn(x, grid)
         if last and self.backbone.arch.kind.reads_class_token and not whole:
-            x = x[:, :1]  # after the last attention the logits look at the class token only
+            x = x[:, :1]  # after the last attention the logits depend only on the class token
         return block.add_mlp(x, grid)

@@ -42,7 +42,7 @@ def load_scores(path: str | os.PathLike, arch: ArchSpec) -> tuple[dict[str, Tens
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no file of scores, another version, or scores of another architecture.
+        ValueError: not a file of scores, another version, or scores of another architecture.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,7 +54,7 @@ def load_scores(path: str | os.PathLike, arch: ArchSpec) -> tuple[dict[str, Tens
         version = meta['version']
     except OSError:
         raise
-    except Exception as error:  # a file of another kind makes torch raise nearly anything
+    except Exception as error:  # for a file of another kind torch can raise almost any error
         detail = error if isinstance(error, ValueError) else type(error).__name__
         raise ValueError(f'scores {str(path)!r} are damaged or no file of scores: {detail}.') from error
     if version != SCORES_VERSION:

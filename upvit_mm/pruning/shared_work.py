@@ -1,9 +1,8 @@
 """Scoring as a long job: batch by batch, on any number of processes, stopped and resumed at any time.
 
-The proxy set is cut into batches whatever the number of processes; process r of W takes every W-th of them. The first
-process collects what they sum to and adds it up in the order of the batches, so the result depends neither on who did
-what nor on how often the work was interrupted. Files in the work dir serve resuming alone: each process keeps there
-what it has done.
+The batches of the proxy set do not depend on the number of processes; process r of W takes every W-th batch. The first
+process collects the sums and adds them in the order of the batches. So the result does not depend on which process did
+what, or on interruptions. Files in the work dir are only for resuming: each process keeps its finished work there.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from upvit_mm.files import check_records, save_atomically
 from upvit_mm.pruning.importance import Batch, Scores, Sums
 
 logger = logging.getLogger('upvit_mm')
-SAVE_EVERY = 10.0  # seconds between two savings of a batch that is being scored
+SAVE_EVERY = 10.0  # seconds between two saves of a batch that is being scored
 Value = TypeVar('Value')
 
 
@@ -30,7 +29,7 @@ Value = TypeVar('Value')
 class Crew:
     """The processes that share a job: this one alone (``workflow/processes.py`` has those of a launcher).
 
-    All of them must meet, by ``share`` and ``collect``, in the same order.
+    All of them must call ``share`` and ``collect`` in the same order.
 
     Attributes:
         rank: number of this process; 0 collects.
@@ -41,17 +40,17 @@ class Crew:
     size: int = 1
 
     def share(self, make: Callable[[], Value]) -> Value:
-        """What the first process makes, for all."""
-        assert self.size == 1, 'one process has nobody to meet'
+        """The value that the first process makes, for all processes."""
+        assert self.size == 1, 'one process has no others'
         return make()
 
     def collect(self, value: Value) -> list[Value] | None:
-        """Every process's value by rank for the first one, None for others."""
-        assert self.size == 1, 'one process has nobody to meet'
+        """For the first process the values of all processes by rank; None for others."""
+        assert self.size == 1, 'one process has no others'
         return [value]
 
     def leave(self) -> None:
-        """Meet no more until the next ``share`` or ``collect``."""
+        """Stop communicating until the next ``share`` or ``collect``."""
 
 
 def score_in_parts(
@@ -66,10 +65,10 @@ def score_in_parts(
 
     Args:
         batches: the proxy set; element k is made when it is asked for.
-        sums_of: sums of a batch for the dims that are asked for; the sums of a dim must not depend on which others are.
+        sums_of: sums of a batch for the dims that are asked for; the sums of a dim must not depend on the other dims.
         names: dims to score.
-        folder: for partial sums of these very inputs; those found in it are used. Processes may share it or not.
-        crew: who works.
+        folder: for partial sums of exactly these inputs; sums found in it are used. Processes may share it or not.
+        crew: the processes that share the job.
         resumed: called with dim and images for sums that were found.
 
     Returns:
@@ -98,7 +97,7 @@ def score_in_parts(
 
 
 def _score_batch(k: int, batches, sums_of, names: Sequence[str], folder: Path, resumed) -> dict:
-    """``sums`` by dim and the number of ``images`` of a batch; what is not on disk yet is made and kept there."""
+    """``sums`` by dim and the number of ``images`` of a batch; what is not on disk yet is computed and saved there."""
     done = _read(_finished(folder, k))
     if done is None:
         done = _read(_started(folder, k)) or {'sums': {}, 'images': 0}
@@ -133,13 +132,13 @@ def _write(path: Path, part: dict[str, int | dict[str, Tensor]]) -> None:
 
 
 def _read(path: Path) -> dict | None:
-    """Partial sums, or None when there is no such file or the disk spoiled it: then its batch is scored again."""
+    """Partial sums, or None when the file is missing or damaged; then its batch is scored again."""
     if not path.is_file():
         return None
     try:
         check_records(path)
         part = torch.load(path, map_location='cpu', weights_only=True)
         return {'sums': dict(part['sums']), 'images': int(part['images'])}
-    except Exception as error:  # whatever torch makes of a spoiled file
+    except Exception as error:  # torch can raise any error for a damaged file
         logger.warning('%s is damaged (%s); its batch is scored again', path, type(error).__name__)
         return None

@@ -1,4 +1,4 @@
-"""Physical slicing of a classifier's (or backbone's) state dict; it knows tensor names, no family."""
+"""Physical slicing of a classifier's (or backbone's) state dict; it knows tensor names, but no families."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def slice_state(state: Mapping[str, Tensor], plan: PrunePlan) -> State:
 
 
 def _kept_heads(plan: PrunePlan, dim: PrunableDim, key: str) -> Tensor:
-    """The source head of each new head of a block, ``(new heads,)``; a block that goes keeps all.
+    """The source head of each new head of a block, ``(new heads,)``; all heads for a block that is removed.
 
     Raises:
-        ValueError: a new head has channels of several.
+        ValueError: a new head has channels of several source heads.
     """
     places = [new for new, (attn, _) in enumerate(plan.kept_blocks[dim.stage]) if attn == dim.block]
     if not places:

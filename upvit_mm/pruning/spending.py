@@ -1,4 +1,4 @@
-"""How a budget is spent: from what a network may cost to the widths that cost it."""
+"""How a budget is spent: from the allowed cost of a network to its widths."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Step(NamedTuple):
     """One step of a knob.
 
     Attributes:
-        price: score for each unit of cost, lost on the way down and gained on the way up.
-        cost: what it saves, or adds.
+        price: score per unit of cost: lost on a step down, gained on a step up.
+        cost: the cost that the step saves or adds.
     """
 
     price: float
@@ -41,21 +41,21 @@ def target_for_budget(
     scores: Mapping[str, Tensor] | None = None,
     windows: Windows = GLOBAL,
 ) -> ArchSpec:
-    """The widths that spend a budget, within 1 % from below.
+    """The widths for a budget: their cost is at most 1 % below it and never above it.
 
     Args:
         source: the dense architecture.
-        budget: what the result may cost.
+        budget: the allowed cost of the result.
         grain: which widths there are.
-        num_classes: outputs of the head, which counts.
-        scores: by dim name, higher = keep. When given, each block gets its own widths: from the dense network on, the
-            channels that cost most for the score they carry go first. None narrows everything alike, so that the
-            blocks of a stage stay equal and the network regular.
-        windows: of the detector's attention.
+        num_classes: outputs of the head, which is counted too.
+        scores: by dim name, higher = keep. When given, each block gets its own widths: starting from the dense network,
+            the channels with the highest cost for their score are removed first. None narrows all widths by the same
+            share, so that the blocks of a stage stay equal.
+        windows: windows of the detector's attention.
 
     Raises:
-        ValueError: the budget is above what the dense network costs, below what the narrowest one does, or no
-            combination of widths meets it; the message lists what is reachable.
+        ValueError: the budget is above the cost of the dense network or below that of the narrowest one, or no
+            combination of widths meets it; the message lists what can be reached.
     """
     knobs = knobs_of(source, grain, scores)
     spending = _Spending(budget, budget.terms(source, num_classes, windows), knobs)
@@ -70,17 +70,17 @@ def target_for_budget(
 def check_budget(
     source: ArchSpec, budget: Budget, grain: Grain, num_classes: int = 0, windows: Windows = GLOBAL
 ) -> None:
-    """Refuse, before anything is scored, a budget that no widths of single blocks can meet.
+    """Before scoring, refuse a budget that no widths of single blocks can meet.
 
     Raises:
-        ValueError: as ``target_for_budget``, but for what depends on the scores.
+        ValueError: as ``target_for_budget``, without the cases that depend on the scores.
     """
     scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
     _Spending(budget, budget.terms(source, num_classes, windows), knobs_of(source, grain, scores))
 
 
 def narrowest(source: ArchSpec, grain: Grain) -> ArchSpec:
-    """The network with the least widths that a grain allows."""
+    """The network with the smallest widths that a grain allows."""
     knobs = knobs_of(source, grain, None)
     set_share(knobs, 0.0)
     return _arch_of(source, knobs, grain, source.name)
@@ -90,7 +90,7 @@ class _Spending:
     """Moves knobs until a budget is met.
 
     Raises:
-        ValueError: the budget is above what the dense network costs, or below what the narrowest one does.
+        ValueError: the budget is above the cost of the dense network, or below that of the narrowest one.
     """
 
     def __init__(self, budget: Budget, terms: Sequence[Term], knobs: Sequence[Knob]):
@@ -99,7 +99,7 @@ class _Spending:
         for term in terms:
             for name in set(term.dims):
                 self.terms_of.setdefault(name, []).append(term)
-        least, dense = self._cost_at(0.0), self._cost_at(1.0)  # which leaves all knobs at the dense widths
+        least, dense = self._cost_at(0.0), self._cost_at(1.0)  # this sets all knobs to the dense widths
         self.limit = budget.amount * (dense if budget.relative else 1)
         if self.limit > dense:
             raise ValueError(f'budget {budget} is above what the dense network costs, {dense:,} {budget.metric}.')
@@ -110,11 +110,11 @@ class _Spending:
             )
 
     def cost(self) -> int:
-        """Of the widths where the knobs stand."""
+        """Cost of the current widths of the knobs."""
         return total(self.terms, widths_at(self.knobs))
 
     def narrow_alike(self) -> None:
-        """One share for all widths; what is left goes to single knobs, the narrowest first."""
+        """One share for all widths; the rest of the budget goes to single knobs, the narrowest first."""
         shares = sorted({width / knob.widths[-1] for knob in self.knobs for width in knob.widths})
         fitting = bisect.bisect_right(shares, self.limit, key=lambda share: self._cost_at(share))
         set_share(self.knobs, shares[max(fitting - 1, 0)])
@@ -125,27 +125,27 @@ class _Spending:
             min(fitting, key=lambda k: k.widths[k.step + 1] / k.widths[-1]).step += 1
 
     def narrow_by_score(self) -> None:
-        """The step that saves most for the score it loses goes first; at last, what is left over is given back."""
+        """Take the step that saves most cost for the score it loses first; at the end, spend the rest on steps up."""
         self._give_back(self._narrow())
 
     def _narrow(self) -> int:
         """Step down until the limit holds; returns the cost.
 
-        Invariant: ``widths`` are where the knobs stand, and ``cost`` is theirs. Each step lowers it, and the lowest of
-        all widths are within the limit, so there is a step until the limit holds.
+        Invariant: ``widths`` are the current widths of the knobs, and ``cost`` is their cost. Each step lowers the
+        cost, and the lowest widths are within the limit. So there is always a step until the limit holds.
         """
         knobs, widths, cost = self.knobs, widths_at(self.knobs), self.cost()
         touched = {k.dims: {n for d in k.dims for t in self.terms_of.get(d, ()) for n in t.dims} for k in knobs}
         steps: dict[tuple[str, ...], Step] = {}
         while cost > self.limit:
-            # What a step saves depends on the widths in the terms of its own dims and on nothing else. So it is
-            # remembered, and forgotten as soon as one of these widths changes.
+            # What a step saves depends only on the widths in the terms of its own dims. So it is cached until one of
+            # these widths changes.
             for knob in knobs:
                 if knob.dims not in steps and knob.step > 0:
                     saved = self._change(knob, knob.step, knob.step - 1, widths)
                     steps[knob.dims] = Step((knob.lost[knob.step - 1] - knob.lost[knob.step]) / saved, saved)
-            # A large step at the end would leave more than the tolerance unspent: as long as other steps stay above
-            # `floor`, they go first, whatever their price.
+            # A large step at the end would leave more than the tolerance unspent. So steps that stay above `floor` are
+            # taken first, whatever their price.
             floor = (1 - TOLERANCE) * self.limit
             best = min(
                 (k for k in knobs if k.step > 0),
@@ -158,7 +158,7 @@ class _Spending:
         return cost
 
     def _give_back(self, cost: int) -> None:
-        """Step up as long as a step fits in the limit, where it gains most score for what it adds."""
+        """Step up while a step fits in the limit; take the step that gains most score for its cost first."""
         knobs, widths = self.knobs, widths_at(self.knobs)
         while True:
             steps = {}
@@ -191,7 +191,7 @@ class _Spending:
         )
 
     def _change(self, knob: Knob, high: int, low: int, widths: dict[str, int]) -> int:
-        """How much more a network costs with a knob on a higher step, the others at ``widths``."""
+        """The extra cost of a network with one knob at a higher step and the others at ``widths``."""
         terms = {id(t): t for name in knob.dims for t in self.terms_of.get(name, ())}.values()
         return total(terms, widths | knob.at(high)) - total(terms, widths | knob.at(low))
 

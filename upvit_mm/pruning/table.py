@@ -1,4 +1,4 @@
-"""Words in which families write their tables: which tensor axes shrink together, and what modules cost."""
+"""The parts of a family's table: which tensor axes shrink together, and what modules cost."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Slot(NamedTuple):
     """An axis of a tensor that has the width of a dim.
 
     Attributes:
-        tensor: of a classifier's state dict.
-        axis: of the tensor.
-        tile: how many copies of the dim follow one another on the axis, as where patches are merged.
-        per_head: whether the axis has one place for each head of the dim, as a table of biases has; else for each
-            channel.
+        tensor: its name in a classifier's state dict.
+        axis: index of the axis.
+        tile: number of copies of the dim, one after the other on the axis, for example where patches are merged.
+        per_head: whether the axis has one place for each head of the dim, like a table of biases; otherwise one for
+            each channel.
     """
 
     tensor: str
@@ -31,11 +31,11 @@ class Slot(NamedTuple):
     per_head: bool = False
 
     def length(self, size: int, heads: int) -> int:
-        """Of the axis, for a dim of ``size`` channels in ``heads`` heads."""
+        """Length of the axis, for a dim of ``size`` channels in ``heads`` heads."""
         return self.tile * (heads if self.per_head else size)
 
     def places(self, kept: Tensor, length: int) -> Tensor:
-        """What stays of an axis of this length when these channels (or heads) stay."""
+        """Kept indices of an axis of this length when these channels (or heads) are kept."""
         return torch.cat([kept + copy * (length // self.tile) for copy in range(self.tile)])
 
 
@@ -46,7 +46,7 @@ class Term:
     Attributes:
         module: its name in the backbone, or ``head``.
         factor: what one channel of each of ``dims`` costs.
-        dims: names of none, one or two dims (twice the same for a square layer).
+        dims: names of zero, one or two dims (the same name twice for a square layer).
     """
 
     module: str
@@ -55,12 +55,12 @@ class Term:
 
 
 def stage_name(i: int) -> str:
-    """Of stage ``i`` in a backbone."""
+    """Name of stage ``i`` in the backbone."""
     return f'stages.{i}'
 
 
 def block_name(i: int, j: int) -> str:
-    """Of block ``j`` of stage ``i`` in a backbone."""
+    """Name of block ``j`` of stage ``i`` in the backbone."""
     return f'stages.{i}.blocks.{j}'
 
 
@@ -92,20 +92,20 @@ def block_embed_slots(i: int, j: int) -> Iterator[Slot]:
 
 
 def kernel_sides(module: str) -> Iterator[Slot]:
-    """Height and width of a convolution's kernel."""
+    """Height and width of the kernel of a convolution."""
     yield Slot(f'{BACKBONE}{module}.weight', 2)
     yield Slot(f'{BACKBONE}{module}.weight', 3)
 
 
 class Table:
-    """What a family declares: axes that shrink together, axes that never do, and what parts of its own cost.
+    """What a family declares: axes that shrink together, axes that never shrink, and the costs of its own parts.
 
-    Here stands what all families have; ``costs.py`` counts the parts that all have.
+    This class has what all families share; ``costs.py`` counts the parts that all families have.
     """
 
     def embed_slots(self, arch: ArchSpec, i: int) -> Iterator[Slot]:
-        """Everything that has a stage's embedding."""
-        raise AssertionError('a family says where its embedding goes')
+        """Every axis that has the width of a stage's embedding."""
+        raise AssertionError('every family declares the slots of its embedding')
 
     def qk_slots(self, arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
         """Channel c of queries and keys."""
@@ -124,10 +124,10 @@ class Table:
 
     def fixed_slots(self, arch: ArchSpec) -> Iterator[Slot]:
         """Axes that no dim owns: image channels, kernel sides, token counts."""
-        raise AssertionError('a family says what never shrinks')
+        raise AssertionError('every family declares which axes never shrink')
 
     def stage_params(self, arch: ArchSpec, i: int) -> Iterator[Term]:
-        """Parameters of a stage that other families do not have, its blocks apart."""
+        """Parameters of a stage, without its blocks, that other families do not have."""
         yield from ()
 
     def block_params(self, arch: ArchSpec, i: int, j: int) -> Iterator[Term]:

@@ -1,1 +1,1 @@
-"""Whole jobs, from files to files: what the tools call."""
+"""Whole jobs, from files to files, which the tools call."""

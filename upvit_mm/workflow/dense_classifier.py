@@ -14,7 +14,7 @@ from upvit_mm.workflow.prune_settings import source_of
 
 
 class DenseClassifier:
-    """A config's network with the weights of a checkpoint; built when it is asked for.
+    """A config's network with the weights of a checkpoint; built when it is first used.
 
     Args:
         cfg: its mmpretrain config.
@@ -44,5 +44,5 @@ class DenseClassifier:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the checkpoint's file."""
+        """SHA-256 of the checkpoint's file."""
         return sha256_of(self._file)

@@ -19,19 +19,19 @@ from upvit_mm.registry import MODELS, is_type, require_family
 
 CLASSIFIERS = ('ImageClassifier', 'mmpretrain.ImageClassifier')
 STUDENT = 'upvit_mm.DistillClassifier'
-TERMS = {'SoftTargetKL': 'soft', 'FeatureMSE': 'feature', 'TokenMSE': 'token'}  # losses, as a Lesson calls them
+TERMS = {'SoftTargetKL': 'soft', 'FeatureMSE': 'feature', 'TokenMSE': 'token'}  # losses, by their names in a Lesson
 HOOKS = ('upvit_mm.StopOnNonFiniteLoss', 'upvit_mm.SeedEveryEpoch')  # of every training
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a student learns from its teacher: weights of the terms, 0 leaves one out.
+    """What a student learns from its teacher: weights of the loss terms; 0 leaves a term out.
 
     Attributes:
         soft: KL of the class posteriors (``SoftTargetKL``).
         feature: squared error on the features before the head (``FeatureMSE``).
         token: squared error on every token (``TokenMSE``).
-        temperature: of the KL.
+        temperature: temperature of the KL.
 
     Raises:
         ValueError: a negative weight, or none above 0.
@@ -49,16 +49,16 @@ class Lesson:
 
     @classmethod
     def of(cls, distill: Mapping[str, Mapping]) -> Lesson:
-        """What the ``distill`` of a config teaches.
+        """The lesson of a config's ``distill``.
 
         Raises:
-            ValueError: a loss that is none of ours, or twice the same.
+            ValueError: a loss that is not ours, or the same loss twice.
         """
         lesson = {'soft': 0.0}
         losses = [MODELS.build(dict(config)) for config in distill.values()]
         kinds = [TERMS.get(type(loss).__name__) for loss in losses]
         if None in kinds or len(set(kinds)) < len(kinds):
-            raise ValueError(f'distill = {dict(distill)!r}: each of {", ".join(TERMS)} at most once, and no other.')
+            raise ValueError(f'distill = {dict(distill)!r}: each of {", ".join(TERMS)} at most once, and no others.')
         for kind, loss in zip(kinds, losses):
             lesson[kind] = loss.loss_weight
             if kind == 'soft':
@@ -71,8 +71,8 @@ class Lesson:
         Args:
             student: its architecture.
             teacher: its architecture.
-            plans: what made the student from the teacher, in order; empty for a student of its own, whose features
-                go through a learned map where widths differ.
+            plans: plans that made the student from the teacher, in order; empty for a student that was not pruned from
+                the teacher: a learned map then brings different widths together.
         """
         pairing: dict = {}
         if plans:
@@ -88,10 +88,10 @@ class Lesson:
 
 
 def check_dense_config(cfg: Config) -> None:
-    """Refuse a config that is none of a classifier around one of our backbones, trained by epochs.
+    """Refuse a config that is not a classifier with one of our backbones, trained by epochs.
 
     Raises:
-        ValueError: which setting is another.
+        ValueError: a setting is wrong; the message names it.
     """
     model = cfg.get('model') or {}
     kind = model.get('type')
@@ -105,12 +105,12 @@ def check_dense_config(cfg: Config) -> None:
 
 
 def without_teacher(cfg: Config) -> Config:
-    """A recipe of distillation as the config of the dense network that teaches in it; another config as it is.
+    """The config of the dense network that is the teacher in a recipe of distillation; any other config unchanged.
 
-    Data, augmentation, schedule and loss on labels are the recipe's, network and head the teacher's.
+    Data, augmentation, schedule and loss on labels are the recipe's; network and head are the teacher's.
 
     Raises:
-        ValueError: the teacher has a preprocessing of its own.
+        ValueError: the teacher has its own preprocessing.
     """
     if not is_type(cfg.model.type, STUDENT, registry=MODELS):
         return cfg
@@ -127,10 +127,10 @@ def without_teacher(cfg: Config) -> Config:
 
 
 def balanced_subset(cfg: Config, count: int, seed: int) -> Config:
-    """The config with its training data cut to ``count`` images, as many of each class, chosen by ``seed``.
+    """The config with ``count`` training images, the same number of each class, chosen by ``seed``.
 
     Raises:
-        ValueError: ``count`` is no multiple of the classes, or a class has too few images.
+        ValueError: ``count`` is not a multiple of the classes, or a class has too few images.
     """
     from mmpretrain.registry import DATASETS
 
@@ -161,13 +161,13 @@ def classifier(cfg: Config, arch: ArchSpec, init: Path | None = None) -> ConfigD
 
 
 def taught(model: ConfigDict, cfg: Config, checkpoint: Path, lesson: Lesson, plans: Sequence[Path] = ()) -> ConfigDict:
-    """A model of ``classifier`` with the dense network beside it.
+    """A model of ``classifier`` with the dense network as teacher.
 
     Args:
         model: the student.
         cfg: the dense classifier's.
         checkpoint: the dense network's weights.
-        lesson: what is learned.
+        lesson: what the student learns.
         plans: see ``Lesson.terms``.
     """
     archs = [resolve_arch(m.backbone.arch) for m in (model, cfg.model)]
@@ -178,12 +178,12 @@ def taught(model: ConfigDict, cfg: Config, checkpoint: Path, lesson: Lesson, pla
 
 
 def training(cfg: Config, model: ConfigDict, epochs: int, seed: int, lr: float) -> Config:
-    """A whole config: the dense one's data, schedule and settings around a model, judged after every epoch.
+    """A whole config: a model with the dense config's data, schedule and settings, evaluated after every epoch.
 
     Args:
         cfg: the dense classifier's.
-        model: what is trained.
-        epochs: how long.
+        model: the model to train.
+        epochs: number of epochs.
         seed: of initial weights, order and augmentation.
         lr: highest learning rate.
     """
@@ -198,7 +198,7 @@ def training(cfg: Config, model: ConfigDict, epochs: int, seed: int, lr: float) 
 
 
 def set_epochs(run: Config, epochs: int) -> None:
-    """How long a training by epochs takes; milestones and ends of schedules by epochs move along."""
+    """Set the number of epochs; milestones and ends of schedules by epochs are scaled."""
     before = run.train_cfg.get('max_epochs', epochs)
     run.train_cfg.max_epochs = epochs
     if epochs == before:
@@ -218,8 +218,8 @@ def _stretch(scheduler: dict[str, Any], ratio: float) -> None:
 
 
 def repeatable(run: Config, seed: int) -> Config:
-    """A whole config made fit for ``Training``: a run that is cut off and resumed ends as it would have ended, since
-    each epoch is seeded.
+    """Prepare a whole config for ``Training``: an interrupted and resumed run gives the same result, because each epoch
+    is seeded.
 
     Args:
         run: of mmdet or mmpretrain, trained by epochs; changed in place and returned.
@@ -230,10 +230,10 @@ def repeatable(run: Config, seed: int) -> Config:
     missing = [kind for kind in HOOKS if not any(is_type(h['type'], kind, registry=OUR_HOOKS) for h in hooks)]
     run.custom_hooks = hooks + [dict(type=kind) for kind in missing]
     run.train_dataloader.persistent_workers = False  # for SeedEveryEpoch
-    # the last but one stays, for the time in which the last is being written
+    # the previous one stays while the last is being written
     checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
     run.default_hooks = dict(run.get('default_hooks') or {}, checkpoint=checkpoint)
     run.launcher, run.load_from, run.resume = 'none', None, True
-    for key in ('work_dir', 'prune'):  # where, and how it is pruned: no part of what is trained
+    for key in ('work_dir', 'prune'):  # work dir and pruning settings are not part of a training
         run.pop(key, None)
     return run

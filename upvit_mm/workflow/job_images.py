@@ -1,4 +1,4 @@
-"""The images that a pruning job works on, and what they are: results made from others are not reused."""
+"""The images of a pruning job, and their identity: results made from other images are not reused."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from upvit_mm.workflow.prune_settings import PruneSettings
 
 
 class JobImages:
-    """Images of a config's data, or of the plain folder that the settings name; read when they are asked for.
+    """Images of a config's data, or of the plain folder of the settings; read when they are first used.
 
     Args:
         cfg: mmpretrain config of the dense classifier.
-        settings: of the job.
-        ledger: of its work dir.
+        settings: settings of the job.
+        ledger: ledger of its work dir.
 
     Attributes:
-        seen: identities of the data sets that were looked at, for the ledger.
+        seen: identities of the data sets that were read, for the ledger.
     """
 
     def __init__(self, cfg: Config, settings: PruneSettings, ledger: Ledger):
@@ -32,7 +32,7 @@ class JobImages:
 
     @cached_property
     def proxy(self) -> ImageSet:
-        """Images to score and to compensate on."""
+        """Images for scoring and compensation."""
         s = self.settings
         if s.images:
             return self._folder_sets[0]
@@ -40,7 +40,7 @@ class JobImages:
 
     @cached_property
     def held_out(self) -> ImageSet:
-        """Images to judge on."""
+        """Images for evaluation."""
         s = self.settings
         if s.images:
             return self._folder_sets[1]
@@ -48,7 +48,7 @@ class JobImages:
 
     @cached_property
     def proxy_data(self) -> list[Any]:
-        """Plain data that decide what is in ``proxy``."""
+        """Plain data that decide the content of ``proxy``."""
         return self._data('train', 'per_class')
 
     @cached_property
@@ -66,8 +66,10 @@ class JobImages:
         return [self._identity_of(part), str(pixels), self.settings.some(count, 'num_images', 'seed', 'batch_size')]
 
     def _identity_of(self, part: str) -> str | None:
-        """What the data are; where they are gone, what they were when this work dir saw them, so that finished work
-        needs none."""
+        """Identity of the data; if they are gone, the identity that this work dir saw last.
+
+        So finished work needs no data.
+        """
         if self.settings.images:
             dataset = dict(type='CustomDataset', data_root=self.settings.images, with_label=False)
         else:

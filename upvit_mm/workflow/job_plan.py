@@ -1,4 +1,4 @@
-"""From a pruning job's goal and its scores to the plan: what stays."""
+"""From a pruning job's goal and its scores to the plan."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class JobPlan:
     """Makes plans for one goal.
 
     Args:
-        dense: what is pruned.
-        goal: what to reach.
-        settings: how.
-        images: on which blocks are chosen, where the target has fewer.
+        dense: the network to prune.
+        goal: the target or budget.
+        settings: settings of the job.
+        images: images for choosing blocks, if the target has fewer blocks.
 
     Attributes:
-        chooses_blocks: whether blocks are chosen, by the dense network's head.
+        chooses_blocks: whether blocks are chosen; this needs the dense network's head.
     """
 
     def __init__(self, dense: DenseClassifier, goal: Goal, settings: PruneSettings, images: JobImages):
@@ -44,7 +44,7 @@ class JobPlan:
 
     @property
     def inputs(self) -> dict:
-        """The settings that decide a plan, together with the goal."""
+        """The settings that decide a plan; the goal decides it too."""
         return self.settings.some(
             'head_policy', 'tie_qkv', 'round_to', 'min_share', 'non_uniform', 'window_size', 'max_rows'
         )
@@ -55,7 +55,7 @@ class JobPlan:
         return isinstance(self.goal, Budget) and self.settings.non_uniform
 
     def target(self, scores: Scores | None) -> ArchSpec:
-        """The architecture that comes out; None will do for scores where nothing is spent by them."""
+        """The architecture of the result; scores may be None if they do not decide the widths."""
         if isinstance(self.goal, PrunePlan):
             return self.goal.target_arch
         if isinstance(self.goal, ArchSpec):
@@ -66,7 +66,7 @@ class JobPlan:
         return target_for_budget(self.dense.arch, self.goal, s.grain, self.dense.num_classes, by_score, s.windows)
 
     def make(self, scores: Scores) -> PrunePlan:
-        """The plan that these scores give."""
+        """The plan from these scores."""
         target, blocks = self.target(scores), None
         if target.depths != self.dense.arch.depths:
             blocks = self.blocks
@@ -74,7 +74,7 @@ class JobPlan:
         return plan_for_target(self.dense.arch, target, scores, s.head_policy, s.tie_qkv, blocks)
 
     def cut(self, scores: Scores) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """What a plan from these scores keeps, and the runs of each dim in which it chose."""
+        """Kept channels of a plan from these scores, and the runs of each dim in which it chose."""
         plan = self.make(scores)
         groups = {name: dim.groups for name, dim in prunable_dims(self.dense.arch).items()}
         if self.settings.head_policy == 'regroup':

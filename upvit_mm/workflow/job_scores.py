@@ -22,18 +22,18 @@ logger = logging.getLogger('upvit_mm')
 
 
 class JobScores:
-    """Scores by the method that the settings name, in ``scores.pt`` and ``proxy.txt`` of the job's work dir.
+    """Scores by the method of the settings, in ``scores.pt`` and ``proxy.txt`` of the job's work dir.
 
     Args:
-        dense: what is scored.
-        images: its proxy set is scored on; it knows settings, ledger and work dir.
-        planning: of the job: a method with a second look asks what a plan would keep.
-        crew: which of the job's processes this is.
+        dense: the network to score.
+        images: they give the proxy set, settings, ledger and work dir.
+        planning: planning of the job: a method with a second scoring needs to know what a plan would keep.
+        crew: the processes of the job, and which one this is.
         check: called before anything is scored.
         file: scores to use instead.
 
     Attributes:
-        method: name of the method that made the scores; a file knows its own.
+        method: name of the method that made the scores; a file gives its own.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class JobScores:
             return None if self.crew.rank else self._given(self.file)
         method = METHODS[self.settings.method]
         if self.crew.rank and not method.needs_images:
-            return None  # the first process does it alone
+            return None  # only the first process does it
         inputs, done = self.crew.share(self._scored_before) if method.needs_images else self._scored_before()
         if done:
             self.crew.leave()
@@ -73,7 +73,7 @@ class JobScores:
         return self._save(method.of_weights(self.dense.arch, self.dense.state, **own), inputs)
 
     def text(self) -> str:
-        """Where the scores are from, with the settings that they depend on, in a line."""
+        """One line: the source of the scores, and the settings that they depend on."""
         if self.file:
             return f'scores: {self.file}'
         method = METHODS[self.settings.method]
@@ -82,20 +82,20 @@ class JobScores:
         return f'method {method.name}: {method.summary}; needs {needs}; {reads or "no settings"}'
 
     def _score(self, inputs: str) -> Scores | None:
-        """On images, by all processes; inputs are the fingerprint of what decides the scores."""
+        """Scores from images, by all processes; ``inputs`` is the fingerprint of everything that decides the scores."""
         s, proxy, parts = self.settings, self.images.proxy, self.folder / 'partial'
         scores = score_images(self.dense.net, proxy, s, parts / inputs[:16], self.crew, self.planning.cut)
         if scores is not None:
             write_text_atomically(self.folder / 'proxy.txt', '\n'.join(proxy.paths) + '\n')
             logger.info('scored; peak memory of this process %.0f MiB', process_peak(s.device) / 2**20)
             self._save(scores, inputs, 'proxy.txt', images=len(proxy.numbers))
-        self.crew.share(lambda: None)  # the parts go when all is saved
-        self.crew.leave()  # the first process goes on alone
+        self.crew.share(lambda: None)  # the parts are deleted when all is saved
+        self.crew.leave()  # the first process continues alone
         shutil.rmtree(parts, ignore_errors=True)
         return scores
 
     def _scored_before(self) -> tuple[str, bool]:
-        """Fingerprint of what decides the scores, and whether scores made from it are there."""
+        """Fingerprint of everything that decides the scores, and whether such scores exist."""
         method = METHODS[self.settings.method]
         data = self.images.proxy_data if method.needs_images else None
         decides = self.settings.some('method', 'seed', *method.reads)

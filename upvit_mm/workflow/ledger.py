@@ -19,17 +19,18 @@ def fingerprint(*inputs: Any) -> str:
 
 
 class Ledger:
-    """The record ``steps.json`` of a work dir: by step its inputs' fingerprint, its files' hashes and what data it saw.
+    """The record ``steps.json`` of a work dir: for each step the fingerprint of its inputs, the hashes of its files and
+    its data.
 
     Args:
-        folder: the work dir. A record that cannot be read is as good as none.
+        folder: the work dir. A record that cannot be read counts as empty.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def is_current(self, step: str, inputs: str) -> bool:
-        """Whether a step was done with these inputs and its files are as it left them."""
+        """Whether a step was done with these inputs and its files have not changed."""
         entry = self._read().get(step)
         if not isinstance(entry, dict) or entry.get('inputs') != inputs or not isinstance(entry.get('files'), dict):
             return False
@@ -37,22 +38,22 @@ class Ledger:
         return all(path.is_file() and sha256_of(path) == digest for path, digest in paths.items())
 
     def record(self, step: str, inputs: str, *files: str, data: Mapping[str, str] | None = None) -> None:
-        """Note that a step is done.
+        """Record that a step is done.
 
         Args:
             step: its name.
-            inputs: their fingerprint.
-            *files: that it wrote, relative to the work dir.
-            data: identities of the data sets that it saw, by a name of theirs.
+            inputs: fingerprint of its inputs.
+            *files: files that it wrote, relative to the work dir.
+            data: identities of the data sets that it read, by name.
         """
         entries = self._read()
         hashes = {name: sha256_of(self.folder / name) for name in files}
-        entries.pop(step, None)  # the last one done stands last
+        entries.pop(step, None)  # the most recent step is the last
         entries[step] = {'inputs': inputs, 'files': hashes, 'data': dict(data or {})}
         write_text_atomically(self.folder / 'steps.json', json.dumps(entries, indent=2) + '\n')
 
     def data_seen(self, name: str) -> str | None:
-        """Identity that a data set had when a step last saw it; None where none did."""
+        """Identity of a data set when a step last read it; None if no step did."""
         entries = [entry for entry in self._read().values() if isinstance(entry, dict)]
         seen = [entry['data'] for entry in entries if isinstance(entry.get('data'), dict)]
         return next((data[name] for data in reversed(seen) if name in data), None)

@@ -1,4 +1,4 @@
-"""Classifiers that the jobs run: built from state dicts, and judged."""
+"""Build classifiers from state dicts, and evaluate them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from upvit_mm.pruning.posterior import PosteriorNet
 
 
 def build_net(arch: ArchSpec, state: dict[str, Tensor], device: str = 'cpu') -> PosteriorNet:
-    """The network of a classifier's state dict, or of a backbone's when there is no head in it.
+    """The network of a classifier's state dict, or of a backbone's if it has no head.
 
     Raises:
         ValueError: the state dict does not fit the architecture.

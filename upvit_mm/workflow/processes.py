@@ -1,4 +1,4 @@
-"""Who works on a job: the processes that a launcher started, and how they meet."""
+"""The processes of a launcher that share a job, and how they communicate."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from upvit_mm.launch import first_machine, place_in_job
 from upvit_mm.pruning.shared_work import Crew, Value
 
 LAUNCHERS = ('none', 'pytorch', 'slurm')
-PATIENCE = timedelta(days=365)  # a process that works answers when it is done; one that ended closes its connections
+PATIENCE = timedelta(days=365)  # a working process answers when it is done; one that ended closes its connections
 
 
 @dataclass(frozen=True)
 class LaunchedCrew(Crew):
-    """Processes of a launcher. They meet through a gloo group of their own, on GPU machines too.
+    """Processes of a launcher. They communicate through their own gloo group, on GPU machines too.
 
-    The group is joined at the first meeting. All processes must get there within half an hour of one another; from then
-    on they wait for each other however long a batch takes, and end as soon as they notice that one of them has ended.
+    The group is made at the first communication. All processes must reach it within half an hour of one another. After
+    that they wait for each other however long a batch takes, and end when they notice that one of them has ended.
 
     Attributes:
-        launcher: that started them.
+        launcher: the launcher that started them.
 
     Raises:
         ConnectionError: the processes do not find each other, or one of them ended.
@@ -48,7 +48,7 @@ class LaunchedCrew(Crew):
         return [value, *(self._meet(partial(_receive, rank)) for rank in range(1, self.size))]
 
     def leave(self) -> None:
-        """Undo what the first meeting did; what goes on alone must not count as one of several processes."""
+        """Leave the group; a process that continues alone must not count as one of several."""
         group, ours = self.__dict__.pop('_joined', (None, False))
         if group is not None:
             distributed.destroy_process_group(None if ours else group)
@@ -60,12 +60,12 @@ class LaunchedCrew(Crew):
         except RuntimeError as error:
             raise ConnectionError(
                 f'process {self.rank} of {self.size}: another one has ended or was killed; its own message says why. '
-                f'What was scored is kept: start again to go on. ({_first_line(error)})'
+                f'What was scored is kept: start again to continue. ({_first_line(error)})'
             ) from error
 
     @cached_property
     def _joined(self) -> tuple[distributed.ProcessGroup, bool]:
-        """The group, and whether the one of all processes, which it is part of, is ours too."""
+        """The group, and whether we also made the group of all processes that it belongs to."""
         address, port = first_machine(self.launcher)
         ours = not distributed.is_initialized()
         try:
@@ -75,14 +75,14 @@ class LaunchedCrew(Crew):
             return distributed.new_group(backend='gloo', timeout=PATIENCE), ours
         except RuntimeError as error:
             raise ConnectionError(
-                f'process {self.rank} of {self.size}: does not find the others at {address}:{port}. All must be '
-                'started, and the port be free; name the network in GLOO_SOCKET_IFNAME where a machine has several. '
+                f'process {self.rank} of {self.size}: cannot find the others at {address}:{port}. All must be '
+                'started, and the port free; if a machine has several networks, set GLOO_SOCKET_IFNAME. '
                 f'({_first_line(error)})'
             ) from error
 
 
 def join_crew(launcher: str, device: str) -> tuple[Crew, str]:
-    """This process's place in the job, and its device (a GPU of its own when ``device`` is ``'cuda'``).
+    """This process's place in the job, and its device (its own GPU when ``device`` is ``'cuda'``).
 
     Raises:
         ValueError: an unknown launcher, or one that did not start this process.
@@ -95,8 +95,8 @@ def join_crew(launcher: str, device: str) -> tuple[Crew, str]:
     return LaunchedCrew(rank, size, launcher), f'cuda:{local}' if device == 'cuda' else device
 
 
-# From one process to another, no collectives: a thread of gloo's that still holds a collective's tensors wants Python's
-# lock to drop them, which `destroy_process_group` holds while it waits for that thread (seen with torch 2.4).
+# Send and receive, no collectives. A gloo thread that still holds the tensors of a collective needs Python's lock to
+# free them; `destroy_process_group` holds that lock while it waits for the thread (seen with torch 2.4).
 
 
 def _send(rank: int, value: Any, group: distributed.ProcessGroup) -> None:

@@ -1,4 +1,4 @@
-"""Prune and distil in stages: each prunes what the one before it gave, and learns from the first, dense network."""
+"""Prune and distil in stages: each stage prunes the result of the one before and learns from the dense network."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from upvit_mm.workflow.prune_settings import Goal, PruneSettings
 from upvit_mm.workflow.record import Say
 from upvit_mm.workflow.trainings import Training, train_all
 
-SLACK = 0.99  # by which an intermediate budget is lowered until widths can meet it
+SLACK = 0.99  # factor that lowers an intermediate budget until widths can meet it
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to get there.
+    """The schedule of the stages.
 
     Attributes:
-        stages: how many times pruning and distillation take turns.
-        epochs: of all stages together.
+        stages: number of stages; each prunes and then distils.
+        epochs: sum over all stages.
         lesson: what every stage learns from the dense network.
         lr: highest learning rate of every stage; None = the config's.
-        seed: of the trainings.
+        seed: seed of the trainings.
         train_images: size of the class-balanced subset of the training images that is used; None = all.
 
     Raises:
@@ -68,22 +68,22 @@ class Schedule:
             raise ValueError(f'epochs = {self.epochs}: {self.stages} stages need at least one each.')
 
     def epochs_of(self, stage: int) -> int:
-        """Epochs of a stage, from 1; where they cannot be equal, the later ones have more."""
+        """Epochs of a stage, counted from 1; if they cannot be equal, later stages have more."""
         return self.epochs * stage // self.stages - self.epochs * (stage - 1) // self.stages
 
 
 class Progressive:
-    """Runs the stages, and writes what came out; whatever is done already is not done again.
+    """Run the stages and write the results; finished work is not repeated.
 
     Args:
         cfg: mmpretrain config of the dense classifier, or a recipe in which it is the teacher.
         checkpoint: the dense network's weights.
-        goal: a budget, of the dense network where it is relative.
+        goal: a budget; a relative one is a share of the dense network.
         settings: how every stage prunes.
-        schedule: how it gets there.
+        schedule: number of stages, epochs and so on.
         work_dir: gets ``arch.json``, ``finetuned.pth``, ``progressive.md``, ``progressive.json``, and for each stage
             ``stageK/pruning`` and ``stageK/training``.
-        say: told how it goes, a line at a time.
+        say: called with each line of progress.
 
     Raises:
         FileNotFoundError: the checkpoint or data are missing.
@@ -116,7 +116,7 @@ class Progressive:
         self.budgets = stage_budgets(self.source, goal, schedule.stages, settings, self.classes)
 
     def run(self, **notes: Any) -> dict[str, Any]:
-        """All stages; returns what ``progressive.json`` holds, ``notes`` included."""
+        """Run all stages; returns the content of ``progressive.json``, including ``notes``."""
         arch, checkpoint, plans, rows = self.source, self.dense, [], []
         for stage, budget in enumerate(self.budgets, 1):
             epochs, folder = self.schedule.epochs_of(stage), self.work_dir / f'stage{stage}'
@@ -127,7 +127,7 @@ class Progressive:
             plans.append(folder / 'pruning/plan.json')
             distillation = self._training(stage, outcome.plan.target_arch, plans)
             train_all([distillation], say=self.say)
-            # names of budgets would pile up in the name
+            # otherwise the name would collect the names of all budgets
             arch, checkpoint = replace(outcome.plan.target_arch, name=self.source.name), distillation.checkpoint
             if not rows:
                 rows.append({'stage': 0, **self._costs(self.source), 'top1': _top1(outcome, 'dense')})
@@ -173,11 +173,11 @@ class Progressive:
 def stage_budgets(
     source: ArchSpec, goal: Budget, stages: int, settings: PruneSettings, num_classes: int
 ) -> list[Budget]:
-    """Budgets in absolute numbers, each the same share of the one before it, the last one the goal.
+    """Budgets in absolute numbers; each is the same share of the one before, and the last is the goal.
 
-    Where all blocks shrink alike, widths are tried at once, and intermediate budgets that no widths meet are lowered a
-    little. Where scores decide widths of their own for each block, in steps small enough, no stage is asked for less
-    than its narrowest network costs.
+    If all blocks shrink alike, widths are tried at once, and intermediate budgets that no widths meet are lowered a
+    little. If scores decide the widths of each block, the steps are small enough that no budget is below the cost of
+    the narrowest network of its stage.
 
     Raises:
         ValueError: the goal cannot be met.
@@ -212,7 +212,7 @@ def stage_budgets(
 
 
 def as_markdown(content: dict[str, Any]) -> str:
-    """A row for each stage, and how it came about."""
+    """A row for each stage, and the settings."""
     schedule, images = content['schedule'], content['settings']['eval_images']
     lesson = ', '.join(f'{name} {value:g}' for name, value in schedule['lesson'].items() if value)
     judged = f'at most {images} held-out images' if images else 'no images (`eval_images=0`)'

@@ -1,4 +1,4 @@
-"""The pruning job: from a dense classifier to files that build anywhere."""
+"""The pruning job: from a dense classifier to the files of a pruned network."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ DETECTOR_SIZE = (800, 1333)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What pruning did.
+    """The result of pruning.
 
     Attributes:
-        plan: what stayed.
+        plan: kept channels and blocks.
         held_out: ``kl`` to the dense posteriors and, if labels are known, ``top1`` in % on held-out images, for
-            ``dense``, ``sliced`` and, if asked for, ``compensated``; empty when nothing was judged.
+            ``dense``, ``sliced`` and, if asked for, ``compensated``; empty if nothing was evaluated.
     """
 
     plan: PrunePlan
@@ -54,17 +54,17 @@ class Outcome:
 
 
 class PruneJob:
-    """Scores, plans, slices, compensates and judges; every step is skipped when its inputs have not changed.
+    """Score, plan, slice, compensate and evaluate; a step is skipped when its inputs have not changed.
 
     Args:
         cfg: mmpretrain config of the dense classifier: its backbone, head and data.
         checkpoint: its weights, in any layout that ``upvit_mm.checkpoints`` knows.
-        goal: the architecture to reach, a budget to meet, or a plan to carry out.
+        goal: an architecture, a budget, or a plan.
         work_dir: gets ``proxy.txt``, ``scores.pt``, ``plan.json``, ``arch.json``, ``sliced.pth``, ``report.json``,
             ``report.md`` and ``widths.png``.
         settings: how.
         scores_file: scores to use instead of scoring.
-        crew: which of the job's processes this is; all score, the first does the rest.
+        crew: the processes of the job; all score, the first does the rest.
 
     Raises:
         FileNotFoundError: a missing checkpoint; from the steps, a missing data folder.
@@ -95,7 +95,7 @@ class PruneJob:
         self._check_head(needs_head)
         check_goal(goal, self.source, settings, self.network.num_classes)
         if isinstance(goal, PrunePlan):
-            self.goal = replace(goal, source_arch=self.source)  # the same network, by the name that it has here
+            self.goal = replace(goal, source_arch=self.source)  # the same network, with its name here
 
     @property
     def dense(self) -> PosteriorNet:
@@ -104,13 +104,13 @@ class PruneJob:
 
     @property
     def proxy(self) -> ImageSet:
-        """Images on which it scores and compensates."""
+        """Images for scoring and compensation."""
         return self.images.proxy
 
     # ------------------------------------------------------------------ the steps
 
     def run(self) -> Outcome | None:
-        """All steps; None in all processes but the first."""
+        """Run all steps; None in all processes except the first."""
         if isinstance(self.goal, PrunePlan):
             plan, scores = None if self.crew.rank else self._given_plan(self.goal), None
         else:
@@ -122,9 +122,9 @@ class PruneJob:
         return Outcome(plan, self.judge(plan, scores))
 
     def target(self) -> ArchSpec | None:
-        """The architecture that comes out; None in all processes but the first.
+        """The architecture of the result; None in all processes except the first.
 
-        Scores are made only where each block gets its own widths; the other processes take part in that.
+        Scores are made only if each block gets its own widths; all processes take part in that.
         """
         scores = self.scores() if self.planning.spends_by_score else None
         return None if self.crew.rank else self.planning.target(scores)
@@ -134,7 +134,7 @@ class PruneJob:
         return self.scoring.get()
 
     def plan(self, scores: Scores) -> PrunePlan:
-        """What stays. Blocks are chosen on images, and so kept from an earlier run."""
+        """The plan. Blocks are chosen with images, so they are kept from an earlier run."""
         planning, sha256 = self.planning, self.network.sha256
         data = self.images.proxy_data if planning.chooses_blocks else None
         inputs = fingerprint('plan', sha256, scores_digest(scores), str(self.goal), data, planning.inputs)
@@ -214,20 +214,20 @@ class PruneJob:
     # --------------------------------------------------------------------- parts
 
     def _check_head(self, needed: bool) -> None:
-        """Refuse a checkpoint without a head, or a config that reads it otherwise, where posteriors are wanted."""
+        """If posteriors are needed, refuse a checkpoint without a head, or a config that uses it in another way."""
         s, network = self.settings, self.network
         if not network.num_classes and (needed or s.eval_images):
             without = ' or '.join(name for name, method in METHODS.items() if not method.needs_images)
             raise ValueError(
                 f'checkpoint {network.checkpoint!r} has no linear head: importance and KL are measured on class '
-                f'posteriors. A backbone alone needs --scores, --plan or --method {without}, a target of its own '
+                f'posteriors. A backbone alone needs --scores, --plan or --method {without}, a target of the same '
                 'depth, and --eval-images 0.'
             )
         if network.num_classes and (needed or s.eval_images or s.compensate):
             check_readout(self.cfg, self.source.kind)
 
     def _check_images(self) -> None:
-        """Refuse missing data before hours of work, where there is work to do."""
+        """Refuse missing data before hours of work, if there is work to do."""
         if not self.settings.images:
             check_images(self.cfg, self._parts, self.network.num_classes)
 

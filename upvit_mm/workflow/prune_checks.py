@@ -1,4 +1,4 @@
-"""What a pruning job refuses before anything is scored or trained."""
+"""Checks of a pruning job before anything is scored or trained."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ HEAD = "the checkpoint's head"
 
 
 def check_readout(cfg: Config, family: Family) -> None:
-    """Refuse a classifier that ``PosteriorNet`` is not: it would score another network than the config's.
+    """Refuse a classifier that differs from ``PosteriorNet``: another network than the config's would be scored.
 
     Raises:
-        ValueError: which setting is another, and what it must be.
+        ValueError: a setting is wrong; the message names it and its right value.
     """
     model = cfg.model
     neck, backbone = (model.get('neck') or {}).get('type'), model.backbone
@@ -52,11 +52,11 @@ def check_readout(cfg: Config, family: Family) -> None:
 
 
 def check_images(cfg: Config, parts: Sequence[str], num_classes: int) -> None:
-    """Refuse a config whose data of these parts are missing, or do not fit it or the checkpoint.
+    """Refuse a config if its data of these parts are missing, or do not fit the config or the checkpoint.
 
     Args:
-        cfg: mmpretrain config of the dense classifier; what it says of other parts plays no role here.
-        parts: that are read, of ``'train'`` and ``'val'``.
+        cfg: mmpretrain config of the dense classifier; its other parts are not used here.
+        parts: parts that are read, of ``'train'`` and ``'val'``.
         num_classes: outputs of the checkpoint's head; 0 = it has none.
 
     Raises:
@@ -68,12 +68,12 @@ def check_images(cfg: Config, parts: Sequence[str], num_classes: int) -> None:
     try:
         check_datasets(read, parts, {HEAD: num_classes} if num_classes else None)
     except FileNotFoundError as error:
-        hint = 'Any images will do, without labels: --images FOLDER --num-images N.'
+        hint = 'Images without labels are enough: --images FOLDER --num-images N.'
         raise FileNotFoundError(f'{error} {hint}') from error
 
 
 def check_training_data(cfg: Config, checkpoint: str | None) -> None:
-    """Refuse a config whose training and validation data are missing, or do not fit it or the dense network's weights.
+    """Refuse a config if its training or validation data are missing, or do not fit the config or the dense weights.
 
     Args:
         cfg: mmpretrain config of the dense classifier.
@@ -91,13 +91,13 @@ def check_training_data(cfg: Config, checkpoint: str | None) -> None:
 
 
 def check_goal(goal: Goal, source: ArchSpec, settings: PruneSettings, num_classes: int) -> None:
-    """Refuse, before anything is trained or scored, a goal that no scores could reach.
+    """Before training and scoring, refuse a goal that no scores can reach.
 
     Args:
         goal: what to reach.
         source: the dense architecture.
         settings: how.
-        num_classes: outputs of the head, which counts; 0 = none.
+        num_classes: outputs of the head, which is counted too; 0 = none.
 
     Raises:
         ValueError: a plan or target that does not fit the source, or a budget that cannot be met.
@@ -118,7 +118,7 @@ def check_goal(goal: Goal, source: ArchSpec, settings: PruneSettings, num_classe
         raise ValueError(
             f'target depths = {list(goal.depths)}: pruning cannot deepen the source, which has {list(source.depths)}.'
         )
-    if goal.depths == source.depths or source.is_regular:  # then it makes no difference which blocks stay
+    if goal.depths == source.depths or source.is_regular:  # then all choices of blocks have the same cost
         scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
         blocks = tuple(map(all_blocks, goal.depths))
         plan_for_target(source, goal, scores, settings.head_policy, settings.tie_qkv, blocks)

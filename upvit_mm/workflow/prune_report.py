@@ -35,7 +35,7 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
 ```
 """
-NECK = {  # by whether the backbone is a pyramid
+NECK = {  # key: whether the backbone is a pyramid
     True: 'in_channels=_base_.arch.embed_dims',
     False: "_delete_=True, type='upvit_mm.SimpleFeaturePyramid', in_channels=_base_.arch.embed_dims,\n"
     '        out_channels=256, start_level=1, num_outs=5',
@@ -43,7 +43,7 @@ NECK = {  # by whether the backbone is a pyramid
 
 
 def width_rows(source: ArchSpec, target: ArchSpec) -> HeaderAndRows:
-    """Header and one row a stage: ``dense -> pruned`` widths; ``a-b`` where blocks differ."""
+    """Header and one row per stage: ``dense -> pruned`` widths; ``a-b`` where blocks differ."""
     header = ('stage', 'depth', 'embed', 'heads', 'q, k', 'v', 'FFN hidden')
     rows = []
     for i in range(source.num_stages):
@@ -55,7 +55,7 @@ def width_rows(source: ArchSpec, target: ArchSpec) -> HeaderAndRows:
 
 
 def cost_rows(costs: Costs) -> HeaderAndRows:
-    """Header and one row a count: dense, pruned, and the share that is left."""
+    """Header and one row per count: dense, pruned, and the share that is left."""
     rows = []
     for name, dense in costs['dense'].items():
         pruned = costs['pruned'][name]
@@ -68,9 +68,9 @@ def write_report(folder: Path, plan: PrunePlan, scores: Scores | None, content: 
 
     Args:
         folder: work dir of the job.
-        plan: what stayed.
+        plan: kept channels and blocks.
         scores: by dim name, or None when the plan was given.
-        content: what ``report.json`` holds.
+        content: content of ``report.json``.
     """
     figure = draw_widths(plan, scores)
     write_atomically(folder / 'widths.png', lambda part: figure.savefig(part, format='png', dpi=110))
@@ -118,7 +118,7 @@ def _attention(settings: dict[str, Any]) -> str:
 
 
 def draw_widths(plan: PrunePlan, scores: Scores | None) -> Figure:
-    """Above: dense and kept width of every dim, by kind. Below: where the scores of kept and removed channels lie."""
+    """Top: dense and kept width of every dim, by kind. Bottom: the scores of kept and removed channels."""
     dims = [dim for dim in prunable_dims(plan.source_arch).values() if _stays(plan, dim)]
     figure = Figure(figsize=(14, 7 if scores else 3.8), layout='constrained')
     grid = figure.subplots(2 if scores else 1, len(KINDS), squeeze=False)

@@ -23,11 +23,11 @@ Goal = ArchSpec | Budget | PrunePlan
 
 @dataclass(frozen=True)
 class PruneSettings:
-    """How to prune.
+    """Settings of a pruning job.
 
     Attributes:
         method: of scoring, one of ``METHODS`` (``pruning/methods.py``).
-        draws: backward passes an image, see ``fisher_sums``.
+        draws: backward passes per image, see ``fisher_sums``.
         near_share: share of each dim (or head) around the cut that a second method scores again, see ``Method``.
         per_class: images of every class in the proxy set.
         images: plain folder of images to use instead of the config's data.
@@ -35,13 +35,13 @@ class PruneSettings:
         head_policy, tie_qkv: see ``plan_for_target``.
         round_to, min_share: see ``Grain``; for budgets.
         non_uniform: whether a budget gives each block its own widths, by score for cost.
-        window_size: of the detector's attention (DeiT), for budgets in MACs; 0 = global.
+        window_size: windows of the detector's attention (DeiT), for budgets in MACs; 0 = global.
         compensate: re-solve the linear layers after slicing.
         ridge: see ``compensate``.
-        seed: of the proxy set and of what is random in the method.
-        eval_images: held-out images on which the result is judged, at most; 0 = it is not judged.
-        batch_size: images at once.
-        max_rows: images x candidates at once, see ``kl_sums``; bounds the memory.
+        seed: seed of the proxy set and of random parts of the method.
+        eval_images: largest number of held-out images for evaluation; 0 = no evaluation.
+        batch_size: images per batch.
+        max_rows: images x candidates at once, see ``kl_sums``; limits the memory.
         device: ``'cpu'`` or ``'cuda'`` (``'cuda:3'``).
 
     Raises:
@@ -90,13 +90,13 @@ class PruneSettings:
         """Which widths a budget may choose.
 
         Raises:
-            ValueError: a head policy that no budget takes.
+            ValueError: a head policy that budgets do not allow.
         """
         return Grain(self.round_to, self.min_share, self.head_policy, self.tie_qkv)
 
     @property
     def windows(self) -> Windows:
-        """Of the detector's attention."""
+        """Windows of the detector's attention."""
         return Windows(self.window_size)
 
     def some(self, *names: str) -> dict:
@@ -105,7 +105,7 @@ class PruneSettings:
 
 
 def _check_type(field: Field, value: Any) -> None:
-    """Refuse what a command line or a config gives as another type than the field's; an int is a float too."""
+    """Refuse a value of a command line or a config whose type is not the field's; an int may be a float."""
     rule = field.type.split(' | ')  # annotations are strings here
     kinds = {'int': 'a whole number', 'float': 'a number', 'bool': 'True or False', 'str': 'a text'}
     given = 'None' if value is None else type(value).__name__
@@ -117,11 +117,11 @@ def source_of(cfg: Config) -> ArchSpec:
     """The architecture of a config's dense network.
 
     Raises:
-        ValueError: the config of a detector, no model with a backbone of this package, or one without an arch.
+        ValueError: a detector's config, a model without a backbone of this package, or a backbone without an arch.
     """
     if scope_of(cfg) == 'mmdet':
         raise ValueError(
-            "default_scope = 'mmdet': importance is measured in a classifier; give the config of one, for example "
+            "default_scope = 'mmdet': importance is measured in a classifier; give a classifier's config, for example "
             'configs/pruning/up-pvtv2-b0_from-pvtv2-b2_in1k.py.'
         )
     backbone = (cfg.get('model') or {}).get('backbone') or {}
@@ -140,7 +140,7 @@ def goal_text(goal: Goal) -> str:
 
 
 def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, PruneSettings]:
-    """What to reach and how: the config's ``prune = dict(...)``, overridden by what was given.
+    """Goal and settings: the config's ``prune = dict(...)``, overridden by ``given``.
 
     Args:
         cfg: mmpretrain config of the dense classifier.
@@ -158,7 +158,7 @@ def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Prun
     goals = {kind: given[kind] for kind in GOALS if given.get(kind)}
     goals = goals or {kind: chosen[kind] for kind in GOALS if kind in chosen}
     if len(goals) != 1:
-        raise ValueError(f'{len(goals)} goals are named; name one: {", ".join(GOALS)}.')
+        raise ValueError(f'{len(goals)} goals are given; give one: {", ".join(GOALS)}.')
     settings = {name: value for name, value in chosen.items() if name in names}
     settings |= {name: given[name] for name in names if given.get(name) is not None}
     ((kind, value),) = goals.items()

@@ -1,4 +1,4 @@
-"""What a training is judged by, and the record of its epochs."""
+"""The metric of a training, and the record of its epochs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from upvit_mm.files import write_text_atomically
 from upvit_mm.hooks.judge_resumed import is_judged
 from upvit_mm.stopwatch import now
 
-Say = Callable[[str], object]  # told how it goes, a line at a time
+Say = Callable[[str], object]  # called with each line of progress
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a training is judged by.
+    """The metric of a training.
 
     Attributes:
-        key: as the evaluator names it.
-        text: how people read it.
-        empty: what it is when the evaluator leaves it out; None = it may not.
+        key: its name in the evaluator.
+        text: its format for people.
+        empty: its value when the evaluator leaves it out; None = that is an error.
     """
 
     key: str
@@ -42,7 +42,7 @@ class Metric:
 
     @classmethod
     def of(cls, cfg: Config) -> Metric:
-        """The config's ``judged_by``; without one it is a classifier's."""
+        """The config's ``judged_by``; the default is a classifier's metric."""
         return METRICS[cfg.get('judged_by', TOP1.key)]
 
     def read(self, metrics: Mapping[str, float]) -> float:
@@ -58,17 +58,17 @@ class Metric:
 
 
 TOP1 = Metric('accuracy/top1', 'top-1 {:.2f} %')
-BOX_AP = Metric('coco/bbox_mAP', 'box AP {:.3f}', empty=0.0)  # mmdet's CocoMetric says nothing of no detection at all
+BOX_AP = Metric('coco/bbox_mAP', 'box AP {:.3f}', empty=0.0)  # CocoMetric gives nothing without detections
 METRICS = {metric.key: metric for metric in (TOP1, BOX_AP)}
 
 
 class RecordHook(Hook):
-    """Keeps ``record.json`` of a run: its metric after each epoch that was judged, and the time of a step without
+    """Write ``record.json`` of a run: its metric after each evaluated epoch, and the time of a step without data
     loading.
 
     Args:
-        metric: which.
-        say: told its values, and of epochs that are not judged.
+        metric: the metric.
+        say: called with its values, and with epochs that are not evaluated.
     """
 
     priority = 'VERY_HIGH'
@@ -104,7 +104,7 @@ class RecordHook(Hook):
 
 
 def read_record(folder: Path, epochs: int, metric: Metric) -> dict[str, Any]:
-    """The record of a training as ``Training.record`` gives it; epochs that are not in it are None."""
+    """See ``Training.record``; None for each epoch without a value."""
     path, record = folder / 'record.json', {}
     if path.is_file():
         record = json.loads(path.read_text(encoding='utf-8'))

@@ -1,4 +1,4 @@
-"""Running a scoring method over images: with progress, shared by processes and resumable."""
+"""Run a scoring method over images: with progress, shared by processes, resumable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from upvit_mm.pruning.shared_work import Crew, score_in_parts
 from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.scoring_progress import ScoringProgress
 
-Cut = Callable[[Scores], tuple[dict[str, Tensor], dict[str, int]]]  # to kept channels, and runs of each dim
+Cut = Callable[[Scores], tuple[dict[str, Tensor], dict[str, int]]]  # gives kept channels, and runs of each dim
 
 
 def score_images(
@@ -28,27 +28,28 @@ def score_images(
     crew: Crew,
     cut: Cut,
 ) -> Scores | None:
-    """Scores by a method that looks at images (``settings.method``).
+    """Scores by a method that reads images (``settings.method``).
 
     Args:
         net: the dense classifier.
         proxy: the images.
-        settings: which method, and how.
-        folder: for partial sums, of these inputs alone.
-        crew: who works.
-        cut: what a plan made from scores keeps; a method with a second look asks it, in the first process.
+        settings: the method and its settings.
+        folder: for partial sums of only these inputs.
+        crew: the processes that share the job.
+        cut: gives the kept channels of a plan from scores; a method with a second scoring calls it, in the first
+            process.
 
     Returns:
         Scores by dim name for the first process, None for others.
     """
     known = settings.method in METHODS and METHODS[settings.method].needs_images
-    assert known, f'method = {settings.method!r}: not one that looks at images'
+    assert known, f'method = {settings.method!r}: not one that reads images'
     method = METHODS[settings.method]
     first = _score(method, net, proxy, all_channels(net.backbone.arch), settings, folder / method.name, crew)
     second = method.near_cut
     if second is None:
         return first
-    ranked = tied if settings.tie_qkv else dict  # by what the plan chooses channels
+    ranked = tied if settings.tie_qkv else dict  # the scores by which the plan chooses channels
 
     def look() -> tuple[dict[str, Tensor], dict[str, int]]:
         kept, groups = cut(first)

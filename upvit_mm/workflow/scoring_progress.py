@@ -1,4 +1,4 @@
-"""Progress of the scoring: one bar a kind of dim on a terminal, a line now and then in a log."""
+"""Progress of the scoring: one bar per kind of dim on a terminal, or a line from time to time in a log."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class ScoringProgress:
         self.bars.stop()
 
     def resume(self, kind: str, amount: float) -> None:
-        """What an earlier run did: it counts as done, not as fast."""
+        """Work of an earlier run: it counts as done, but not for the rate."""
         self.resumed += amount
         self.done[kind] += amount
         self.bars.update(self.tasks[kind], completed=self.done[kind])
 
     def advance(self, kind: str, amount: float) -> None:
-        """``amount`` channels x images more."""
+        """Add ``amount`` channels x images."""
         self.done[kind] += amount
         now = time.monotonic()
         rate = (sum(self.done.values()) - self.resumed) / max(now - self.started, 1e-9)

@@ -1,6 +1,6 @@
-"""Trainings in folders of their own: reused when finished, resumed when cut off, one or several at a time.
+"""Trainings in their own folders: reused when finished, resumed after an interruption, one or several at a time.
 
-In a distributed job all processes go through the same trainings together; the first one alone looks after the folders.
+In a distributed job all processes run the same trainings together; only the first one manages the folders.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ RUN_NUMBERS = itertools.count()  # of this process
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is to be done.
+    """A training to do.
 
     Attributes:
-        name: for people.
-        folder: of this training alone: gets ``config.py``, ``console.log``, mmengine's logs and checkpoints, and
+        name: its name in messages.
+        folder: folder of only this training: gets ``config.py``, ``console.log``, mmengine's logs and checkpoints, and
             ``record.json``, the metric by epoch.
         cfg: whole config; its ``judged_by`` names the metric, see ``Metric``.
-        files: whose content decides the result beside the config, its data, and the files that its model names.
+        files: files that decide the result, in addition to the config, its data, and the files that its model names.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Training:
         return self.folder / f'epoch_{self.epochs}.pth'
 
     def is_done(self) -> bool:
-        """Whether it was finished with the same inputs, and its files are as it left them."""
+        """Whether it was finished with the same inputs, and its files have not changed."""
         return Ledger(self.folder).is_current('training', self.inputs)
 
     def record(self) -> dict[str, Any]:
@@ -77,29 +77,29 @@ class Training:
         return read_record(self.folder, self.epochs, Metric.of(self.cfg))
 
     def prepare(self) -> Path | None:
-        """Write the config, in a folder of these inputs.
+        """Write the config in a folder for these inputs.
 
-        A folder of other inputs that holds checkpoints is set aside under a name of its own and comes back when its
-        inputs do; one without is emptied.
+        If the folder belongs to other inputs and has checkpoints, it is kept under another name, and comes back when
+        its inputs come back. A folder without checkpoints is emptied.
 
         Returns:
-            Where a training of other inputs went, or None.
+            The new path of a training with other inputs, or None.
 
         Raises:
-            ValueError: the folder holds something else than a training of ours.
+            ValueError: the folder holds something other than a training of ours.
         """
         marker = self.folder / 'inputs.sha256'
         found = self.folder.iterdir() if self.folder.exists() else ()
-        if not marker.is_file() and any(path.suffix != '.part' for path in found):  # a kill leaves a part
-            raise ValueError(f'{str(self.folder)!r} holds something else than a training; name another work dir.')
+        if not marker.is_file() and any(path.suffix != '.part' for path in found):  # an interruption leaves a part
+            raise ValueError(f'{str(self.folder)!r} holds something other than a training; give another work dir.')
         if self.folder.exists() and not marker.is_file():
-            shutil.rmtree(self.folder)  # what a kill left
+            shutil.rmtree(self.folder)  # left by an interruption
         aside = None
         if marker.is_file() and (theirs := marker.read_text(encoding='utf-8')) != self.inputs:
             if any(self.folder.glob('epoch_*.pth')):
                 aside = self.folder.rename(self._aside(theirs))
             else:
-                empty_folder(self.folder, last=marker)  # until then the folder is known for ours
+                empty_folder(self.folder, last=marker)  # until then this file marks the folder as ours
                 self.folder.rmdir()
         if not self.folder.exists() and (earlier := self._aside(self.inputs)).is_dir():
             earlier.rename(self.folder)
@@ -112,21 +112,21 @@ class Training:
         return self.folder.with_name(f'{self.folder.name}.other-{inputs[:12]}')
 
     def finish(self) -> None:
-        """Note that it is done."""
+        """Record that it is done."""
         Ledger(self.folder).record('training', self.inputs, 'record.json', self.checkpoint.name)
 
 
 def train_all(trainings: Sequence[Training], jobs: int = 1, say: Say = print) -> None:
-    """Do what is not done yet.
+    """Run the trainings that are not finished yet.
 
     Args:
-        trainings: all that are wanted.
-        jobs: how many at a time; above 1 in processes of one thread each, and not in a distributed job.
+        trainings: all trainings.
+        jobs: trainings at a time; more than 1 run in processes of one thread each, and not in a distributed job.
         say: told how it goes, a line at a time.
 
     Raises:
-        ValueError: ``jobs`` that cannot be, a folder that holds something else, or a training that stopped; the message
-            has its name and reason.
+        ValueError: impossible ``jobs``, a folder with other content, or a training that stopped; the message has its
+            name and reason.
     """
     if jobs < 1 or (jobs > 1 and is_distributed()):
         raise ValueError(f'jobs = {jobs}: must be at least 1, and 1 in a distributed job.')
@@ -152,7 +152,7 @@ def train_all(trainings: Sequence[Training], jobs: int = 1, say: Say = print) ->
 
 
 def evaluate(cfg: Config, state: dict[str, Tensor], folder: Path) -> float:
-    """Top-1 in % of a config's classifier with given weights on the whole validation set."""
+    """Top-1 in % of a config's classifier with these weights on the whole validation set."""
     cfg = placed(Config(cfg.to_dict()), folder)
     cfg.update(load_from=None, resume=False)
     with console_of(folder):
@@ -163,14 +163,14 @@ def evaluate(cfg: Config, state: dict[str, Tensor], folder: Path) -> float:
 
 
 def run_training(folder: Path, say: Say | None = None) -> str | None:
-    """Do the training of a prepared folder, from its latest checkpoint on.
+    """Run the training of a prepared folder, from its latest checkpoint.
 
     Args:
         folder: see ``Training.prepare``.
-        say: told the metric of every epoch that is judged.
+        say: called with the metric of every evaluated epoch.
 
     Returns:
-        None, or what the user did wrong; a fault in the code raises.
+        None, or the message of a user's error; an error in the code raises.
     """
     path, terminal = folder / 'config.py', sys.stdout
 
@@ -190,13 +190,15 @@ def run_training(folder: Path, say: Say | None = None) -> str | None:
             return str(error)
         raise
     del runner
-    gc.collect()  # a runner holds itself in circles, and its loaders' processes with it
+    gc.collect()  # a runner has reference cycles, which keep its loaders' processes alive
     return None
 
 
 class VerbatimConfig(Config):
-    """Writes itself as its file has it: mmengine formats the config again for every checkpoint, which for a list of
-    images takes as long as some epochs."""
+    """A config that returns the text of its file.
+
+    mmengine formats the config again for every checkpoint, which for a list of images takes as long as some epochs.
+    """
 
     @property
     def pretty_text(self) -> str:
@@ -204,7 +206,7 @@ class VerbatimConfig(Config):
 
 
 def _finished(trainings: Sequence[Training], jobs: int, say: Say) -> Iterator[Training]:
-    """Each training when it is done; ``say`` is told of epochs where one goes after another."""
+    """Yield each training when it is done; ``say`` gets the epochs if trainings run one after another."""
     if jobs == 1:
         for training in trainings:
             say(f'{training.name}: {training.epochs} epochs in {training.folder}')
@@ -218,7 +220,7 @@ def _finished(trainings: Sequence[Training], jobs: int, say: Say) -> Iterator[Tr
         for future in as_completed(futures):
             _raise_mistake(futures[future], future.result())
             yield futures[future]
-    finally:  # no `with`, which would wait for all that has not begun
+    finally:  # no `with`: it would wait for trainings that have not begun
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -231,7 +233,7 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method('fork', force=True)  # mmengine's own choice for loaders, without its warning
 
-    def follow_parent() -> None:  # a killed parent cannot end its workers, which would go on beside the next run
+    def follow_parent() -> None:  # a killed parent cannot end its workers
         multiprocessing.parent_process().join()
         for loader in multiprocessing.active_children():
             loader.kill()
@@ -242,7 +244,7 @@ def _start_worker() -> None:
 
 @contextlib.contextmanager
 def console_of(folder: Path) -> Iterator[None]:
-    """What a run prints goes to a file of its folder."""
+    """Write the output of a run to a file in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / 'console.log').open('a', encoding='utf-8') as file:
         try:
@@ -255,8 +257,8 @@ def console_of(folder: Path) -> Iterator[None]:
 
 
 def placed(cfg: Config, folder: Path) -> Config:
-    """The config, told that its run takes place in a folder, and with the processes of this job."""
-    # mmengine keeps loggers and visualizers by name for as long as the process lives: one for each run
+    """The config with the folder and the processes of its run."""
+    # mmengine keeps loggers and visualizers by name until the process ends: one name for each run
     name = f'{folder.name}_{next(RUN_NUMBERS)}'
     cfg.update(work_dir=str(folder), experiment_name=name, launcher='pytorch' if is_distributed() else 'none')
     if cfg.get('visualizer'):

@@ -1,4 +1,4 @@
-"""A whole detector as a network that takes images: what deployment would run, to time and to measure."""
+"""A whole detector as a network from images to detections, as in deployment, for timing and measuring."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WholeDetector(nn.Module):
     """From images to detections: backbone, neck, heads and non-maximum suppression.
 
     Args:
-        detector: of mmdet; goes into evaluation mode.
+        detector: a detector of mmdet; it is set to evaluation mode.
     """
 
     def __init__(self, detector: nn.Module):
@@ -31,7 +31,7 @@ class WholeDetector(nn.Module):
         self.detector = detector.eval()
 
     def forward(self, x: Tensor) -> list:
-        """Normalised images ``(B, 3, h, w)``, both sides as the detector pads them -> a ``DetDataSample`` for each."""
+        """Normalised images ``(B, 3, h, w)``, padded like the detector's input -> a ``DetDataSample`` for each."""
         from mmdet.structures import DetDataSample
 
         size = tuple(x.shape[-2:])
@@ -41,7 +41,7 @@ class WholeDetector(nn.Module):
 
 
 def build_detector(cfg: Config) -> nn.Module:
-    """The detector of an mmdet config, with fresh weights whatever its ``init_cfg`` says; random numbers stay."""
+    """The detector of an mmdet config with new random weights, whatever its ``init_cfg``; the random state is kept."""
     from mmdet.registry import MODELS
 
     init_default_scope('mmdet')
@@ -50,11 +50,11 @@ def build_detector(cfg: Config) -> nn.Module:
 
 
 def detector_state(path: str, arch: ArchSpec | None = None) -> dict[str, Tensor]:
-    """A whole detector's tensors, its backbone in any layout that ``upvit_mm.checkpoints`` knows.
+    """A whole detector's tensors; its backbone may have any layout that ``upvit_mm.checkpoints`` knows.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unreadable, not what mmengine writes, or of another backbone than ``arch``.
+        ValueError: unreadable, not a file of mmengine, or a backbone other than ``arch``.
     """
     content: Mapping[str, Any] = read_checkpoint(path)
     if arch is not None:
@@ -65,7 +65,7 @@ def detector_state(path: str, arch: ArchSpec | None = None) -> dict[str, Tensor]
 
 
 def default_size(cfg: Config) -> Size:
-    """``(height, width)`` in pixels that the test pipeline resizes a landscape image to, at most.
+    """Largest ``(height, width)`` in pixels to which the test pipeline resizes a landscape image.
 
     Raises:
         ValueError: it has no ``Resize`` with a scale.
@@ -80,19 +80,19 @@ def default_size(cfg: Config) -> Size:
 
 
 def padded(size: Size, detector: nn.Module) -> Size:
-    """A size as the detector's preprocessor pads it."""
+    """A size after the padding of the detector's preprocessor."""
     divisor = getattr(detector.data_preprocessor, 'pad_size_divisor', 1)
     return tuple(-(-side // divisor) * divisor for side in size)
 
 
 def first_images(cfg: Config, detector: nn.Module, size: Size, count: int) -> Tensor:
-    """Images of the test set as the detector's network gets them, stretched to one size.
+    """Images of the test set after the detector's preprocessing, stretched to one size.
 
     Args:
-        cfg: whose test data are taken.
+        cfg: config with the test data.
         detector: its preprocessor normalises them.
         size: ``(height, width)``.
-        count: images; a smaller test set starts again from its first.
+        count: number of images; a smaller test set starts again with its first image.
 
     Returns:
         ``(count, 3, height, width)`` on the detector's device.

@@ -96,7 +96,7 @@ REFUSED = {  # name -> corruption, what the file is for, words of the error
         "12 of 12 objects lack 'segmentation'.*without with_mask=True",
     ),
     'empty masks': (objects(segmentation=[]), 'masks', "12 of 12 objects lack 'segmentation'"),
-    'flat polygons': (objects(segmentation=[1, 2, 3, 4, 5, 6]), 'masks', 'a polygon is no list of numbers'),
+    'flat polygons': (objects(segmentation=[1, 2, 3, 4, 5, 6]), 'masks', 'a polygon is not a list of numbers'),
     'masks of two points': (objects(segmentation=[[1, 2, 3, 4]]), 'masks', '12 of 12 masks would be ignored.*4 num'),
     'RLE turned': (
         objects(segmentation={'size': [96, 64], 'counts': [0, 6144]}),
@@ -112,7 +112,7 @@ REFUSED = {  # name -> corruption, what the file is for, words of the error
     'masks as y, x': (
         objects(segmentation=lambda a: [[a['segmentation'][0][k ^ 1] for k in range(8)]]),
         'train',
-        'of 12 masks that were looked at do not fit their box',
+        'of 12 masks that were checked do not fit their box',
     ),
     'category ids from 0': (
         objects(category_id=lambda a: a['category_id'] - 1),
@@ -122,7 +122,7 @@ REFUSED = {  # name -> corruption, what the file is for, words of the error
     'category ids from 1': (
         each('categories', lambda c: c.update(id=c['id'] - 1)),
         'train',
-        r'\(2; there are 0 apple, 1 pear\).*Take 1 from each category_id',
+        r'\(2; there are 0 apple, 1 pear\).*Subtract 1 from each category_id',
     ),
     'category ids as text': (objects(category_id=lambda a: str(a['category_id'])), 'train', 'write category_id as num'),
     'category unknown': (
@@ -133,9 +133,9 @@ REFUSED = {  # name -> corruption, what the file is for, words of the error
     'image ids as text': (objects(image_id=lambda a: str(a['image_id'])), 'train', 'write image_id as numbers'),
     'image unknown': (first('annotations', image_id=77), 'train', r'1 of 12 objects have an image_id .*\(77\)'),
     'ids of mixed types': (first('images', id='1'), 'train', 'some ids of images are numbers and some are text'),
-    'image ids twice': (first('images', id=2), 'train', r'1 ids of images come twice \(2\)'),
-    'object ids twice': (objects(id=1), 'train', r'1 ids of objects come twice \(1\)'),
-    'category ids twice': (first('categories', id=2), 'train', '1 ids of categories come twice'),
+    'image ids twice': (first('images', id=2), 'train', r'1 ids of images occur twice \(2\)'),
+    'object ids twice': (objects(id=1), 'train', r'1 ids of objects occur twice \(1\)'),
+    'category ids twice': (first('categories', id=2), 'train', '1 ids of categories occur twice'),
     'category names twice': (first('categories', name='pear'), 'train', "1 categories have the name of another .'pear"),
     'object id 0': (objects(id=lambda a: a['id'] - 1), 'judge', 'has the id 0, .* count as a miss'),
     'object ids as text': (objects(id=lambda a: f'a{a["id"]}'), 'judge', '12 ids of objects are text'),
@@ -151,7 +151,7 @@ REFUSED = {  # name -> corruption, what the file is for, words of the error
     'boxes as shares': (
         boxes_only(lambda a: [a['bbox'][0] / 96, a['bbox'][1] / 64, a['bbox'][2] / 96, a['bbox'][3] / 64]),
         'train',
-        '12 of 12 objects have boxes that look like shares of 1',
+        '12 of 12 objects have boxes in relative coordinates',
     ),
     'boxes as corners': (boxes_only(corners), 'train', r'boxes look like corners \[x1, y1, x2, y2\]: \d+ of 12'),
     'boxes as corners, with masks': (objects(bbox=corners), 'train', 'boxes look like corners|do not fit their box'),
@@ -163,7 +163,7 @@ REFUSED = {  # name -> corruption, what the file is for, words of the error
     'boxes of another scale': (
         boxes_only(lambda a: [2.5 * v for v in a['bbox']]),
         'train',
-        'stick out of their picture',
+        'partly outside their picture',
     ),
     'areas of 0': (objects(area=0), 'train', 'would be lost: boxes 12 of area 0'),
     'areas as text': (first('annotations', area='9'), 'train', "1 of 12 objects have a wrong 'area' .id 1: '9'"),
@@ -176,7 +176,11 @@ REFUSED = {  # name -> corruption, what the file is for, words of the error
     'ignore as text': (objects(ignore='false'), 'train', "have ignore = 'false'"),
     'all ignored': (objects(ignore=1), 'train', 'mmdet finds no object in it .12 marked with ignore'),
     'no objects': (lambda c: c.update(annotations=[]), 'train', 'mmdet finds no object in it .it lists none'),
-    'nothing to judge by': (lambda c: c.pop('annotations'), 'judge', 'it lists no objects, so nothing can be judged'),
+    'nothing to judge by': (
+        lambda c: c.pop('annotations'),
+        'judge',
+        'it lists no objects, so nothing can be',
+    ),
     'no images': (lambda c: c.update(images=[]), 'train', "'images' is empty"),
     'images as a dict': (lambda c: c.update(images={}), 'train', "'images' is missing or no list"),
     'images as names': (lambda c: c.update(images=['a.png']), 'train', '1 of 1 images are no JSON objects'),

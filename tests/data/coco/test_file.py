@@ -39,7 +39,7 @@ def test_a_disk_without_room_for_the_memory(good, write, monkeypatch, caplog, tm
     monkeypatch.setenv('UPVIT_MM_CACHE', str(tmp_path / 'occupied'))
     content, _ = good()
     assert examine(write(content)).faults == ()
-    assert 'cannot be remembered' in caplog.text
+    assert 'cannot be cached' in caplog.text
 
 
 def test_the_summary_counts_what_mmdet_leaves_out_by_design(good, write, read_by_mmdet):

@@ -44,7 +44,7 @@ def test_missing_pictures_are_counted_and_looked_for(folder):
     shutil.move(folder / 'a.jpg', folder / 'images/a.jpg')
     with pytest.raises(ValueError, match=r"2 of 3 pictures .* 'a.jpg' is in '.*val/images': correct data_prefix=dict"):
         check_names(folder, NAMES, 'val.json')
-    with pytest.raises(ValueError, match=r"1 of 1 pictures .* There is 'c.jpg', whose letters are others"):
+    with pytest.raises(ValueError, match=r"1 of 1 pictures .* There is 'c.jpg', with other letters"):
         check_names(folder, ['more/C.JPG'], 'val.json')
     with pytest.raises(ValueError, match=r'3 of 3 pictures are not in'):
         check_names(folder / 'nowhere', NAMES, 'val.json')
@@ -82,7 +82,7 @@ def test_turned_pictures(folder):
 def test_turns_that_the_size_does_not_show_are_said(folder, caplog, orientation, height):
     save(folder / 'b.jpg', 96, height, orientation)
     check_sizes(folder, NAMES, [(96, 64), (96, height), (96, 64)], True, 'val.json')
-    assert "1 of 3 pictures that were opened ('b.jpg') are turned or mirrored" in caplog.text
+    assert "1 of 3 pictures that were opened ('b.jpg') are rotated or mirrored" in caplog.text
 
 
 def test_which_pipelines_turn_pictures():

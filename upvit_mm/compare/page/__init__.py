@@ -1,4 +1,4 @@
-"""One HTML page of everything that the tools left: accuracy, costs, widths, consistency, pictures, commands."""
+"""One HTML page with all results of the tools: accuracy, costs, widths, consistency, pictures, commands."""
 
 from upvit_mm.compare.page.write import write_page
 

@@ -1,4 +1,4 @@
-"""Charts as SVG that takes the page's font and, for all that is black, the colour of its text."""
+"""Charts as SVG with the page's font; black becomes the colour of the page's text."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from upvit_mm.compare.curves import style_of
 from upvit_mm.compare.detector_table import KINDS, DetectorTable
 
 matplotlib.use('Agg')
-WIDTH, HEIGHT = 5, 3.2  # inches; at 10 points, letters are as large as the page's on a phone
+WIDTH, HEIGHT = 5, 3.2  # inches; letters of 10 points are as large as the page's on a phone
 DENSE = {'color': 'black', 'marker': '*'}  # beside rows in the styles of compare/curves.py
 Point = tuple[str, float, float, float | None, dict[str, Any]]  # name, MACs, mean and spread in %, style
 
 
 def detector_charts(table: DetectorTable, name: str) -> list[dict[str, Any]]:
-    """AP against MACs for boxes and masks where backbones differ, and box AP by epoch where there was a training.
+    """AP against MACs for boxes and masks if backbones differ, and box AP by epoch if there was a training.
 
     Args:
         table: the comparison.
-        name: of the charts' elements, unique in the page.
+        name: prefix of the charts' elements, unique in the page.
     """
     charts = []
     for kind in table.kinds:
@@ -62,11 +62,11 @@ def classifier_charts(compared: ClassifierTable) -> list[dict[str, Any]]:
 
 
 def as_svg(figure: Figure, name: str) -> Markup:
-    """A figure for the page: small, legend below, transparent, black left to the page.
+    """A figure for the page: small, legend below, transparent, with the page's colour for black.
 
     Args:
-        figure: with one panel; its size and legend are changed.
-        name: of its elements, unique in the page.
+        figure: a figure with one panel; its size and legend are changed.
+        name: prefix of its elements, unique in the page.
     """
     (axes,) = figure.axes
     handles, labels = axes.get_legend_handles_labels()
@@ -93,7 +93,7 @@ def picture_uri(path: Path) -> dict[str, Any]:
 
 
 def data_uri(webp: io.BytesIO) -> str:
-    """A file as a ``data:`` address, for a page that needs no other file."""
+    """A WebP picture as a ``data:`` URI, for a self-contained page."""
     return f'data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}'
 
 

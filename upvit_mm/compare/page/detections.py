@@ -1,4 +1,4 @@
-"""What every backbone's detector finds on the same pictures, beside the ground truth."""
+"""Detections of every backbone on the same pictures, next to the ground truth."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DPI = 150
 
 
 def detections(runs: DetectorRuns) -> dict[str, Any]:
-    """The first annotated pictures of the test data with the ground truth and what the first seed's detectors find.
+    """The first annotated pictures of the test data, with the ground truth and the detections of the first seed.
 
     Raises:
         FileNotFoundError: predictions or data are missing.
@@ -54,7 +54,7 @@ def detections(runs: DetectorRuns) -> dict[str, Any]:
 
 
 def _found(path: Path, coco: COCO, shown: Container[int]) -> Predictions:
-    """What a file of predictions holds for the pictures that are shown."""
+    """The predictions in a file for the pictures that are shown."""
     try:
         results = read_results(path, coco)
         return predictions_of({key: found for key, found in results.items() if key in shown}, coco, MIN_SCORE)

@@ -1,4 +1,4 @@
-"""What the tools left on disk, read with a check that it is that."""
+"""Read and check the files that the tools wrote."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Source:
     """A JSON file of a tool.
 
     Attributes:
-        name: of the file.
-        tool: which writes it.
-        keys: that it has.
-        row_keys: that each of its ``rows`` has.
+        name: name of the file.
+        tool: the tool that writes it.
+        keys: keys that it must have.
+        row_keys: keys that each of its ``rows`` must have.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Source:
     row_keys: tuple[str, ...] = ()
 
     def read(self, folder: str | Path) -> dict[str, Any]:
-        """What the file in a folder holds, and the folder itself as ``folder``.
+        """The content of the file in a folder, and the folder itself as ``folder``.
 
         Raises:
             FileNotFoundError: no such file.
@@ -62,7 +62,7 @@ CONSISTENCY = Source('contrast.json', 'tools/compare_consistency.py', TokenTable
 
 
 def existing(path: Path, tool: str) -> Path:
-    """The path itself.
+    """The path, if it exists.
 
     Raises:
         FileNotFoundError: no such file.
@@ -76,9 +76,9 @@ class DetectorRuns:
     """One comparison of ``tools/compare_detectors.py``.
 
     Attributes:
-        folder: that it was read from.
-        table: what its ``detectors.json`` holds.
-        cfg: of the first backbone's first run; the others differ in their backbone.
+        folder: the folder that it was read from.
+        table: content of its ``detectors.json``.
+        cfg: config of the first backbone's first run; the others differ in their backbone.
         title: type of the detector.
 
     Raises:
@@ -94,7 +94,7 @@ class DetectorRuns:
         self.title: str = type_name(self.cfg.model.type)
 
     def predictions(self, row: DetectorRow) -> Path:
-        """File of a row's first run.
+        """Predictions of a row's first run.
 
         Raises:
             FileNotFoundError: no such file.
@@ -105,13 +105,13 @@ class DetectorRuns:
         if path.name != PREDICTIONS or not path.resolve().is_relative_to(self.folder.resolve()):
             raise ValueError(
                 f'{str(self.folder / DETECTORS.name)!r}: runs.predictions = {name!r}: must be a {PREDICTIONS} in that '
-                f'folder; run {DETECTORS.tool} again, which judges again what an older version has judged.'
+                f'folder; run {DETECTORS.tool} again, which evaluates again what an older version has evaluated.'
             )
         return existing(path, DETECTORS.tool)
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[DetectorRuns]:
-    """Comparisons, titles of the same detector told apart by their folders; see ``DetectorRuns``."""
+    """Read comparisons; if two have the same detector, their titles get the folder. See ``DetectorRuns``."""
     runs = [DetectorRuns(folder) for folder in folders]
     count = Counter(r.title for r in runs)
     for r in runs:

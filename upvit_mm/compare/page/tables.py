@@ -55,7 +55,7 @@ def ap_by_area(table: DetectorTable) -> Table:
 
 
 def top1_of(row: DetectorRow, compared: ClassifierTable) -> Figure | None:
-    """Top-1 of the classifier that a detector's backbone comes from; None when it is none of the comparison's."""
+    """Top-1 of the classifier that a detector's backbone comes from; None if it is not in the comparison."""
     if row.checkpoint is None:
         return None
     if row.sha256 == compared.sha256:
@@ -97,7 +97,7 @@ def pruned_costs(report: Mapping[str, Any]) -> Table:
 
 
 def before_training(report: Mapping[str, Any]) -> Table:
-    """What the pruned network does before any training, on held-out images."""
+    """Results of the pruned network before any training, on held-out images."""
     rows = [
         [name, f'{judged["kl"]:.4f}', f'{judged["top1"]:.2f}' if 'top1' in judged else NOTHING]
         for name, judged in report['held_out'].items()
@@ -106,7 +106,7 @@ def before_training(report: Mapping[str, Any]) -> Table:
 
 
 def kept_widths(plan: PrunePlan) -> list[dict[str, Any]]:
-    """By stage of the dense network, kept and dense widths of all its blocks; nothing is kept of a removed one."""
+    """For each stage of the dense network, kept and dense widths of its blocks; a removed block keeps nothing."""
     dims = prunable_dims(plan.source_arch)
 
     def width(name: str, stays: bool = True) -> dict[str, float]:
@@ -142,7 +142,7 @@ def last_stage(found: TokenTable, size: str) -> Table:
 
 
 def explained(found: TokenTable) -> dict[str, str]:
-    """What the measures in the tables of ``last_stage`` are, by their titles."""
+    """Explanations of the measures in the tables of ``last_stage``, by their titles."""
     shown = {measure for size in found.sizes for measure in found.last_measures(size)}
     return {METRICS[name]: text for name, text in EXPLAINED.items() if name in shown}
 
@@ -153,7 +153,7 @@ def _ap_columns(table: DetectorTable) -> list[str]:
 
 
 def _ap_cells(table: DetectorTable, name: str) -> list[Any]:
-    """AP, its difference to the baseline, and AP50 of every kind in %; None where the backbone is not in it."""
+    """AP, its difference to the baseline, and AP50 of every kind in %; None if the backbone is not in it."""
     row = next((row for row in table.rows if row.name == name), None)
     if row is None:
         return [None] * len(_ap_columns(table))

@@ -1,4 +1,4 @@
-"""Writing the page."""
+"""Write the page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from upvit_mm.table import Table
 from upvit_mm.version import __version__
 
 Folder = str | Path
-Record = Mapping[str, Any]  # what report.json of a pruning holds
+Record = Mapping[str, Any]  # keys of a pruning's report.json
 
 
 def write_page(
@@ -50,23 +50,23 @@ def write_page(
     notes: Sequence[str] = (),
     commands: Sequence[str] = (),
 ) -> Path:
-    """Write one HTML page that needs nothing else, with a section for everything that is given.
+    """Write one self-contained HTML page, with a section for everything that is given.
 
     Args:
-        path: of the page.
+        path: path of the page.
         title: its heading.
         detectors: work dirs of ``tools/compare_detectors.py``.
         classifiers: work dir of ``tools/compare_classifiers.py``.
         consistency: work dir of ``tools/compare_consistency.py``.
         pruning: work dir of ``tools/prune.py``.
         notes: paragraphs below the heading.
-        commands: that came before those which the tools recorded.
+        commands: commands before those that the tools recorded.
 
     Returns:
         ``path``.
 
     Raises:
-        FileNotFoundError: a file that the tool should have left, or a picture of the test data, is missing.
+        FileNotFoundError: a file of the tool or a picture of the test data is missing.
         ValueError: a damaged file.
     """
     runs = read_runs(detectors)
@@ -139,7 +139,7 @@ def _template() -> Template:
 
 
 def _pictures(contrast: TokenTable) -> list[dict[str, Any]]:
-    """Those that the comparison of consistency left, with what they show."""
+    """Pictures of the comparison of consistency, with their descriptions."""
     names, sizes = ', '.join(contrast.groups), ', '.join(contrast.sizes)
     texts = {
         'contrast.png': f'Every measure by stage, one bar for each of {names}, at {sizes}',
@@ -164,12 +164,12 @@ def _versions() -> dict[str, str | None]:
 def _hashes(
     runs: Sequence[DetectorRuns], compared: ClassifierTable | None, report: Record | None, contrast: TokenTable | None
 ) -> Table:
-    """Every file that the records name with its SHA-256, once, from the dense network to the detectors."""
+    """Every file in the records with its SHA-256, once, from the dense network to the detectors."""
     files = [('dense classifier', compared.checkpoint, compared.sha256)] if compared else []
     files += [('dense classifier', report['checkpoint'], report['sha256'])] if report else []
     for r in runs:
         for row in r.table.rows:
-            if r.table.trained:  # else it is the whole detector, and its run names it
+            if r.table.trained:  # otherwise it is the whole detector, and its run names it
                 files.append((f'backbone {row.name}', row.checkpoint, row.sha256))
             for run in row.runs:
                 what = f'{r.title}, {row.name}' + ('' if run['seed'] is None else f', seed {run["seed"]}')

@@ -1,4 +1,4 @@
-"""COCO annotation files: what is in them, and what would go wrong later without a word."""
+"""COCO annotation files: their content, and faults that would cause errors later without a message."""
 
 from upvit_mm.data.coco.fault import USES, Fault
 from upvit_mm.data.coco.file import WAY_OUT, CocoFile, examine

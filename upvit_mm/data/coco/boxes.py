@@ -9,7 +9,7 @@ import numpy as np
 from upvit_mm.data.coco.fault import MAX_LOST, SLACK, Fault, Rule, box_of, how_many
 from upvit_mm.data.coco.objects import Objects
 
-MAX_OUTSIDE = 0.2  # share of boxes that may stick out of their picture, as those of hidden parts do
+MAX_OUTSIDE = 0.2  # share of boxes that may be partly outside their picture, like those of hidden parts
 
 
 def _shares(objects: Objects) -> Fault | None:
@@ -17,12 +17,12 @@ def _shares(objects: Objects) -> Fault | None:
     like_shares = (objects.boxes >= 0).all(axis=1) & (ends <= 1.01).all(axis=1) & (objects.boxes[:, 2:] > 0).all(axis=1)
     if not like_shares.any():
         return None
-    found = f'{how_many(like_shares)} have boxes that look like shares of 1 ({box_of(objects, like_shares)}).'
+    found = f'{how_many(like_shares)} have boxes in relative coordinates ({box_of(objects, like_shares)}).'
     return Fault(found, 'Write [x, y, w, h] in pixels: x and w times the width, y and h times the height.')
 
 
 def _corners_or_centres(objects: Objects) -> Fault | None:
-    """Boxes of other kinds stick out of their pictures, and fit into them when they are read as what they are."""
+    """Boxes in another format are partly outside their pictures, but inside them when read in their own format."""
     seen = objects.picture >= 0
     out = seen & _sticks_out(objects.boxes, objects.sizes)
     if not seen.any() or out.sum() <= MAX_LOST * seen.sum():
@@ -35,13 +35,11 @@ def _corners_or_centres(objects: Objects) -> Fault | None:
         ('centres [cx, cy, w, h]', centres, 'x = cx - w / 2 and y = cy - h / 2'),
     ):
         if (read[:, 2:] > 0).all() and not _sticks_out(read, sizes).any():
-            found = (
-                f'boxes look like {name}: {how_many(out)} would stick out of their picture ({box_of(objects, out)}).'
-            )
+            found = f'boxes look like {name}: {how_many(out)} would be partly outside ({box_of(objects, out)}).'
             return Fault(found, f'Write [x, y, w, h] in pixels, with {rule}.')
     if out.sum() > MAX_OUTSIDE * seen.sum():
-        found = f'{how_many(out)} have boxes that stick out of their picture ({box_of(objects, out)}).'
-        return Fault(found, 'Look whether boxes are [x, y, w, h] in pixels, and width and height those of the picture.')
+        found = f'{how_many(out)} have boxes that are partly outside their picture ({box_of(objects, out)}).'
+        return Fault(found, 'Check that boxes are [x, y, w, h] in pixels, and that width and height fit the picture.')
     return None
 
 
@@ -72,7 +70,7 @@ def _areas(objects: Objects) -> Fault | None:
     k = np.flatnonzero(wrong)[0]
     found = (
         f'{how_many(wrong)} have an area above that of their box (id {objects.rows[k]["id"]!r}: {objects.areas[k]:g} '
-        f'in {boxes[k]:g}): AP by size would be of other sizes.'
+        f'in {boxes[k]:g}): AP by size would be wrong.'
     )
     return Fault(found, 'Write areas in square pixels.', 'judge', 'note')
 
@@ -85,7 +83,7 @@ def _copies(objects: Objects) -> Fault | None:
     (image, category, *box), _ = keys.most_common(1)[0]
     found = f'{copies} of {len(objects)} objects are copies: image {image!r}, category {category!r}, box {box}, again.'
     severity = 'loss' if copies > 0.1 * len(objects) else 'note'
-    return Fault(found, 'Remove them: AP counts each copy that is not found as a miss.', severity=severity)
+    return Fault(found, 'Remove them: AP counts each copy that is not detected as a miss.', severity=severity)
 
 
 RULES: tuple[Rule, ...] = (

@@ -11,23 +11,23 @@ from upvit_mm.data.coco.objects import Id, Objects
 def _ids_twice(objects: Objects) -> Fault | None:
     for what, rows in (('images', objects.images), ('objects', objects.rows), ('categories', objects.categories)):
         if twice := repeated(row['id'] for row in rows):
-            found = f'{len(twice)} ids of {what} come twice ({some(twice)}): readers keep the last of each alone.'
-            return Fault(found, 'Number them anew.', severity='fatal')
+            found = f'{len(twice)} ids of {what} occur twice ({some(twice)}): readers keep only the last of each.'
+            return Fault(found, 'Give them new numbers.', severity='fatal')
     return None
 
 
 def _names_twice(objects: Objects) -> Fault | None:
     if twice := repeated(category['name'] for category in objects.categories):
-        found = f'{len(twice)} categories have the name of another ({some(twice)}), and labels would be shifted.'
-        return Fault(found, 'Give them one id, or names of their own.', severity='fatal')
+        found = f'{len(twice)} categories have the name of another ({some(twice)}), so labels would be shifted.'
+        return Fault(found, 'Give them one id, or different names.', severity='fatal')
     return None
 
 
 def _pictures_twice(objects: Objects) -> Fault | None:
     if twice := repeated(image['file_name'] for image in objects.images):
         found = (
-            f'{len(twice)} pictures are listed under several ids ({some(twice)}): the objects of one are background '
-            'in the other.'
+            f'{len(twice)} pictures are listed under several ids ({some(twice)}): the objects of one count as '
+            'background in the other.'
         )
         return Fault(found, 'Give every picture one id, and its objects that image_id.')
     return None
@@ -57,19 +57,19 @@ def _unknown_category(objects: Objects) -> Fault | None:
     if not remedy and not any(isinstance(value, str) for value in used | set(known)):
         if {value + 1 for value in used} <= set(known):
             remedy = (
-                'Objects seem to count categories from 0, categories from 1: then *all* labels are one off. Add 1 to '
-                'each category_id.'
+                'Objects seem to count categories from 0, categories from 1: then *all* labels are off by one. Add 1 '
+                'to each category_id.'
             )
         elif min(used) == 1 and {value - 1 for value in used} <= set(known):
             remedy = (
-                'Objects seem to count categories from 1, categories from 0: then *all* labels are one off. Take 1 '
-                'from each category_id.'
+                'Objects seem to count categories from 1, categories from 0: then *all* labels are off by one. '
+                'Subtract 1 from each category_id.'
             )
     return Fault(found, remedy or 'Add the category, or remove these objects.')
 
 
 def _as_other_type(wanted: set[Id], known: set[Id], key: str) -> str:
-    """The remedy where ids would fit, were they not text on one side and numbers on the other."""
+    """The remedy where ids are text on one side and numbers on the other, but equal otherwise."""
     if {str(value) for value in wanted} <= {str(value) for value in known}:
         kinds = ('text', 'numbers') if isinstance(next(iter(wanted)), str) else ('numbers', 'text')
         return f'Here they are {kinds[0]}, there {kinds[1]}: write {key} as {kinds[1]}.'
@@ -79,14 +79,14 @@ def _as_other_type(wanted: set[Id], known: set[Id], key: str) -> str:
 def _id_zero(objects: Objects) -> Fault | None:
     if not any(row['id'] == 0 for row in objects.rows):
         return None
-    found = '1 object has the id 0, which pycocotools takes for "no match": its detection would count as a miss.'
+    found = '1 object has the id 0, which pycocotools reads as "no match": its detection would count as a miss.'
     return Fault(found, 'Number the objects from 1.', 'judge')
 
 
 def _text_ids(objects: Objects) -> Fault | None:
     if not objects.rows or not isinstance(objects.rows[0]['id'], str):
         return None
-    found = f'the {len(objects)} ids of objects are text; pycocotools computes with numbers and would stop.'
+    found = f'the {len(objects)} ids of objects are text; pycocotools needs numbers and would stop.'
     return Fault(found, 'Number the objects from 1.', 'judge', 'fatal')
 
 
@@ -94,8 +94,8 @@ def _back_slashes(objects: Objects) -> Fault | None:
     names = [image['file_name'] for image in objects.images if '\\' in image['file_name']]
     if not names:
         return None
-    found = f'{len(names)} of {len(objects.images)} file names have back-slashes ({some(names)}): no folders here.'
-    return Fault(found, 'Write / in their place.', severity='fatal')
+    found = f'{len(names)} of {len(objects.images)} file names have backslashes ({some(names)}): not folders here.'
+    return Fault(found, 'Write / instead.', severity='fatal')
 
 
 # -------------------------------------------------------------------------- objects
@@ -111,8 +111,8 @@ def _no_objects(objects: Objects) -> Fault | None:
 def _nothing_to_judge(objects: Objects) -> Fault | None:
     if len(objects):
         return None
-    found = 'it lists no objects, so nothing can be judged by it.'
-    return Fault(found, 'Name a file with objects, or set format_only=True in the evaluator.', 'judge', 'fatal')
+    found = 'it lists no objects, so nothing can be evaluated with it.'
+    return Fault(found, 'Give a file with objects, or set format_only=True in the evaluator.', 'judge', 'fatal')
 
 
 def _flags(objects: Objects) -> Fault | None:

@@ -1,4 +1,4 @@
-"""What a fault of an annotation file is, and the words to name one."""
+"""A fault of an annotation file, and parts of its message."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from upvit_mm.data.coco.objects import Id, Objects
 
-USES = ('train', 'judge', 'masks')  # objects are learned; detections are judged by them; their masks are read
-MAX_LOST = 0.01  # share of objects that may be lost to single slips: COCO's own train2017 has boxes without width
-SLACK = 2.0  # pixels, of boxes that people drew
+USES = ('train', 'judge', 'masks')  # for training; for evaluation; masks are read
+MAX_LOST = 0.01  # share of objects that may be lost by single mistakes: COCO's own train2017 has boxes without width
+SLACK = 2.0  # pixels, in boxes that people drew
 EXAMPLES = 3
 
 
@@ -22,11 +22,11 @@ class Fault:
     """One kind of fault.
 
     Attributes:
-        found: what, how many of how many, examples.
+        found: the fault, the count and the total, examples.
         remedy: what to do.
-        use: of the file in which it matters: one of ``USES``, or ``'any'``.
-        severity: ``'fatal'``: readers stop, or nothing right can come of it; ``'loss'``: mmdet goes on, without some
-            objects or with wrong ones; ``'note'``: worth a line in the log.
+        use: use of the file for which it matters: one of ``USES``, or ``'any'``.
+        severity: ``'fatal'``: readers stop, or all results are wrong; ``'loss'``: mmdet continues, without some objects
+            or with wrong ones; ``'note'``: only a line in the log.
     """
 
     found: str
@@ -39,19 +39,19 @@ Rule = Callable[[Objects], Fault | None]
 
 
 def repeated(values: Iterable[Id]) -> list[Id]:
-    """Values that come more than once."""
+    """Values that occur more than once."""
     return [value for value, count in Counter(values).items() if count > 1]
 
 
 def some(values: Iterable[Any]) -> str:
-    """The first three different values, and how many more there are."""
+    """The first three different values, and the number of others."""
     distinct = list(dict.fromkeys(map(repr, values)))
     more = len(distinct) - EXAMPLES
     return ', '.join(distinct[:EXAMPLES]) + (f' and {more} more' if more > 0 else '')
 
 
 def how_many(flags: np.ndarray) -> str:
-    """As ``'3 of 12 objects'``."""
+    """For example ``'3 of 12 objects'``."""
     return f'{int(flags.sum())} of {len(flags)} objects'
 
 
@@ -64,5 +64,5 @@ def box_of(objects: Objects, flags: np.ndarray) -> str:
 
 
 def box_text(box: np.ndarray) -> str:
-    """As ``'bbox [1, 2, 30, 40]'``."""
+    """For example ``'bbox [1, 2, 30, 40]'``."""
     return f'bbox [{", ".join(f"{value:g}" for value in box)}]'

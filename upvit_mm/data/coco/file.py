@@ -1,4 +1,4 @@
-"""A COCO annotation file, read whole once: what is in it, and what in it would go wrong later without a word."""
+"""A COCO annotation file, read completely once: its content, and faults that would cause errors later."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ ENCODINGS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe': 'utf-16', b'\xfe\xff': '
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What a COCO annotation file holds.
+    """The content of a COCO annotation file.
 
     Attributes:
         path: the file.
         categories: ``(id, name)`` in the file's order, which is the order of mmdet's labels.
         names: ``file_name`` of every picture.
-        sizes: ``(width, height)`` in pixels of every picture, as the file has it.
-        objects: how many there are.
+        sizes: ``(width, height)`` in pixels of every picture, as in the file.
+        objects: number of objects.
         empty: pictures without an object.
         kept: objects by category id (as text) that mmdet keeps, crowds among them.
-        left_out: objects that mmdet drops, by the reason; each counts once.
-        crowds: objects that mmdet keeps as regions to ignore.
-        faults: what would go wrong.
+        left_out: number of objects that mmdet drops, by reason; each counts once.
+        crowds: number of objects that mmdet keeps as regions to ignore.
+        faults: all faults that were found.
     """
 
     path: str
@@ -56,11 +56,11 @@ class CocoFile:
     faults: tuple[Fault, ...]
 
     def check(self, uses: Sequence[str], tolerant: bool = False) -> None:
-        """Refuse a file with faults that matter; log those that do not.
+        """Refuse a file with faults that matter; log the others.
 
         Args:
-            uses: what the file is for, of ``fault.USES``.
-            tolerant: only warn about faults that mmdet survives (``allow_faulty_annotations`` of the config).
+            uses: what the file is used for, from ``fault.USES``.
+            tolerant: only warn about faults that mmdet can read (``allow_faulty_annotations`` of the config).
 
         Raises:
             ValueError: the first three faults, each with count, example and remedy.
@@ -74,17 +74,17 @@ class CocoFile:
             more = len(refused) - SHOWN
             texts = [f'{fault.found} {fault.remedy}' for fault in refused[:SHOWN]]
             if all(fault.severity == 'loss' for fault in refused):
-                texts.append(f'Or set {WAY_OUT} = True in the config to go on without them.')
+                texts.append(f'Or set {WAY_OUT} = True in the config to continue without them.')
             if more > 0:
                 texts.append(f'({more} more of such faults.)')
             raise ValueError(f'annotation file {self.path!r}: {" ".join(texts)}')
 
     def summary(self, classes: Sequence[str], filter_cfg: Mapping[str, Any] | None) -> str:
-        """One line: how many pictures and objects, and what mmdet leaves out by design.
+        """One line: the numbers of pictures and objects, and what mmdet leaves out by design.
 
         Args:
-            classes: that the config lists.
-            filter_cfg: of a training dataset; None = every picture stays.
+            classes: classes that the config lists.
+            filter_cfg: setting of a training dataset; None = every picture stays.
         """
         listed = {str(number): name in classes for number, name in self.categories}
         left_out = dict(self.left_out)
@@ -103,9 +103,9 @@ class CocoFile:
 
 
 def examine(path: Path) -> CocoFile:
-    """Read a whole annotation file; what was found is remembered by path, size and time of the last change.
+    """Read a whole annotation file; the result is cached by path, size and time of the last change.
 
-    The memory is the folder ``$UPVIT_MM_CACHE``, by default ``~/.cache/upvit_mm``.
+    The cache is the folder ``$UPVIT_MM_CACHE``, by default ``~/.cache/upvit_mm``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -117,7 +117,7 @@ def examine(path: Path) -> CocoFile:
     state = path.stat()
     key = [__version__, str(path), state.st_size, state.st_mtime_ns]
     memory = _cache_folder() / f'{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json'
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a memory that cannot be read is none
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a cache that cannot be read is ignored
         remembered = json.loads(memory.read_text(encoding='utf-8'))
         if remembered['key'] == key:
             return _from_json(remembered['file'])
@@ -127,7 +127,7 @@ def examine(path: Path) -> CocoFile:
     try:
         write_text_atomically(memory, json.dumps({'key': key, 'file': dataclasses.asdict(file)}))
     except OSError as error:
-        logger.warning('what is in %s cannot be remembered (%s): it is read anew each time', path, error)
+        logger.warning('the result for %s cannot be cached (%s): the file is read again each time', path, error)
     return file
 
 
@@ -173,7 +173,7 @@ def _parse(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _without_gc() -> Iterator[None]:
-    """Millions of new dictionaries make Python look for circles again and again, for half of the time."""
+    """Switch off the garbage collector: with millions of new dictionaries it takes half of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from upvit_mm.data.coco.fault import MAX_LOST, SLACK, Fault, Rule, box_text, how_many
 from upvit_mm.data.coco.objects import Objects
 
-SAMPLE = 2000  # objects whose masks are held against their boxes
+SAMPLE = 2000  # number of objects whose masks are compared with their boxes
 POLYGONS = 'polygons [[x1, y1, x2, y2, x3, y3, ...], ...] in pixels'
 
 
@@ -24,7 +24,7 @@ def _no_masks(objects: Objects) -> Fault | None:
         f"{how_many(lacking)} lack 'segmentation' (id {objects.rows[k]['id']!r}), which the pipeline loads or the "
         'metric judges.'
     )
-    remedy = 'Add masks; or take a detector of boxes, without with_mask=True in LoadAnnotations and segm in CocoMetric.'
+    remedy = 'Add masks; or use a detector of boxes, without with_mask=True in LoadAnnotations and segm in CocoMetric.'
     return Fault(found, remedy, 'masks', 'fatal')
 
 
@@ -46,7 +46,7 @@ def _short_polygons(objects: Objects) -> Fault | None:
 
 
 def _masks_with(objects: Objects, problem_of: Callable[[Any, Mapping[str, Any]], str]) -> dict[int, str]:
-    """Problems by place of the object."""
+    """Problems by index of the object."""
     pairs = ((k, row.get('segmentation')) for k, row in enumerate(objects.rows) if objects.picture[k] >= 0)
     found = ((k, problem_of(mask, objects.images[objects.picture[k]])) for k, mask in pairs if mask)
     return {k: problem for k, problem in found if problem}
@@ -60,7 +60,7 @@ def _first(objects: Objects, problems: Mapping[int, str]) -> str:
 def _mask_problem(mask: Any, image: Mapping[str, Any]) -> str:
     if isinstance(mask, list):
         numbers = all(isinstance(polygon, list) and _are_numbers(polygon) for polygon in mask)
-        return '' if numbers else 'a polygon is no list of numbers'
+        return '' if numbers else 'a polygon is not a list of numbers'
     if not isinstance(mask, Mapping) or not isinstance(mask.get('counts'), (list, str)):
         return 'neither polygons nor RLE'
     if list(mask.get('size') or ()) != [image['height'], image['width']]:
@@ -73,7 +73,7 @@ def _are_numbers(values: list) -> bool:
 
 
 def _polygon_problem(mask: Any, image: Mapping[str, Any]) -> str:
-    """mmdet leaves out polygons of an odd number of values or of fewer than six, and objects with no other."""
+    """mmdet leaves out polygons with an odd number of values or fewer than six, and objects with only such ones."""
     if not isinstance(mask, list) or not all(isinstance(polygon, list) for polygon in mask):
         return ''
     short = [len(polygon) for polygon in mask if len(polygon) % 2 or len(polygon) < 6]
@@ -81,7 +81,7 @@ def _polygon_problem(mask: Any, image: Mapping[str, Any]) -> str:
 
 
 def _masks_beside_boxes(objects: Objects) -> Fault | None:
-    """Boxes that were written as something else show it beside the masks, which are written in one way only."""
+    """Compare boxes with masks: masks have only one format, so boxes in a wrong format do not fit them."""
     places = [k for k in np.flatnonzero(objects.kept & ~objects.crowd) if objects.rows[k].get('segmentation')]
     places = places[:: max(len(places) // SAMPLE, 1)]
     beside, looked = [], 0
@@ -99,14 +99,14 @@ def _masks_beside_boxes(objects: Objects) -> Fault | None:
         return None
     k, extent = beside[0]
     found = (
-        f'{len(beside)} of {looked} masks that were looked at do not fit their box (id {objects.rows[k]["id"]!r}: '
+        f'{len(beside)} of {looked} masks that were checked do not fit their box (id {objects.rows[k]["id"]!r}: '
         f'mask from {extent[:2].round(1).tolist()} to {extent[2:].round(1).tolist()}, {box_text(objects.boxes[k])}).'
     )
     return Fault(found, 'Write boxes as [x, y, w, h] and polygons as x, y, x, y, ..., both in pixels.')
 
 
 def _extent(mask: Any) -> np.ndarray | None:
-    """Left, top, right and bottom of a mask; None when it cannot be read, which is another rule's matter."""
+    """Left, top, right and bottom of a mask; None when it cannot be read; another rule reports that."""
     try:
         if isinstance(mask, list):
             points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in mask])

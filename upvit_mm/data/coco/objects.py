@@ -1,4 +1,4 @@
-"""The objects of a COCO file as columns, and the check that there are such columns at all."""
+"""The objects of a COCO file as columns, and the check of the file's structure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 Id = int | str
 EXAMPLES = 3
-KEYS = {  # list -> what to call its entries, and what every reader needs of them
+KEYS = {  # list -> name of its entries, and the keys that every reader needs
     'images': ('images', ('id', 'file_name', 'width', 'height')),
     'categories': ('categories', ('id', 'name')),
     'annotations': ('objects', ('id', 'image_id', 'category_id', 'bbox', 'area')),
@@ -26,10 +26,10 @@ REMEDIES = {
 
 
 def check_structure(content: Any, path: str) -> None:
-    """Refuse content that is not in COCO's form, so far as every reader needs it.
+    """Refuse content without the parts of COCO's format that every reader needs.
 
     Raises:
-        ValueError: a list or key is missing, or a value is of another type; with count and example.
+        ValueError: a list or key is missing, or a value is of another type; the message has count and example.
     """
 
     def refuse(text: str) -> None:
@@ -67,7 +67,7 @@ def check_structure(content: Any, path: str) -> None:
 def _check_ids(content: Mapping[str, Any], refuse: Callable[[str], None]) -> None:
     for name, (entries, _) in KEYS.items():
         if len({isinstance(entry['id'], str) for entry in content[name]}) > 1:
-            refuse(f'some ids of {entries} are numbers and some are text, so 1 and "1" are two. Write them alike.')
+            refuse(f'some ids of {entries} are numbers and some are text, so 1 and "1" differ. Use one type.')
 
 
 def _which(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -111,7 +111,7 @@ _VALUES: dict[str, tuple[Callable[[list], bool], str]] = {
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of a file as columns, with the pictures that they are in; made of content of the right structure.
+    """The objects of a file as columns, with their pictures; made from content of the right structure.
 
     Attributes:
         images: the file's pictures.
@@ -119,7 +119,7 @@ class Objects:
         rows: the file's objects.
         boxes: ``(n, 4)`` x, y, w, h in pixels.
         areas: ``(n,)`` in square pixels.
-        picture: ``(n,)`` place of the object's picture in ``images``; -1 = its image_id is unknown.
+        picture: ``(n,)`` index of the object's picture in ``images``; -1 = its image_id is unknown.
         known: ``(n,)`` whether the object's category is in the file.
         crowd: ``(n,)`` whether ``iscrowd`` is set.
         ignore: ``(n,)`` whether ``ignore`` is set.
@@ -163,7 +163,7 @@ class Objects:
 
     @cached_property
     def inside(self) -> np.ndarray:
-        """``(n, 2)`` pixels of the box's width and height that lie in the picture."""
+        """``(n, 2)`` pixels of the box's width and height inside the picture."""
         start, stop = self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]
         return np.maximum(np.minimum(stop, self.sizes) - np.maximum(start, 0), 0)
 
@@ -171,7 +171,7 @@ class Objects:
 
     @cached_property
     def reasons(self) -> dict[str, np.ndarray]:
-        """Why mmdet drops an object, in its order; an object may have several."""
+        """Reasons why mmdet drops an object, in mmdet's order; an object may have several."""
         empty = (self.boxes[:, 2:] <= 0).any(axis=1)
         return {
             'marked with ignore': self.ignore,
@@ -189,7 +189,7 @@ class Objects:
         return ~np.logical_or.reduce(list(self.reasons.values()))
 
     def left_out(self) -> dict[str, int]:
-        """Number of objects by the first reason that mmdet drops them for."""
+        """Number of dropped objects by the first reason."""
         counts, before = {}, np.zeros(len(self), dtype=bool)
         for reason, flags in self.reasons.items():
             if count := int((flags & ~before).sum()):
@@ -205,5 +205,5 @@ class Objects:
         return counts
 
     def pictures_with_objects(self) -> set[int]:
-        """Places in ``images``."""
+        """Indices of ``images``."""
         return set(np.unique(self.picture[self.picture >= 0]).tolist())

@@ -1,4 +1,4 @@
-"""Whether the pictures that an annotation file names are on disk, and of the size that it says."""
+"""Whether the pictures of an annotation file are on disk and have the size that it gives."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ from PIL import Image, UnidentifiedImageError
 logger = logging.getLogger('upvit_mm')
 SAMPLE = 200  # pictures that are opened
 EXAMPLES = 3
-LOOKED_THROUGH = 20_000  # files below the folder among which missing pictures are looked for
+LOOKED_THROUGH = 20_000  # number of files below the folder that are searched for missing pictures
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 ORIENTATION = 0x0112  # EXIF's number of the orientation
-OTHER_SIZE = (
-    'Write width and height of the pictures that are there; where pictures were resized, scale boxes and masks too.'
-)
-REMEDIES = {  # for turned pictures, by whether the loader turns them
-    True: 'Its EXIF orientation turns it when it is loaded, and the boxes are of the picture as stored: write pictures '
+OTHER_SIZE = 'Write width and height of the actual pictures; where pictures were resized, scale boxes and masks too.'
+REMEDIES = {  # for rotated pictures, by whether the loader rotates them
+    True: 'Its EXIF orientation rotates it when it is loaded, but the boxes fit the stored picture: write pictures '
     "without orientation, or set color_type='color_ignore_orientation' in LoadImageFromFile of all pipelines.",
-    False: 'Its EXIF orientation is ignored by the pipeline, and the boxes are of the turned picture: leave color_type '
+    False: 'The pipeline ignores its EXIF orientation, but the boxes fit the rotated picture: leave color_type '
     'of LoadImageFromFile out.',
 }
 
 
 def check_names(folder: Path, names: Sequence[str], source: str) -> None:
-    """Refuse a file that names pictures which are not there.
+    """Refuse a file with pictures that are missing on disk.
 
     Args:
         folder: of the pictures, on this machine's disk.
@@ -51,7 +49,7 @@ def check_names(folder: Path, names: Sequence[str], source: str) -> None:
 
 
 def _missing(folder: Path, names: Sequence[str]) -> list[str]:
-    """One look at each folder, since one at each of 100,000 files takes minutes on some disks."""
+    """List each folder once: checking each of 100,000 files takes minutes on some disks."""
     by_folder = defaultdict(list)
     for name in names:
         by_folder[os.path.dirname(name)].append(name)  # noqa: PTH120 (pathlib takes five times as long)
@@ -74,7 +72,7 @@ def _where(folder: Path, missing: Sequence[str]) -> str:
         if (name := wanted.get(_plain(path.name))) is None or not path.is_file():
             continue
         if path.name != PurePosixPath(name).name:
-            return f'There is {path.name!r}, whose letters are others: rename the files, or correct file_name.'
+            return f'There is {path.name!r}, with other letters: rename the files, or correct file_name.'
         return (
             f'{path.name!r} is in {str(path.parent)!r}: correct data_prefix=dict(img=...), data_root or the file names.'
         )
@@ -82,22 +80,23 @@ def _where(folder: Path, missing: Sequence[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name without what systems take for equal: case, and how accents are written."""
+    """A name without the differences that some systems ignore: case, and the encoding of accents."""
     return unicodedata.normalize('NFC', name).casefold()
 
 
 def check_sizes(folder: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]], turns: bool, source: str) -> None:
-    """Open some pictures, evenly spread, and refuse a file that says other sizes.
+    """Open some pictures, evenly spread, and refuse a file that gives other sizes.
 
     Args:
         folder: of the pictures.
         names: relative to it.
-        sizes: ``(width, height)`` in pixels as the file says.
-        turns: whether the loader turns pictures as their EXIF orientation says.
+        sizes: ``(width, height)`` in pixels, from the file.
+        turns: whether the loader rotates pictures by their EXIF orientation.
         source: that names them, for the message.
 
     Raises:
-        ValueError: a picture cannot be read or has another size; how many of those opened, the first, and the remedy.
+        ValueError: a picture cannot be read or has another size; the message has the count, the first one and the
+            remedy.
     """
     step = max(len(names) // SAMPLE, 1)
     wrong, unreadable, unclear, looked = [], [], [], range(0, len(names), step)
@@ -127,8 +126,8 @@ def check_sizes(folder: Path, names: Sequence[str], sizes: Sequence[tuple[int, i
         raise ValueError(f'{text} {REMEDIES[turns] if turned else OTHER_SIZE}')
     if unclear:
         logger.warning(
-            '%s: %d of %d pictures that were opened (%r) are turned or mirrored by their EXIF orientation when they '
-            'are loaded, which their size does not show; look at a painted one to see that boxes fit.',
+            '%s: %d of %d pictures that were opened (%r) are rotated or mirrored by their EXIF orientation when they '
+            'are loaded, which their size does not show; look at a painted one to check that boxes fit.',
             source,
             len(unclear),
             len(looked),
@@ -140,17 +139,17 @@ def _size_of(path: Path) -> tuple[tuple[int, int], int]:
     """Width and height as stored, and the EXIF orientation (1 = upright)."""
     try:
         with Image.open(path) as picture:
-            plain = picture.format == 'PNG' and 'exif' not in picture.info  # Pillow would decode it all to be sure
+            plain = picture.format == 'PNG' and 'exif' not in picture.info  # else Pillow decodes the picture
             return picture.size, 1 if plain else picture.getexif().get(ORIENTATION, 1)
     except UnidentifiedImageError:
-        pixels = cv2.imread(str(path))  # knows some formats that Pillow does not
+        pixels = cv2.imread(str(path))  # reads some formats that Pillow does not
         if pixels is None:
             raise
         return pixels.shape[1::-1], 1
 
 
 def turns_pictures(pipeline: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the first loader of a pipeline turns pictures as their EXIF orientation says; mmcv's default does."""
+    """Whether the first loader of a pipeline rotates pictures by their EXIF orientation, as mmcv does by default."""
     for transform in pipeline or ():
         kind = transform.get('color_type')
         if kind is not None:

@@ -12,10 +12,10 @@ __all__ = ['UPBackbone', 'UPDeiT', 'UPPVTv2', 'build_backbone']
 
 
 def build_backbone(arch: ArchSpec, **settings) -> UPBackbone:
-    """The backbone of an architecture, of whatever family it is, with random weights.
+    """The backbone of an architecture of any family, with random weights.
 
     Args:
-        arch: its widths.
-        **settings: of the family's class.
+        arch: the architecture.
+        **settings: arguments of the family's class.
     """
     return MODELS.get(arch.kind.backbone)(arch, **settings)

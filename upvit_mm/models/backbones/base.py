@@ -1,4 +1,4 @@
-"""What both backbones share: arch, initialisation, checkpoints, freezing, layer depth."""
+"""What all backbones share: arch, initialisation, checkpoints, freezing, layer depth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger('upvit_mm')
 
 
 def split_pretrained(init_cfg: Mapping | list | None) -> tuple[list[Mapping], list[Mapping] | None]:
-    """What of an ``init_cfg`` names checkpoints, and the rest as mmengine wants it."""
+    """Split an ``init_cfg`` into the parts that name checkpoints and the rest, in mmengine's form."""
     configs = init_cfg if isinstance(init_cfg, list) else [init_cfg] if init_cfg else []
     kinds = ('Pretrained', 'PretrainedInit')
     pretrained = [c for c in configs if is_type(c['type'], *kinds, registry=WEIGHT_INITIALIZERS)]
@@ -37,10 +37,10 @@ class UPBackbone(BaseModule):
     Args:
         arch: stock name, path of an ``arch.json``, or mapping (see ``upvit_mm.arch.resolve_arch``).
         frozen_stages: see the subclass; -1 freezes nothing.
-        norm_eval: accepted since detector configs often set it; LayerNorm acts alike in both modes.
+        norm_eval: accepted because detector configs often set it; LayerNorm is the same in both modes.
         init_cfg: mmengine's, where ``dict(type='Pretrained', checkpoint=..., prefix=..., weights=...)`` takes any
             layout that ``upvit_mm.checkpoints`` knows (``prefix`` and ``weights`` as in ``load_backbone``). It raises
-            on a tensor that is missing, extra or mis-shaped, and on a file of other heads or logit scales.
+            an error if a tensor is missing, extra or of another shape, or if the file has other heads or logit scales.
     """
 
     family: str
@@ -62,7 +62,7 @@ class UPBackbone(BaseModule):
     # --------------------------------------------------------- initialisation
 
     def reset_parameters(self) -> None:
-        """Draw fresh weights, as the authors of both families do: truncated normal, 0.02, for Linear."""
+        """Draw new random weights, as the authors of both families do: truncated normal, 0.02, for Linear."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
@@ -79,7 +79,7 @@ class UPBackbone(BaseModule):
         nn.init.zeros_(conv.bias)
 
     def init_weights(self) -> None:
-        """mmengine's entry: load ``init_cfg``'s checkpoint through our loader, or initialise as it says.
+        """Called by mmengine: load ``init_cfg``'s checkpoint with our loader, or initialise as ``init_cfg`` says.
 
         Raises:
             FileNotFoundError: the checkpoint does not exist.
@@ -99,9 +99,9 @@ class UPBackbone(BaseModule):
     # ------------------------------------------------------------ checkpoints
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        """Every load passes here (torch's, mmengine's, of this module or of a whole detector).
+        """Every load comes through here (torch's, mmengine's, of this module or of a whole detector).
 
-        mmengine only logs a mismatch and goes on with random weights; a wrong backbone raises instead.
+        mmengine only logs a mismatch and continues with random weights; here a wrong backbone raises an error.
         """
         to_ours_in_place(state_dict, prefix)
         loaded = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
@@ -114,15 +114,15 @@ class UPBackbone(BaseModule):
     # --------------------------------------------------------------- freezing
 
     def frozen_modules(self) -> Iterable[nn.Module | nn.Parameter]:
-        """Modules and bare parameters that ``frozen_stages`` freezes."""
-        raise AssertionError('a subclass says what it freezes')
+        """Modules and single parameters that ``frozen_stages`` freezes."""
+        raise AssertionError('a subclass defines what it freezes')
 
     def blocks_in_use(self) -> Sequence[int]:
-        """By stage, how many of its blocks run before the last of ``out_indices``."""
-        raise AssertionError('a subclass says what runs')
+        """For each stage, the number of its blocks that run before the last of ``out_indices``."""
+        raise AssertionError('a subclass defines what runs')
 
     def unused_modules(self) -> Iterable[nn.Module]:
-        """Modules that no forward pass reaches, since they come after the last of ``out_indices``."""
+        """Modules that no forward pass reaches, because they come after the last of ``out_indices``."""
         for stage, used in zip(self.stages, self.blocks_in_use()):
             if not used:
                 yield stage
@@ -130,14 +130,14 @@ class UPBackbone(BaseModule):
                 yield from (*stage.blocks[used:], stage.norm)
 
     def untrained_modules(self) -> list[nn.Module | nn.Parameter]:
-        """What is frozen, and what never runs."""
+        """Parameters and modules that are frozen or never run."""
         return [*self.frozen_modules(), *self.unused_modules()]
 
     def freeze(self) -> None:
-        """Stop the gradients of what ``frozen_stages`` names and of what never runs.
+        """Stop the gradients of the parts that ``frozen_stages`` freezes and of those that never run.
 
-        The weights of the latter stay in the state dict. But a parameter that never gets its gradient ends a
-        training on several processes (``DistributedDataParallel`` without ``find_unused_parameters``).
+        Weights that never run stay in the state dict. But a parameter that never gets its gradient stops a training on
+        several processes (``DistributedDataParallel`` without ``find_unused_parameters``).
         """
         for module in self.untrained_modules():
             module.requires_grad_(False)
@@ -163,12 +163,12 @@ class UPBackbone(BaseModule):
 
         Args:
             param_name: full name of the parameter.
-            prefix: what stands before this backbone's own names, for example ``'backbone.'``.
+            prefix: the text before this backbone's own names, for example ``'backbone.'``.
 
         Returns:
             ``(depth, number of depths)``: 0 for the first patch embedding (and DeiT's class token and positions),
-            ``1 + k`` for the k-th block over all stages, the last for everything after the backbone. A later
-            stage's patch embedding counts with its first block, its norm with its last.
+            ``1 + k`` for the k-th block over all stages, the last for everything after the backbone. The patch
+            embedding of a later stage has the depth of its first block, its norm that of its last block.
         """
         count = sum(self.arch.depths) + 2
         if not param_name.startswith(prefix):
@@ -195,25 +195,25 @@ class UPBackbone(BaseModule):
         return self.stages[i].run_block(j, tokens, grid)
 
     def leave_stage(self, i: int, tokens: Tensor) -> Tensor:
-        """The tokens ``(B, P+N, C)`` that stage ``i`` ends with, normalised: what others read."""
+        """The normalised tokens ``(B, P+N, C)`` at the end of stage ``i``, which other modules read."""
         return self.stages[i].norm(tokens)
 
     def to_map(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """Tokens ``(B, P+N, C)`` as a map ``(B, C, H, W)``, without those that have no place on the grid."""
+        """Tokens ``(B, P+N, C)`` as a map ``(B, C, H, W)``, without the prefix tokens."""
         return tokens_to_map(tokens[:, self.num_prefix_tokens :], grid)
 
     def read(self, tokens: Tensor) -> Tensor:
-        """What a head reads of the last stage's tokens ``(B, P+N, C)``: the class token or the mean, ``(B, C)``."""
+        """The input of a head from the last stage's tokens ``(B, P+N, C)``: the class token or the mean, ``(B, C)``."""
         return tokens[:, 0] if self.arch.kind.reads_class_token else tokens.mean(dim=1)
 
     @property
     def num_prefix_tokens(self) -> int:
-        """``P``, tokens in front that have no place on the grid."""
+        """``P``, the number of prefix tokens, which have no place on the grid."""
         return self.arch.kind.num_prefix_tokens
 
     def is_returned(self, index: int) -> bool:
         """Whether ``index`` is one of ``out_indices``."""
-        # not `in`, which torch 2.4 compiles wrongly with dynamic=True: the network then returns fewer maps
+        # not `in`: torch 2.4 compiles it wrongly with dynamic=True, and the network then returns fewer maps
         return any(index == wanted for wanted in self.out_indices)
 
     # ---------------------------------------------------------------- helpers
@@ -234,7 +234,7 @@ class UPBackbone(BaseModule):
         """``indices`` as a tuple counted from the front.
 
         Raises:
-            ValueError: empty, one twice, or one outside ``[-count, count)``.
+            ValueError: no index, an index twice, or one outside ``[-count, count)``.
         """
         indices = (indices,) if isinstance(indices, int) else tuple(indices)
         found = {i % count for i in indices if -count <= i < count}
@@ -256,7 +256,7 @@ class UPBackbone(BaseModule):
         Raises:
             ValueError: a side below ``smallest_side``, or another number of channels than the arch.
         """
-        if any(side < self.smallest_side for side in x.shape[-2:]):  # not min(), which compares the two sides
+        if any(side < self.smallest_side for side in x.shape[-2:]):  # not min(): it compares the two sides
             raise ValueError(
                 f'image of {x.shape[-2]}x{x.shape[-1]} pixels: {type(self).__name__} needs at least '
                 f'{self.smallest_side} pixels a side, its largest stride; resize or pad the images.'
@@ -266,6 +266,6 @@ class UPBackbone(BaseModule):
 
 
 def stage_modules(stage: Stage, blocks: int) -> list[nn.Module]:
-    """The patch embedding and the first ``blocks`` blocks of a stage, its norm too when those are all."""
+    """The patch embedding and the first ``blocks`` blocks of a stage, and its norm if those are all blocks."""
     parts: list[nn.Module] = [stage.patch_embed, *stage.blocks[:blocks]]
     return [*parts, stage.norm] if blocks >= len(stage.blocks) else parts

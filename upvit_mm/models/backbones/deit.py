@@ -25,11 +25,11 @@ class UPDeiT(UPBackbone):
     Args:
         arch: ``'deit-tiny'``, ``'deit-small'``, ``'deit-base'``, the path of an ``arch.json``, or a mapping.
         out_type: ``'featmap'``: maps ``(B, C, H, W)`` for detectors; ``'cls_token'``: ``(B, C)`` for classifiers.
-        out_indices: blocks whose output is returned; the last one passes the final norm. What comes after the last
-            index never runs and is not trained.
+        out_indices: blocks whose output is returned; the last one passes the final norm. Modules after the last index
+            never run and are not trained.
         window_size: side in tokens of the windows of the non-global blocks; 0 = every block is global.
-        global_blocks: blocks that attend globally when ``window_size`` is set; None = four, evenly spread, the
-            last among them (arXiv 2203.16527, sec. 3).
+        global_blocks: blocks that attend globally when ``window_size`` is set; None = four, evenly spread, including
+            the last (arXiv 2203.16527, sec. 3).
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         frozen_stages: -1 nothing; 0 class token, positions and patch embedding; k those and the first k blocks.
         with_cp: recompute blocks in the backward pass: less memory, about a third more time.
@@ -105,7 +105,7 @@ class UPDeiT(UPBackbone):
         trunc_normal_(self.pos_embed, std=0.02)
 
     def _reset_conv(self, conv: nn.Conv2d) -> None:
-        conv.reset_parameters()  # torch's default, as the authors have it
+        conv.reset_parameters()  # torch's default, as in the authors' code
 
     def frozen_modules(self) -> Iterable[nn.Module | nn.Parameter]:
         if self.frozen_stages < 0:

@@ -1,4 +1,4 @@
-"""Fine-tuning by distillation: an mmpretrain classifier with a frozen teacher beside it."""
+"""Fine-tuning by distillation: an mmpretrain classifier with a frozen teacher."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from upvit_mm.registry import MODELS
 class DistillClassifier(ImageClassifier):
     """``ImageClassifier`` whose loss adds terms that compare it with a frozen teacher on the same batch.
 
-    The teacher is no submodule: ``state_dict``, parameters, optimizer and copies (EMA's among them) know nothing of
-    it, yet it follows ``.to()``, ``.cuda()``, ``.half()``. The student's tensors keep the names of an
-    ``ImageClassifier``, so its checkpoint loads in one, or with ``prefix='backbone.'`` in a detector.
+    The teacher is not a submodule: it is not in ``state_dict``, parameters, optimizer or copies (including EMA's). But
+    it follows ``.to()``, ``.cuda()``, ``.half()``. The student's tensors keep the names of an ``ImageClassifier``, so
+    its checkpoint loads in one, or with ``prefix='backbone.'`` in a detector.
 
     Args:
         backbone: the student's.
         teacher: ``dict(backbone=..., neck=..., head=..., checkpoint=..., data_preprocessor=...)``, see ``Teacher``.
-            None for evaluation where the teacher's checkpoint is not at hand.
-        distill: by name a config of a ``DistillLoss``; its term is logged as ``loss_NAME``, the head's own as
+            None for evaluation without the teacher's checkpoint.
+        distill: configs of ``DistillLoss`` by name; each term is logged as ``loss_NAME``, the head's own as
             ``loss_ce``, the sum as ``loss``.
-        head: of the student; ``in_channels`` may be left out, for the backbone's.
+        head: head of the student; if ``in_channels`` is left out, it is the backbone's.
         **settings: ``neck``, ``train_cfg``, ``data_preprocessor`` and ``init_cfg`` of ``ImageClassifier``, where
             ``init_cfg=dict(type='Pretrained', checkpoint=...)`` starts backbone and head from a pruned classifier.
 
@@ -58,10 +58,10 @@ class DistillClassifier(ImageClassifier):
         self.distill_losses = nn.ModuleDict()
         if teacher is None:
             return
-        if not distill or 'ce' in distill:  # loss_ce is the head's
+        if not distill or 'ce' in distill:  # the head's loss is loss_ce
             raise ValueError(f'distill = {dict(distill)!r}: must have one term or more, none of them named ce.')
         teacher = Teacher(**teacher, student_preprocessor=self.data_preprocessor)
-        object.__setattr__(self, 'teacher', teacher)  # nn.Module's own would make it a submodule
+        object.__setattr__(self, 'teacher', teacher)  # nn.Module's __setattr__ would make it a submodule
         self._check_heads(teacher.classifier)
         for name, config in distill.items():
             self.distill_losses[name] = term = MODELS.build(config)
@@ -81,7 +81,7 @@ class DistillClassifier(ImageClassifier):
             )
 
     def init_weights(self) -> None:
-        """mmengine's entry; a ``Pretrained`` checkpoint must hold this backbone and this head, in any known layout.
+        """Called by mmengine; a ``Pretrained`` checkpoint must hold this backbone and this head, in any known layout.
 
         Raises:
             FileNotFoundError: the checkpoint does not exist.
@@ -103,8 +103,8 @@ class DistillClassifier(ImageClassifier):
         """The head's loss, renamed ``loss_ce``, and one term per entry of ``distill``.
 
         Args:
-            inputs: ``(B, 3, h, w)`` as the preprocessor gives it, CutMix and Mixup done; the teacher sees it too.
-            data_samples: labels, mixed where the images are.
+            inputs: ``(B, 3, h, w)`` from the preprocessor, after CutMix and Mixup; the teacher gets the same images.
+            data_samples: labels; mixed if the images are mixed.
 
         Raises:
             ValueError: there is no teacher.
@@ -115,19 +115,19 @@ class DistillClassifier(ImageClassifier):
         theirs = self.teacher(inputs, wanted)
         feats, ours = observe(self, inputs, wanted)
         losses = self.head.loss(feats, data_samples)
-        # mmengine logs the sum as `loss`; a term of that name would take its place in the log
+        # mmengine logs the sum as `loss`; a term of that name would replace it in the log
         losses = {'loss_ce' if key == 'loss' else key: value for key, value in losses.items()}
         for name, term in self.distill_losses.items():
             losses[f'loss_{name}'] = term(ours[term.compares], theirs[term.compares])
         return losses
 
     def _apply(self, fn, *args, **kwargs):
-        """Every move and cast of a module passes here."""
+        """Every move and cast of a module comes through here."""
         super()._apply(fn, *args, **kwargs)
         if self.teacher is not None:
             self.teacher._apply(fn, *args, **kwargs)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What ``copy.deepcopy`` and pickle take along: not the teacher, which no copy needs."""
+        """The state for ``copy.deepcopy`` and pickle, without the teacher: no copy needs it."""
         return {key: value for key, value in self.__dict__.items() if key != 'teacher'}

@@ -1,4 +1,4 @@
-"""The frozen teacher of a distillation, and what of a classifier the losses compare."""
+"""The frozen teacher of a distillation, and the tensors of a classifier that the losses compare."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from upvit_mm.checkpoints import check_state, load_backbone, load_classifier
 from upvit_mm.models.backbones.base import UPBackbone
 from upvit_mm.registry import backbone_types
 
-PREPROCESSING = ('mean', 'std', 'to_rgb', 'num_classes')  # num_classes does nothing to an image
+PREPROCESSING = ('mean', 'std', 'to_rgb', 'num_classes')  # num_classes does not change an image
 
 
 def observe(
     classifier: ImageClassifier, images: Tensor, wanted: Collection[str]
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Run a classifier and note what losses compare.
+    """Run a classifier and record the tensors that losses compare.
 
     Args:
-        classifier: around one of our backbones.
+        classifier: a classifier with one of our backbones.
         images: ``(B, 3, h, w)``, preprocessed.
         wanted: of ``'logits'``, ``'features'``, ``'tokens'``, see ``DistillLoss``.
 
     Returns:
-        What its neck gives, for the head, and the wanted tensors by name.
+        The neck's output, for the head, and the wanted tensors by name.
     """
     tokens: list[Tensor] = []
-    norm = classifier.backbone.stages[-1].norm  # for DeiT no output of the backbone has the class token and the patches
+    norm = classifier.backbone.stages[-1].norm  # no output of a DeiT backbone has both the class token and the patches
     with norm.register_forward_hook(lambda module, args, out: tokens.append(out)):
         feats = classifier.extract_feat(images)
     seen = {}
@@ -44,21 +44,21 @@ def observe(
 
 
 class Teacher(nn.Module):
-    """A trained classifier that is only looked at: no gradients, evaluation mode.
+    """A trained classifier that does not train: no gradients, evaluation mode.
 
     Args:
         backbone: its config.
         checkpoint: its weights in any layout that ``upvit_mm.checkpoints`` knows.
-        weights: ``'ema'`` or ``'raw'`` where the checkpoint has both; None takes what its maker evaluates.
+        weights: ``'ema'`` or ``'raw'`` where the checkpoint has both; None takes those that its maker evaluates.
         neck: its config, or None.
         head: config of a linear head; None when no loss compares logits.
-        data_preprocessor: ``mean``, ``std`` and ``to_rgb`` that it was trained with, where they differ from the
-            student's; None for the same.
-        student_preprocessor: the student's, whose output the teacher sees.
+        data_preprocessor: ``mean``, ``std`` and ``to_rgb`` that it was trained with, if they differ from the student's;
+            None for the same.
+        student_preprocessor: the student's preprocessor; the teacher gets its output.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: another backbone than ours, a checkpoint that does not fit, or other settings of preprocessing.
+        ValueError: a backbone that is not ours, a checkpoint that does not fit, or other settings of preprocessing.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Teacher(nn.Module):
         other = sorted(set(data_preprocessor or {}) - set(PREPROCESSING))
         if other:
             raise ValueError(
-                f'teacher.data_preprocessor has {", ".join(other)}: the teacher sees the batch of the student, so only '
+                f'teacher.data_preprocessor has {", ".join(other)}: the teacher gets the batch of the student, so only '
                 f'{", ".join(PREPROCESSING[:3])} can be its own.'
             )
         with torch.random.fork_rng(devices=[]):  # the student starts from the same weights with and without a teacher
@@ -114,7 +114,7 @@ class Teacher(nn.Module):
             )
 
     def _adapt_to(self, student_preprocessor: nn.Module | None) -> None:
-        """From pixels as the student gets them to pixels as the teacher had them: flip channels, scale, shift."""
+        """From the student's pixels to the teacher's: flip channels, scale, shift."""
         mean, std, rgb = _colours(student_preprocessor)
         own_mean, own_std, own_rgb = _colours(self.classifier.data_preprocessor)
         self.flip_channels = rgb != own_rgb
@@ -123,7 +123,7 @@ class Teacher(nn.Module):
         if not (torch.equal(mean, own_mean) and torch.equal(std, own_std)):
             self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
 
-    @torch.no_grad()  # not inference_mode, whose tensors autograd refuses to keep for the student's backward pass
+    @torch.no_grad()  # not inference_mode: autograd cannot keep its tensors for the student's backward pass
     def forward(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """The wanted tensors (see ``observe``) of a batch ``(B, 3, h, w)`` that is preprocessed for the student."""
         if self.flip_channels:
@@ -144,7 +144,7 @@ def check_backbone(field: str, backbone: nn.Module) -> None:
 
 
 def _colours(preprocessor: nn.Module | None) -> tuple[Tensor, Tensor, bool]:
-    """Mean and std ``(3, 1, 1)`` in the order of the channels after the preprocessing, and whether that turned BGR."""
+    """Mean and std ``(3, 1, 1)`` in the channel order after the preprocessing, and whether it flips BGR."""
     mean = getattr(preprocessor, 'mean', None)
     if mean is None:
         mean, std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)

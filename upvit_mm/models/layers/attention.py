@@ -1,4 +1,4 @@
-"""Multi-head self-attention whose query/key and value widths are free (shape legend: ``layers/__init__.py``)."""
+"""Multi-head self-attention with free query/key and value widths (shape legend: ``layers/__init__.py``)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SR_NORM_EPS = 1e-5  # PVTv2's spatial reduction keeps torch's default (authors' 
 class Attention(nn.Module):
     """Self-attention, with PVTv2's spatial reduction of keys and values when ``sr_ratio > 1``.
 
-    Queries, keys and values have a Linear each, so that every width can shrink alone.
+    Queries, keys and values have separate Linears, so that every width can shrink separately.
 
     Args:
         embed_dims: ``C``.
         num_heads: ``h``.
         qk_dim: ``K``, channels of queries and keys over all heads.
         v_dim: ``V``, channels of values over all heads.
-        scale: factor on the logits. Stated, because the usual ``(K / h) ** -0.5`` is wrong for a net whose ``K`` was
-            pruned: removing channels must not rescale what the others compute.
-        sr_ratio: kernel and stride of the convolution in front of keys and values; 1 = none.
+        scale: factor on the logits. It must be given, because the usual ``(K / h) ** -0.5`` is wrong after ``K`` was
+            pruned: removing channels must not rescale the results of the others.
+        sr_ratio: kernel and stride of the convolution before keys and values; 1 = none.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, qk_dim: int, v_dim: int, scale: float, sr_ratio: int = 1):
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
-        """Every query over every key: ``(B, h, P+N, K/h)``, ``(B, h, M, K/h)``, ``(B, h, M, V/h)``."""
+        """Every query attends to every key: ``(B, h, P+N, K/h)``, ``(B, h, M, K/h)``, ``(B, h, M, V/h)``."""
         return scaled_attention(q, k, v, self.scale)
 
     def _heads(self, layer: nn.Linear, x: Tensor) -> Tensor:
@@ -62,15 +62,15 @@ class Attention(nn.Module):
 
 
 class WindowedAttention(Attention):
-    """Attention in which a patch sees the patches of its own window, and the prefix (class) tokens.
+    """Attention in which a patch attends to the patches of its own window and to the prefix (class) tokens.
 
-    After ViTDet (arXiv 2203.16527, sec. 3): windows do not overlap or shift. Prefix tokens see, and are
-    seen by, the whole grid. So a window that covers the grid gives global attention, exactly.
+    As in ViTDet (arXiv 2203.16527, sec. 3), windows do not overlap or shift. Prefix tokens attend to the whole grid,
+    and the whole grid attends to them. So a window that covers the grid gives exactly global attention.
 
     Args:
         window_size: side of a window in tokens.
         num_prefix_tokens: ``P``.
-        **kwargs: those of ``Attention``.
+        **kwargs: arguments of ``Attention``.
     """
 
     def __init__(self, window_size: int, num_prefix_tokens: int, **kwargs):
@@ -79,7 +79,7 @@ class WindowedAttention(Attention):
         self.num_prefix_tokens = num_prefix_tokens
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
-        any_grid = torch.onnx.is_in_onnx_export()  # then windows are filled and masked, never cut to the grid
+        any_grid = torch.onnx.is_in_onnx_export()  # then windows are padded and masked, never cut to the grid
         side = self.window_size
         window = (side, side) if any_grid else (min(side, grid[0]), min(side, grid[1]))
         if window == grid and not any_grid:
@@ -106,15 +106,15 @@ class WindowedAttention(Attention):
 def scaled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
     """``softmax(scale * q k^T) v`` for any two head widths.
 
-    The fused kernels want queries, keys and values of one width, and not any. Zero channels change neither the logits
-    nor the kept outputs, so all are padded: the N x M matrix is then never stored.
+    The fused kernels need queries, keys and values of one width, and only some widths are allowed. Zero channels do not
+    change the logits or the kept outputs. So all are padded, and the N x M matrix is never stored.
 
     Args:
         q: ``(B, h, N, K/h)``.
         k: ``(B, h, M, K/h)``.
         v: ``(B, h, M, V/h)``.
         scale: factor on the logits.
-        mask: bool, broadcast to ``(B, h, N, M)``; False = not seen.
+        mask: bool, broadcast to ``(B, h, N, M)``; False = masked out.
 
     Returns:
         ``(B, h, N, V/h)``.
@@ -133,10 +133,10 @@ def scaled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor
 
 
 def _kernel_width(width: int, device: torch.device) -> int:
-    """The width of a head at which the fused kernel takes it fastest.
+    """The width of a head at which the fused kernel is fastest.
 
-    That of a CPU works in vectors of 16: it takes up to 1.9 times as long for 9 channels as for 16, and longer for 31
-    than for 32 (measured, docs/benchmarks.md). Between 16 and the middle of the next 16, filling up does not pay.
+    A CPU's kernel works in vectors of 16: it takes up to 1.9 times as long for 9 channels as for 16, and longer for 31
+    than for 32 (measured, docs/benchmarks.md). Between 16 and the middle of the next 16, padding does not help.
     """
     if device.type == 'cpu' and (width < 16 or width % 16 > 8):
         return -(-width // 16) * 16
@@ -149,7 +149,7 @@ def _window_counts(grid: Grid, window: Grid) -> Grid:
 
 
 def _to_windows(x: Tensor, grid: Grid, window: Grid) -> Tensor:
-    """``(B, h, N, d)`` -> ``(B*windows, h, L, d)``; the grid is filled with zeros to whole windows."""
+    """``(B, h, N, d)`` -> ``(B*windows, h, L, d)``; the grid is padded with zeros to whole windows."""
     rows, columns = _window_counts(grid, window)
     bottom, right = rows * window[0] - grid[0], columns * window[1] - grid[1]
     x = F.pad(x.unflatten(2, grid), (0, 0, 0, right, 0, bottom))  # (B, h, H', W', d)
@@ -172,7 +172,7 @@ def _repeat_prefix(x: Tensor, counts: Grid) -> Tensor:
 
 
 def _window_mask(grid: Grid, window: Grid, prefix: int, q: Tensor) -> Tensor | None:
-    """Bool ``(B*windows, 1, 1, P+L)``, False at the filled places; None when nothing was filled."""
+    """Bool ``(B*windows, 1, 1, P+L)``, False at the padding; None when nothing was padded."""
     if not torch.onnx.is_in_onnx_export() and grid[0] % window[0] == 0 and grid[1] % window[1] == 0:
         return None
     real = _to_windows(q.new_ones(1, 1, grid[0] * grid[1], 1), grid, window)  # (windows, 1, L, 1)

@@ -38,11 +38,11 @@ class Block(nn.Module):
         return self.add_mlp(self.add_attn(x, grid), grid)
 
     def add_attn(self, x: Tensor, grid: Grid) -> Tensor:
-        """The first half: tokens ``(B, P+N, C)`` plus what attention makes of them."""
+        """The first half: tokens ``(B, P+N, C)`` plus their attention."""
         return x + self.drop_path(self.attn(self.norm1(x), grid))
 
     def add_mlp(self, x: Tensor, grid: Grid) -> Tensor:
-        """The second half: tokens ``(B, P+N, C)`` plus what the feed-forward network makes of them."""
+        """The second half: tokens ``(B, P+N, C)`` plus the output of the feed-forward network."""
         return x + self.drop_path(self.mlp(self.norm2(x), grid))
 
 

@@ -10,15 +10,15 @@ from upvit_mm.models.layers.grid import map_to_tokens, tokens_to_map
 
 
 def in_plain_inference() -> bool:
-    """Whether code runs as written and nothing records it: no autograd, tracing or compilation."""
+    """Whether code runs eagerly and nothing records it: no autograd, tracing or compilation."""
     return not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling())
 
 
 class Linear(nn.Linear):
     """``nn.Linear`` for tokens ``(B, n, C)``, run on a CPU as the equal 1x1 convolution at inference.
 
-    torch's Linear first writes the bias over the whole output and then multiplies onto it; the convolution adds it
-    as it goes, which takes a quarter off a wide layer. Gradients are faster the usual way.
+    torch's Linear first writes the bias to the whole output and then adds the product. The convolution adds the bias in
+    the same pass, which saves a quarter of the time of a wide layer. With gradients the usual Linear is faster.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -39,9 +39,9 @@ class Mlp(nn.Module):
 
 
 class Gelu(nn.Module):
-    """Exact GELU, in place where nobody can tell: outside autograd, tracing and compilation.
+    """Exact GELU, in place where that is safe: outside autograd, tracing and compilation.
 
-    At 800x1344 the hidden map of PVTv2's first stage takes 137 MB; touching a second one of that size costs more time
+    At 800x1344 the hidden map of PVTv2's first stage takes 137 MB; writing a second one of that size takes more time
     than the function itself.
 
     Note:

@@ -30,7 +30,7 @@ class PatchEmbed(nn.Module):
         padding = kernel_size // 2 if self.overlaps else 0
         self.proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride=stride, padding=padding)
         self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS) if norm else nn.Identity()
-        if in_channels > 4:  # an RGB kernel is faster as it is
+        if in_channels > 4:  # an RGB kernel is faster unchanged
             self.proj.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
@@ -44,7 +44,7 @@ class PatchEmbed(nn.Module):
             # the stride is the kernel's side; torch 2.4 would compile a number kept in self as a variable
             sides = zip(x.shape[-2:], self.proj.weight.shape[-2:])
             bottom, right = (units(n, side) * side - n for n, side in sides)
-            # as in the overlapping case, an incomplete patch is filled with zeros; an ONNX file is for any size
+            # an incomplete patch is padded with zeros, as in the overlapping case; an ONNX file works for any size
             if bottom > 0 or right > 0 or torch.onnx.is_in_onnx_export():
                 x = nn.functional.pad(x, (0, right, 0, bottom))
         x = self.proj(x)  # (B, C, H, W)

@@ -1,4 +1,4 @@
-"""Position embeddings at any grid (shape legend: ``layers/__init__.py``)."""
+"""Position embeddings for any grid (shape legend: ``layers/__init__.py``)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from upvit_mm.arch.size import Grid
 def resize_pos_embed(pos_embed: Tensor, source_grid: Grid, grid: Grid, num_prefix_tokens: int) -> Tensor:
     """Position embeddings for another grid, by antialiased bicubic resizing as in timm's ``resample_abs_pos_embed``.
 
-    Two small matrix products do the work: one way for training, inference, ``torch.compile`` and ONNX. Nothing is
-    remembered between calls, so the result always follows the weights, whoever wrote them and how. (For an image of
-    800x1333 they take 1.1 ms, DeiT-S 5.4 s, on one thread of an AMD EPYC.)
+    It uses two small matrix products, for training, inference, ``torch.compile`` and ONNX alike. Nothing is cached
+    between calls, so the result always follows the weights, however they were changed. (For an image of 800x1333 they
+    take 1.1 ms, DeiT-S 5.4 s, on one thread of an AMD EPYC.)
 
     Args:
         pos_embed: ``(1, P+N, C)``.
         source_grid: grid of ``pos_embed``.
-        grid: grid that is wanted; it may be known only when the graph runs.
-        num_prefix_tokens: ``P``, tokens in front that have no place on the grid and stay as they are.
+        grid: the new grid; it may be known only when the graph runs.
+        num_prefix_tokens: ``P``, the number of prefix tokens, which have no place on the grid and do not change.
 
     Returns:
         ``(1, P+H*W, C)`` in the dtype of ``pos_embed``, computed in float32 or better; at the ``source_grid``
@@ -30,7 +30,7 @@ def resize_pos_embed(pos_embed: Tensor, source_grid: Grid, grid: Grid, num_prefi
     """
     if not torch.onnx.is_in_onnx_export() and grid == source_grid:
         return pos_embed
-    if pos_embed.is_meta:  # shapes alone; what is counted there are the multiply-accumulates on tokens, not on weights
+    if pos_embed.is_meta:  # only shapes: that mode counts the multiply-accumulates on tokens, not on weights
         return pos_embed.new_empty(1, num_prefix_tokens + grid[0] * grid[1], pos_embed.shape[2])
     prefix, x = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -43,13 +43,14 @@ def resize_pos_embed(pos_embed: Tensor, source_grid: Grid, grid: Grid, num_prefi
 
 
 def bicubic_weights(source: int, target: int, like: Tensor) -> Tensor:
-    """``(target, source)``: what each old place gives to each new one in antialiased bicubic resizing, as torch's is.
+    """``(target, source)``: the weight of each old position in each new one, for antialiased bicubic resizing as in
+    torch.
 
     Keys' kernel with a = -0.5, stretched by the scale when it shrinks, cut off at the edges and normalised.
 
     Args:
-        source: places along the old side.
-        target: places along the new side.
+        source: positions along the old side.
+        target: positions along the new side.
         like: a tensor with the dtype and the device of the result.
     """
     old, new = (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5 for n in (source, target))

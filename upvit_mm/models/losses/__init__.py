@@ -1,4 +1,4 @@
-"""What a student learns from its teacher, as losses."""
+"""Losses that compare a student with its teacher."""
 
 from upvit_mm.models.losses.distillation import DistillLoss, FeatureMSE, SoftTargetKL, TokenMSE
 

@@ -1,4 +1,4 @@
-"""What a student is compared with its teacher on (shape legend: ``layers/__init__.py``)."""
+"""Losses that compare a student with its teacher (shape legend: ``layers/__init__.py``)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ AnyPath = str | os.PathLike
 
 
 class DistillLoss(nn.Module):
-    """One term of the distillation loss; ``forward`` takes the same tensor of student and teacher to a scalar.
+    """One term of the distillation loss; ``forward`` makes a scalar from the same tensor of student and teacher.
 
     Attributes:
-        compares: which tensor: ``'logits'`` ``(B, classes)``, ``'features'`` ``(B, C)`` in front of the head, or
+        compares: which tensor: ``'logits'`` ``(B, classes)``, ``'features'`` ``(B, C)`` before the head, or
             ``'tokens'`` ``(B, P+N, C)`` after the last norm.
 
     Args:
@@ -36,11 +36,11 @@ class DistillLoss(nn.Module):
     def __init__(self, loss_weight: float):
         super().__init__()
         if not loss_weight > 0:
-            raise ValueError(f'loss_weight = {loss_weight}: must be above 0; leave the term out to do without it.')
+            raise ValueError(f'loss_weight = {loss_weight}: must be above 0; to switch the term off, leave it out.')
         self.loss_weight = loss_weight
 
     def connect(self, student: ArchSpec, teacher: ArchSpec) -> None:
-        """Prepare for a pair of networks; here every pair will do.
+        """Prepare for a pair of networks; the base class accepts every pair.
 
         Raises:
             ValueError: the two cannot be compared.
@@ -54,7 +54,7 @@ class SoftTargetKL(DistillLoss):
     Args:
         loss_weight: 6.4 is the authors' weight 0.2 on a sum over the 32 images of a GPU (``main_distill.py``); as a
             mean it does not depend on the batch size.
-        temperature: divides the logits of both; 1 as the authors have it.
+        temperature: divides the logits of both; 1 in the authors' code.
 
     Raises:
         ValueError: a setting not above 0.
@@ -76,16 +76,16 @@ class SoftTargetKL(DistillLoss):
 
 @MODELS.register_module()
 class FeatureMSE(DistillLoss):
-    """Mean squared error on the features in front of the head: DeiT's class token, PVTv2's mean over tokens.
+    """Mean squared error on the features before the head: DeiT's class token, PVTv2's mean over tokens.
 
     A narrower student is compared with the channels of the teacher that it was sliced from (``plan``), or through a
     learned linear map from its own features to the teacher's (``projector``). Equal widths need neither.
 
     Args:
-        loss_weight: 20 as the paper has it for PVTv2.
+        loss_weight: 20 in the paper, for PVTv2.
         plan: path of the ``plan.json`` that made the student from the teacher; several in order when it was pruned
             in steps.
-        projector: learn the map. It trains with the student, is saved as ``distill_losses.*`` and serves nothing else.
+        projector: learn the map. It trains with the student and is saved as ``distill_losses.*``; nothing else uses it.
 
     Raises:
         ValueError: ``loss_weight`` not above 0, or both ``plan`` and ``projector``.
@@ -107,7 +107,7 @@ class FeatureMSE(DistillLoss):
         self.register_buffer('kept', None, persistent=False)
 
     def connect(self, student: ArchSpec, teacher: ArchSpec) -> None:
-        """Bring the widths of the last embedding together.
+        """Make the widths of the last embedding match.
 
         Raises:
             FileNotFoundError: a plan does not exist.
@@ -115,7 +115,7 @@ class FeatureMSE(DistillLoss):
         """
         widths = student.embed_dims[-1], teacher.embed_dims[-1]
         if self.with_projector:
-            with torch.random.fork_rng(devices=[]):  # the student starts as it would without a teacher
+            with torch.random.fork_rng(devices=[]):  # the student starts with the same weights as without a teacher
                 self.projector = nn.Linear(*widths)
         elif self.plans:
             self.kept = kept_embedding(self.plans, student, teacher)
@@ -140,7 +140,7 @@ class TokenMSE(FeatureMSE):
     Arguments as in ``FeatureMSE``.
 
     Note:
-        Ours, not the paper's; it asks of the student what a detector will use.
+        Ours, not the paper's; it compares the tokens that a detector will use.
     """
 
     compares = 'tokens'
@@ -156,12 +156,12 @@ class TokenMSE(FeatureMSE):
 
 
 def kept_embedding(plans: Sequence[AnyPath], student: ArchSpec, teacher: ArchSpec) -> Tensor:
-    """Channels of the teacher's last embedding that are the student's, in order: int64 ``(C of the student,)``.
+    """Channels of the teacher's last embedding that the student has, in order: int64 ``(C of the student,)``.
 
     Args:
-        plans: paths of ``plan.json``, each pruning what the one before it gave.
-        student: where they must end.
-        teacher: where they must begin.
+        plans: paths of ``plan.json``; each one prunes the result of the one before.
+        student: the architecture that the last plan must give.
+        teacher: the architecture that the first plan must prune.
 
     Raises:
         FileNotFoundError: no such file.
@@ -190,5 +190,5 @@ def _check_same(planned_as: str, planned: ArchSpec, whose: str, actual: ArchSpec
 
 
 def _full(x: Tensor) -> Tensor:
-    """At least fp32: the posteriors' tails and small differences are lost in half precision."""
+    """At least fp32: half precision loses the posteriors' tails and small differences."""
     return x.float() if x.element_size() < 4 else x

@@ -17,10 +17,11 @@ class SimpleFeaturePyramid(BaseModule):
     """One stride-16 map to ``num_outs`` maps at strides ``4 * 2**start_level`` and up, at most 128.
 
     Strides 4 and 8 come from deconvolutions, those above 16 from max pooling; every level then has a 1x1 and a
-    3x3 convolution, each with LayerNorm over channels. With patches of another size than 16 all strides scale alike.
+    3x3 convolution, each with LayerNorm over channels. If the patch size is not 16, all strides scale by the same
+    factor.
 
     Args:
-        in_channels: channels of the backbone's map; a list of one, as ``arch.embed_dims`` gives it, will do.
+        in_channels: channels of the backbone's map; a list of one number, as in ``arch.embed_dims``, is also accepted.
         out_channels: channels of every output map.
         num_outs: number of maps; 5 gives strides 4 to 64, or 8 to 128 with ``start_level=1``.
         start_level: 0 begins at stride 4 (Mask R-CNN), 1 at stride 8 (RetinaNet).
