@@ -13,7 +13,8 @@ import yaml
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.benchmark.complexity import LAYOUT, Part, count, traced_detector
+from upvit_mm.arch.size import Windows
+from upvit_mm.benchmark.complexity import Part, count, traced_detector
 from upvit_mm.workflow.whole_detector import build_detector
 
 ROOT = Path(__file__).parents[1]
@@ -45,10 +46,8 @@ def giga(number: int, digits: int) -> str:
 def backbone_at_detection_size(cfg: Config) -> int:
     """As a detector has it: a DeiT attends in windows there, which the recipes of its classifier do not say."""
     arch = ArchSpec.from_dict(cfg.arch)
-    layout = {name: cfg.model.backbone[name] for name in LAYOUT if name in cfg.model.backbone}
-    if arch.family == 'deit':
-        layout.setdefault('window_size', WINDOW)
-    return count(arch, DETECTION, **layout).macs
+    size = cfg.model.backbone.get('window_size', WINDOW if arch.kind.allows_windows else 0)
+    return count(arch, DETECTION, windows=Windows(size, cfg.model.backbone.get('global_blocks'))).macs
 
 
 @functools.cache

@@ -43,7 +43,7 @@ def run(*words: str | Path, path: Path | None = None, status: int = 0) -> str:
         'CUDA_VISIBLE_DEVICES': '',  # the same on every machine
         'PYTHON': sys.executable,
     }
-    done = subprocess.run(list(map(str, words)), env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(list(map(str, words)), env=env, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     output = done.stdout + done.stderr
     assert done.returncode == status, output[-3000:]
     return output

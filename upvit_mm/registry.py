@@ -90,7 +90,7 @@ def require_family(field: str, kind: Kind) -> Family:
         ValueError: it is not ours; the message has the field, its value and the known types.
     """
     if (family := family_of(kind)) is None:
-        raise ValueError(f'{field} = {type_name(kind) or None!r}: must be one of {backbone_types()}.')
+        raise ValueError(f'{field} = {kind!r}: must be one of {backbone_types()}.')
     return family
 
 

@@ -22,7 +22,7 @@ def run(tmp_path):
         env = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'}
         env |= {'CUDA_VISIBLE_DEVICES': '', 'PYTHONWARNINGS': 'ignore'}
         done = subprocess.run(
-            list(map(str, words)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900, check=False
+            list(map(str, words)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1800, check=False
         )
         output = done.stdout + done.stderr
         assert done.returncode == status, output[-3000:]

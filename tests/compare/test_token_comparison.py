@@ -47,7 +47,7 @@ def contestant(files):
 def run_tool(*words) -> subprocess.CompletedProcess[str]:
     env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
     command = [sys.executable, 'tools/compare_consistency.py', *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800, check=False)
 
 
 def test_rows_and_names(files, contestant):

@@ -36,7 +36,7 @@ def pair_files(tmp_path):
 def run(*words, status: int) -> str:
     env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'COLUMNS': '120'}
     command = [sys.executable, 'tools/check_consistency.py', *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800, check=False)
     output = done.stdout + done.stderr
     assert done.returncode == status, output[-3000:]
     assert 'Traceback' not in output

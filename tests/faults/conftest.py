@@ -46,7 +46,7 @@ class Job:
 
     def run(self, status: int = 0, **settings) -> str:
         """What it says until it ends, which it must with ``status``."""
-        assert self.start(**settings).wait(timeout=300) == status, self.said[-3000:]
+        assert self.start(**settings).wait(timeout=1800) == status, self.said[-3000:]
         return self.said
 
     @property

@@ -135,5 +135,5 @@ def test_a_model_without_our_backbone():
     class StandRunner:
         model = Stand()
 
-    with pytest.raises(ValueError, match=r'model.backbone is Identity: .* compares UPDeiT and UPPVTv2 only'):
+    with pytest.raises(ValueError, match=r'is Identity: .* compares upvit_mm.UPDeiT, upvit_mm.UPPVTv2 only'):
         token_consistency._backbone(StandRunner())

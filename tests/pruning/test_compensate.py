@@ -8,6 +8,7 @@ from torch import nn
 
 from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.compensate import compensate
+from upvit_mm.pruning.depth import branches
 from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.posterior import Entry, PosteriorNet
 
@@ -131,6 +132,85 @@ def test_dead_copies_are_taken_over_exactly(dense, sliced_by, images):
     assert kl(dense, net, images) < 1e-15
     fc2 = net.backbone.stages[0].blocks[0].mlp.fc2
     assert torch.allclose(fc2.weight[:, 0], mlp.fc2.weight[:, 0] + mlp.fc2.weight[:, 1], atol=1e-6)
+
+
+@torch.no_grad()
+def layer_by_layer(dense, net, plan, images, ridge=1e-2) -> None:
+    """The same from its definition: both whole networks run for every layer, all images at once, in float64."""
+    prefix = net.backbone.num_prefix_tokens
+    for i, pairs in enumerate(plan.kept_blocks):
+        sequence = [2 * block + (kind == 'mlp') for kind, block in branches(pairs)]
+        for half, dense_half in enumerate([*sequence[1:], 2 * plan.source_arch.depths[i]]):
+            block = net.backbone.stages[i].blocks[half // 2]
+            layer = block.mlp.fc2 if half % 2 else block.attn.proj
+            ours, theirs = (n.activations(images)[0] for n in capturing(layer, net, dense))
+            kept = plan.kept[f'stages.{i}.embed']
+            lack = theirs[Entry(i, dense_half)][0][..., kept] - ours[Entry(i, half + 1)][0]
+            weights = torch.ones(lack.shape[:2], dtype=torch.float64)
+            weights[:, :prefix] = (lack.shape[1] - prefix) ** 0.5
+            regress(layer, layer.seen, lack, weights, ridge)
+    features = [
+        n.backbone.read(n.backbone.leave_stage(-1, n.activations(images)[0][last_of(n)][0])) for n in (net, dense)
+    ]
+    lack = dense.head(features[1]) - net.head(features[0])
+    regress(net.head, features[0], lack, torch.ones(len(lack), dtype=torch.float64), ridge)
+
+
+def last_of(net) -> Entry:
+    return Entry(len(net.backbone.stages) - 1, 2 * len(net.backbone.stages[-1].blocks))
+
+
+def capturing(layer, *nets):
+    """The networks, while ``layer.seen`` keeps what the layer reads."""
+    handle = layer.register_forward_pre_hook(lambda module, args: setattr(module, 'seen', args[0].clone()))
+    yield from nets
+    handle.remove()
+
+
+def regress(layer, x, lack, weights, ridge) -> None:
+    weights = weights.flatten()[:, None]
+    x = torch.cat([x.flatten(0, -2), torch.ones(weights.shape, dtype=torch.float64)], dim=1) * weights
+    penalty = (ridge * x.square().mean(dim=0).mean() * len(x)) ** 0.5 * torch.eye(x.shape[1], dtype=torch.float64)
+    targets = torch.cat([lack.flatten(0, -2) * weights, torch.zeros(len(penalty), lack.shape[-1], dtype=torch.float64)])
+    change = torch.linalg.lstsq(torch.cat([x, penalty]), targets).solution
+    layer.weight += change[:-1].T
+    layer.bias += change[-1]
+
+
+def test_one_pass_gives_what_a_pass_for_each_layer_gives(dense, sliced_by, images):
+    depths = dense.backbone.arch.depths
+    kept = half_of(dense.backbone.arch, 'embed', 'qk', 'v', 'mlp_hidden')
+    blocks = [[(0, min(1, depth - 1)), *((j, j) for j in range(2, depth))] for depth in depths]
+    plan = make_plan(dense.backbone.arch, kept, blocks)
+    fast, slow = sliced_by(plan), sliced_by(plan)
+    compensate(dense, fast, plan, batches(images, 5))
+    layer_by_layer(dense, slow, plan, images)
+    for (name, a), b in zip(fast.named_parameters(), slow.parameters()):
+        assert torch.allclose(a, b, rtol=1e-7, atol=1e-9), name
+
+
+def test_it_goes_on_after_a_layer(dense, sliced_by, images):
+    """Layers that are corrected already are left alone, and the others come out the same."""
+    plan = make_plan(dense.backbone.arch, half_of(dense.backbone.arch, 'mlp_hidden', 'v'))
+    whole, cut = sliced_by(plan), sliced_by(plan)
+    compensate(dense, whole, plan, batches(images, 8))
+    finished = []
+
+    def stop(name, left):
+        finished.append(name)
+        if len(finished) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compensate(dense, cut, plan, batches(images, 8), report=stop)
+    told = {}
+    compensate(dense, cut, plan, batches(images, 8), report=told.__setitem__, done=finished)
+    assert [name for name, left in told.items() if left is None] == finished
+    for a, b in zip(whole.parameters(), cut.parameters()):
+        assert torch.equal(a, b)
+    compensate(dense, cut, plan, batches(images, 8), done=list(told))  # all of it was done
+    for a, b in zip(whole.parameters(), cut.parameters()):
+        assert torch.equal(a, b)
 
 
 def test_bad_input(dense, sliced_by, images):

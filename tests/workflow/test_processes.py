@@ -58,7 +58,7 @@ def ended(tmp_path) -> Callable[[list[subprocess.Popen]], list[tuple[int, str]]]
 
     def wait(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
         try:
-            statuses = [process.wait(timeout=300) for process in processes]
+            statuses = [process.wait(timeout=1800) for process in processes]
         finally:
             for process in processes:
                 process.kill()

@@ -112,7 +112,9 @@ def test_kl_and_fisher_rank_alike(cfg, checkpoint, target, tmp_path):
 
 @pytest.mark.parametrize('family', ['deit'])
 def test_a_compensation_that_makes_it_worse_is_said(cfg, checkpoint, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr('upvit_mm.workflow.prune.compensate', lambda dense, net, *args: net.head.weight.data.mul_(-5))
+    monkeypatch.setattr(
+        'upvit_mm.workflow.repairing.compensate', lambda dense, net, *args: net.head.weight.data.mul_(-5)
+    )
     goal = ArchSpec.from_dict(cfg.arch).with_widths({'mlp_hidden_dims': 64})
     settings = PruneSettings(method='magnitude', per_class=1, eval_images=10, compensate=True)
     with caplog.at_level('WARNING', 'upvit_mm'):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mmengine.registry import LOOPS, METRICS
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.files import sha256_of
+from upvit_mm.models.arch_in_config import put_arch
 from upvit_mm.registry import is_type, require_family
 from upvit_mm.workflow.finetune import repeatable, set_epochs
 from upvit_mm.workflow.record import BOX_AP
@@ -132,17 +133,11 @@ def with_backbone(cfg: Config, contestant: Contestant, pretrained: bool = True) 
         pretrained: whether it starts from the contestant's checkpoint.
     """
     cfg = copy.deepcopy(cfg)
-    backbone, neck = cfg.model.backbone, cfg.model.neck
-    backbone.arch = contestant.arch.to_dict()
-    backbone.pop('init_cfg', None)
+    put_arch(cfg.model, contestant.arch)
     if pretrained and contestant.checkpoint:
-        backbone.init_cfg = dict(type='Pretrained', checkpoint=contestant.checkpoint)
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=contestant.checkpoint)
     if 'arch' in cfg:
-        cfg.arch = copy.deepcopy(backbone.arch)
-    widths = list(contestant.arch.embed_dims)
-    if len(widths) > 1 and backbone.get('out_indices') is not None:
-        widths = [widths[i] for i in sorted(backbone.out_indices)]
-    (neck[0] if isinstance(neck, Sequence) else neck).in_channels = widths
+        cfg.arch = copy.deepcopy(cfg.model.backbone.arch)
     return cfg
 
 

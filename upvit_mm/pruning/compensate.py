@@ -7,26 +7,29 @@ reads, that token counts as much as all patches together. Branches that a plan r
 layer in front of them makes up for them too. Convolutions (PVTv2's patch embeddings, spatial reductions and
 depth-wise filters) and norms stay as sliced; what they get wrong is corrected by the next linear layer after them.
 
+Both networks are gone through once: their streams are carried from layer to layer.
+
 This is ours, not the paper's.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from upvit_mm.arch.size import Grid
 from upvit_mm.pruning.depth import branches
 from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.plan import PrunePlan
-from upvit_mm.pruning.posterior import Entry, PosteriorNet
+from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.table import stage_name
 
 logger = logging.getLogger('upvit_mm')
-Report = Callable[[str, float], None]  # layer, share of the lack that is left
+ROWS = 4096  # of a matrix product in single precision; the products are summed in double precision
+Report = Callable[[str, float | None], None]  # layer, share of the lack that is left; None where it was done before
 
 
 @torch.no_grad()
@@ -37,17 +40,20 @@ def compensate(
     batches: Sequence[Batch],
     ridge: float = 1e-2,
     report: Report | None = None,
+    done: Collection[str] = (),
 ) -> None:
     """Correct a sliced network in place.
+
+    Memory holds the streams of all images in both networks at one place, ``(images, tokens, C)`` in their dtype.
 
     Args:
         dense: the network that was sliced, with its head or without.
         sliced: the network of ``plan.target_arch``.
         plan: what was kept.
-        batches: unlabelled images; they are gone through once a layer, so that memory does not depend on their
-            number.
+        batches: unlabelled images; each is read once.
         ridge: weight of the change's square, in units of the mean square of the layer's input.
-        report: called after each layer with the remaining mean square of what lacks, by the one before.
+        report: called after each layer with its name and the remaining mean square of what lacks, by the one before.
+        done: names of layers that are already corrected in ``sliced``, as ``report`` was told them.
 
     Raises:
         ValueError: networks that are not the plan's, no images, or ``ridge`` not above 0.
@@ -59,75 +65,144 @@ def compensate(
     for net, arch, name in ((dense, plan.source_arch, 'dense'), (sliced, plan.target_arch, 'sliced')):
         if net.backbone.arch != arch:
             raise ValueError(f'the {name} network has another architecture than the plan.')
-    for i, pairs in enumerate(plan.kept_blocks):
-        kept = plan.kept[f'{stage_name(i)}.embed']
-        sequence = [2 * block + (kind == 'mlp') for kind, block in branches(pairs)]
-        after = [*sequence[1:], 2 * plan.source_arch.depths[i]]  # the dense stream in front of the next kept branch
-        for half, dense_half in enumerate(after):
-            block = sliced.backbone.stages[i].blocks[half // 2]
-            layer = block.mlp.fc2 if half % 2 else block.attn.proj
-            lack = partial(_stream_lack, entry=Entry(i, half + 1), target=Entry(i, dense_half), kept=kept)
-            _correct(layer, dense, sliced, batches, lack, ridge, report, f'{stage_name(i)}.{half}')
-    if sliced.head is not None:
-        _correct(sliced.head, dense, sliced, batches, None, ridge, report, 'head')
-
-
-def _stream_lack(ours: dict, theirs: dict, entry: Entry, target: Entry, kept: Tensor) -> Tensor:
-    """What the sliced network's stream at ``entry`` lacks for the dense one's kept channels at ``target``."""
-    stream, reference = ours[entry][0], theirs[target][0]  # (B, n, C), (B, n, dense C)
-    return reference.index_select(2, kept.to(reference.device)) - stream
-
-
-def _correct(
-    layer: nn.Linear,
-    dense: PosteriorNet,
-    sliced: PosteriorNet,
-    batches: Sequence[Batch],
-    lack: Callable[[dict, dict], Tensor] | None,
-    ridge: float,
-    report: Report | None,
-    name: str,
-) -> None:
-    """Add to a layer the ridge solution of ``input @ change = lack``; ``lack`` None means that of the logits."""
-    size = layer.in_features + 1  # with a column of ones for the bias
-    gram = torch.zeros(size, size, dtype=torch.float64)
-    moment = torch.zeros(size, layer.out_features, dtype=torch.float64)
-    rows, square = 0, 0.0
-    inputs: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda module, args: inputs.append(args[0].detach().clone()))
-    try:
-        for images, *_ in batches:
-            inputs.clear()
-            ours, logits = sliced.activations(images)
-            theirs, reference = dense.activations(images)
-            missing = reference - logits if lack is None else lack(ours, theirs)
-            weights = _token_weights(inputs[0], sliced)
-            missing = missing.double().cpu().flatten(0, -2) * weights  # (rows, out)
-            x = inputs[0].double().cpu().flatten(0, -2)
-            x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1) * weights  # (rows, in + 1)
-            gram += x.T @ x
-            moment += x.T @ missing
-            rows, square = rows + len(x), square + missing.square().sum().item()
-    finally:
-        handle.remove()
-    if rows == 0:
+    images = [batch.images for batch in batches]
+    if not images:
         raise ValueError('there are no images to compensate with.')
-    if rows < 2 * size:
-        logger.warning(
-            'compensation of %s has %d samples for %d inputs and may fit them alone; use more images.', name, rows, size
-        )
-    change = torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(size, dtype=gram.dtype), moment)
-    layer.weight += change[:-1].T.to(layer.weight)
-    layer.bias += change[-1].to(layer.bias)
-    if report:
+    theirs, ours = _Stream(dense, images), _Stream(sliced, images)
+    for i in range(plan.source_arch.num_stages):
+        theirs.enter_stage(i)
+        ours.enter_stage(i)
+        _correct_stage(theirs, ours, plan, ridge, report, done)
+        theirs.leave_stage()
+        ours.leave_stage()
+    if sliced.head is not None:
+        left = None
+        if 'head' not in done:
+            system = _System(sliced.head)
+            for x, reference in zip(ours.features(), theirs.features()):
+                system.add(x, dense.head(reference) - sliced.head(x), _token_weights(x, sliced))
+            left = system.solve(ridge, 'head')
+        if report:
+            report('head', left)
+
+
+def _correct_stage(
+    theirs: _Stream, ours: _Stream, plan: PrunePlan, ridge: float, report: Report | None, done: Collection[str]
+) -> None:
+    """Every branch of the stage at whose entrance both streams are."""
+    i = ours.stage
+    pairs, kept = plan.kept_blocks[i], plan.kept[f'{stage_name(i)}.embed']
+    sequence = [2 * block + (kind == 'mlp') for kind, block in branches(pairs)]
+    after = [*sequence[1:], 2 * plan.source_arch.depths[i]]  # the dense stream in front of the next kept branch
+    for half, dense_half in enumerate(after):
+        theirs.run_to(dense_half)
+        block = ours.net.backbone.stages[i].blocks[half // 2]
+        layer = block.mlp.fc2 if half % 2 else block.attn.proj
+        name, left = f'{stage_name(i)}.{half}', None
+        if name not in done:
+            system = _System(layer)
+            for tokens, target in zip(ours.parts, theirs.parts):
+                x, now = ours.look(layer, tokens)
+                lack = target.index_select(2, kept.to(target.device)).to(now) - now
+                system.add(x, lack, _token_weights(x, ours.net))
+            left = system.solve(ridge, name)
+        if report:
+            report(name, left)
+        ours.run_to(half + 1)
+
+
+class _Stream:
+    """What flows through a network, of all images, at one place.
+
+    Attributes:
+        parts: by batch images or a map ``(B, c, y, x)`` between stages, tokens ``(B, P+N, C)`` within one.
+    """
+
+    def __init__(self, net: PosteriorNet, images: Sequence[Tensor]):
+        self.net, self.parts = net, list(images)
+        self.stage, self.half = -1, 0
+        self.grid: Grid | None = None
+
+    def enter_stage(self, i: int) -> None:
+        self.stage, self.half = i, 0
+        for k, part in enumerate(self.parts):
+            self.parts[k], self.grid = self.net.backbone.enter_stage(i, part)
+
+    def run_to(self, half: int) -> None:
+        """Through the branches in front of ``half``, see ``Entry``."""
+        for k in range(len(self.parts)):
+            for done in range(self.half, half):
+                self.parts[k] = self._run(done, self.parts[k])
+        self.half = half
+
+    def look(self, layer: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What a layer of the next branch reads ``(B, n, in)`` and the tokens after that branch; nothing moves on."""
+        seen: list[Tensor] = []
+        handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+        try:
+            out = self._run(self.half, tokens)
+        finally:
+            handle.remove()
+        return seen[0], out
+
+    def leave_stage(self) -> None:
+        """To the map that the next stage enters with; after the last stage tokens stay tokens."""
+        last = self.stage == len(self.net.backbone.stages) - 1
+        for k, part in enumerate(self.parts):
+            part = self.net.backbone.leave_stage(self.stage, part)
+            self.parts[k] = part if last else self.net.backbone.to_map(part, self.grid)
+
+    def features(self) -> list[Tensor]:
+        """By batch what the head reads, ``(B, C)``."""
+        return [self.net.backbone.read(part) for part in self.parts]
+
+    def _run(self, half: int, tokens: Tensor) -> Tensor:
+        block = self.net.backbone.stages[self.stage].blocks[half // 2]
+        return block.add_mlp(tokens, self.grid) if half % 2 else block.add_attn(tokens, self.grid)
+
+
+class _System:
+    """The normal equations of ``input @ change = lack`` for a layer, with a column of ones for its bias."""
+
+    def __init__(self, layer: nn.Linear):
+        self.layer, size = layer, layer.in_features + 1
+        double = dict(dtype=torch.float64, device=layer.weight.device)
+        self.gram, self.moment = torch.zeros(size, size, **double), torch.zeros(size, layer.out_features, **double)
+        self.rows, self.square = 0, 0.0
+
+    def add(self, x: Tensor, lack: Tensor, weights: Tensor) -> None:
+        """More rows: inputs ``(..., in)``, what lacks ``(..., out)`` and the roots of weights ``(...)``."""
+        weights = weights.flatten()[:, None].to(x)
+        x, lack = x.flatten(0, -2), lack.flatten(0, -2) * weights
+        x = torch.cat([x, x.new_ones(len(x), 1)], dim=1) * weights  # (rows, in + 1)
+        for rows, missing in zip(x.split(ROWS), lack.split(ROWS)):
+            self.gram += rows.T @ rows
+            self.moment += rows.T @ missing
+        self.rows += len(x)
+        self.square += lack.double().square().sum().item()
+
+    def solve(self, ridge: float, name: str) -> float:
+        """Correct the layer; the share of the lack that is left."""
+        gram, moment, size = self.gram, self.moment, len(self.gram)
+        if self.rows < 2 * size:
+            logger.warning(
+                'compensation of %s has %d samples for %d inputs and may fit them alone; use more images.',
+                name,
+                self.rows,
+                size,
+            )
+        eye = torch.eye(size, dtype=gram.dtype, device=gram.device)
+        change = torch.linalg.solve(gram + ridge * gram.diagonal().mean() * eye, moment)
+        self.layer.weight += change[:-1].T.to(self.layer.weight)
+        self.layer.bias += change[-1].to(self.layer.bias)
         explained = (2 * (change * moment).sum() - (change * (gram @ change)).sum()).item()
-        report(name, 1 - explained / square if square else 0.0)
+        return 1 - explained / self.square if self.square else 0.0
 
 
 def _token_weights(x: Tensor, net: PosteriorNet) -> Tensor:
-    """Root of the weight of every row: ``(rows, 1)`` float64 for tokens ``(B, P+N, C)`` or vectors ``(B, C)``."""
-    weights = torch.ones(x.shape[:-1], dtype=torch.float64)
+    """Root of the weight of every row: ``(B, P+N)`` for tokens ``(B, P+N, C)``, ``(B,)`` for vectors ``(B, C)``."""
+    weights = x.new_ones(x.shape[:-1])
     prefix = net.backbone.num_prefix_tokens
     if net.head is not None and prefix and x.ndim == 3 and x.shape[1] > prefix:
         weights[:, :prefix] = ((x.shape[1] - prefix) / prefix) ** 0.5
-    return weights.flatten()[:, None]
+    return weights

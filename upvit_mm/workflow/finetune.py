@@ -13,6 +13,7 @@ from mmengine.registry import LOOPS
 
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.data.image_set import choose_images
+from upvit_mm.models.arch_in_config import put_arch
 from upvit_mm.registry import HOOKS as OUR_HOOKS
 from upvit_mm.registry import MODELS, is_type, require_family
 
@@ -121,8 +122,7 @@ def without_teacher(cfg: Config) -> Config:
     for key in ('teacher', 'distill', 'init_cfg'):
         cfg.model.pop(key, None)
     cfg.model.type = CLASSIFIERS[0]
-    cfg.model.backbone.arch = arch.to_dict()
-    cfg.model.head.in_channels = arch.embed_dims[-1]
+    put_arch(cfg.model, arch)
     return cfg
 
 
@@ -154,9 +154,7 @@ def classifier(cfg: Config, arch: ArchSpec, init: Path | None = None) -> ConfigD
         init: weights of backbone and head to start from; None = from scratch.
     """
     model = copy.deepcopy(cfg.model)
-    model.backbone.arch = arch.to_dict()
-    model.backbone.pop('init_cfg', None)
-    model.head.in_channels = arch.embed_dims[-1]
+    put_arch(model, arch)
     if init is not None:
         model.init_cfg = dict(type='Pretrained', checkpoint=str(init))
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from upvit_mm.data.image_set import ImageSet
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan, slice_state
 from upvit_mm.pruning.budget import Budget
-from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
@@ -33,6 +33,7 @@ from upvit_mm.workflow.posteriors import build_net, judge
 from upvit_mm.workflow.prune_checks import check_goal, check_images, check_readout
 from upvit_mm.workflow.prune_report import write_report
 from upvit_mm.workflow.prune_settings import Goal, PruneSettings, goal_text
+from upvit_mm.workflow.repairing import compensate_resumably
 
 logger = logging.getLogger('upvit_mm')
 DETECTOR_SIZE = (800, 1333)
@@ -163,12 +164,14 @@ class PruneJob:
             self._save(plan, state, 'plain.pth')
             files.append('plain.pth')
             net = build_net(plan.target_arch, state, s.device)
-            compensate(self.dense, net, plan, self.proxy, s.ridge)
+            partial = self.work_dir / 'partial' / f'compensation-{inputs[:16]}.pt'
+            compensate_resumably(self.dense, net, plan, self.proxy, s.ridge, partial)
             state = {f'backbone.{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
             if net.head is not None:
                 state |= {f'head.fc.{k}': v.cpu() for k, v in net.head.state_dict().items()}
         self._save(plan, state, 'sliced.pth')
         self._record('slice', inputs, *files)
+        shutil.rmtree(self.work_dir / 'partial', ignore_errors=True)
 
     def judge(self, plan: PrunePlan, scores: Scores | None) -> dict[str, dict[str, float]]:
         """Held-out results, and the report of everything."""

@@ -259,7 +259,7 @@ def show(tmp_path):
         (tmp_path / 'frame.html').write_text(FRAME.format(html.escape(text)))
         command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--dump-dom']
         command += [f'--user-data-dir={tmp_path / "profile"}', (tmp_path / 'frame.html').as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
         found = re.search(r'<title>measured (.*?)</title>', done.stdout)
         assert found, done.stderr[-2000:]
         complaints = [line for line in done.stderr.splitlines() if 'CONSOLE' in line]

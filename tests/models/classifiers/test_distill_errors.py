@@ -54,7 +54,9 @@ WRONG_SETTINGS = {
     'must be a DistillLoss': dict(distill=dict(x=dict(type='CrossEntropyLoss'))),
     'the teacher needs a head': dict(teacher=dict(head=None)),
     'the student needs one': dict(head=None),
-    "backbone.type = ResNet: must be 'upvit_mm.UPDeiT'": dict(backbone=dict(type='ResNet', depth=18)),
+    'backbone.type = ResNet: must be one of upvit_mm.UPDeiT, upvit_mm.UPPVTv2': dict(
+        backbone=dict(type='ResNet', depth=18)
+    ),
     'teacher.backbone.type = ResNet': dict(teacher=dict(backbone=dict(type='ResNet', depth=18))),
     'has pad_value: the teacher sees': dict(teacher=dict(data_preprocessor=dict(pad_value=3))),
 }
