@@ -36,12 +36,12 @@ def ok(found: str, remedy: str = '') -> Finding:
 
 
 def warning(found: str, remedy: str = '') -> Finding:
-    """A finding that does not stop a training; see ``ok``."""
+    """A warning for a check to return; see ``ok``."""
     return Finding('', 'warning', found, remedy)
 
 
 def error(found: str, remedy: str = '') -> Finding:
-    """A finding that stops a training or makes its result wrong; see ``ok``."""
+    """An error for a check to return; see ``ok``."""
     return Finding('', 'error', found, remedy)
 
 
