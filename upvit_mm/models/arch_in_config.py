@@ -1,4 +1,4 @@
-"""Another architecture in a config's model."""
+"""Put another architecture into a config's model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from upvit_mm.arch import ArchSpec
 
 
 def put_arch(model: ConfigDict, arch: ArchSpec) -> None:
-    """Change the backbone's widths, and the inputs of what reads it; in place.
+    """Change the backbone's widths, and the inputs of the part that reads it; in place.
 
-    That is a detector's neck, or its first part, or the linear head of a classifier. Weights that the backbone started
-    from go, since they are of other widths.
+    That part is a detector's neck, or its first part, or the linear head of a classifier. The backbone's start weights
+    are removed, because they have other widths.
 
     Args:
         model: of mmdet or mmpretrain, with one of our backbones.

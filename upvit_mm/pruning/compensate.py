@@ -1,13 +1,13 @@
 """Compensation: re-solving the linear layers of a sliced network so that it follows the dense one.
 
-Front to back, each ``attn.proj`` and ``mlp.fc2`` and at last the head is corrected by ridge regression on unlabelled
-images: from the layer's input in the sliced network (whose earlier layers are already corrected) to what still lacks
-for the dense residual stream on the kept channels. In a classifier with a class token, which is all that its head
-reads, that token counts as much as all patches together. Branches that a plan removes are part of what lacks, so the
-layer in front of them makes up for them too. Convolutions (PVTv2's patch embeddings, spatial reductions and
-depth-wise filters) and norms stay as sliced; what they get wrong is corrected by the next linear layer after them.
+From first to last, each ``attn.proj``, each ``mlp.fc2`` and the head is corrected by ridge regression on unlabelled
+images. The input is the layer's input in the sliced network, whose earlier layers are already corrected. The target is
+the lack: the difference between the dense residual stream on the kept channels and the sliced one. In a classifier
+whose head reads only the class token, that token counts as much as all patches together. Removed branches are part of
+the lack, so the layer before them makes up for them too. Convolutions (PVTv2's patch embeddings, spatial reductions and
+depth-wise filters) and norms stay as sliced; the next linear layer corrects their error.
 
-Both networks are gone through once: their streams are carried from layer to layer.
+Both networks run only once: their streams are kept and moved from layer to layer.
 
 This is ours, not the paper's.
 """
@@ -29,7 +29,7 @@ from upvit_mm.pruning.table import stage_name
 
 logger = logging.getLogger('upvit_mm')
 ROWS = 4096  # of a matrix product in single precision; the products are summed in double precision
-Report = Callable[[str, float | None], None]  # layer, share of the lack that is left; None where it was done before
+Report = Callable[[str, float | None], None]  # layer, share of the lack that is left; None if it was done before
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def compensate(
 ) -> None:
     """Correct a sliced network in place.
 
-    Memory holds the streams of all images in both networks at one place, ``(images, tokens, C)`` in their dtype.
+    Memory: the streams of all images in both networks at one place, ``(images, tokens, C)`` in their dtype.
 
     Args:
         dense: the network that was sliced, with its head or without.
@@ -52,8 +52,8 @@ def compensate(
         plan: what was kept.
         batches: unlabelled images; each is read once.
         ridge: weight of the change's square, in units of the mean square of the layer's input.
-        report: called after each layer with its name and the remaining mean square of what lacks, by the one before.
-        done: names of layers that are already corrected in ``sliced``, as ``report`` was told them.
+        report: called after each layer with its name and the mean square of the lack, divided by that before.
+        done: names of layers that are already corrected in ``sliced``, as given to ``report``.
 
     Raises:
         ValueError: networks that are not the plan's, no images, or ``ridge`` not above 0.
@@ -89,11 +89,11 @@ def compensate(
 def _correct_stage(
     theirs: _Stream, ours: _Stream, plan: PrunePlan, ridge: float, report: Report | None, done: Collection[str]
 ) -> None:
-    """Every branch of the stage at whose entrance both streams are."""
+    """Correct every branch of a stage; both streams are at its start."""
     i = ours.stage
     pairs, kept = plan.kept_blocks[i], plan.kept[f'{stage_name(i)}.embed']
     sequence = [2 * block + (kind == 'mlp') for kind, block in branches(pairs)]
-    after = [*sequence[1:], 2 * plan.source_arch.depths[i]]  # the dense stream in front of the next kept branch
+    after = [*sequence[1:], 2 * plan.source_arch.depths[i]]  # the dense stream before the next kept branch
     for half, dense_half in enumerate(after):
         theirs.run_to(dense_half)
         block = ours.net.backbone.stages[i].blocks[half // 2]
@@ -112,10 +112,10 @@ def _correct_stage(
 
 
 class _Stream:
-    """What flows through a network, of all images, at one place.
+    """The activations of all images at one place of a network.
 
     Attributes:
-        parts: by batch images or a map ``(B, c, y, x)`` between stages, tokens ``(B, P+N, C)`` within one.
+        parts: by batch, images or a map ``(B, c, y, x)`` between stages, tokens ``(B, P+N, C)`` within one.
     """
 
     def __init__(self, net: PosteriorNet, images: Sequence[Tensor]):
@@ -129,14 +129,15 @@ class _Stream:
             self.parts[k], self.grid = self.net.backbone.enter_stage(i, part)
 
     def run_to(self, half: int) -> None:
-        """Through the branches in front of ``half``, see ``Entry``."""
+        """Run the branches before ``half``, see ``Entry``."""
         for k in range(len(self.parts)):
             for done in range(self.half, half):
                 self.parts[k] = self._run(done, self.parts[k])
         self.half = half
 
     def look(self, layer: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What a layer of the next branch reads ``(B, n, in)`` and the tokens after that branch; nothing moves on."""
+        """The input ``(B, n, in)`` of a layer of the next branch, and the tokens after that branch; the stream
+        stays."""
         seen: list[Tensor] = []
         handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
         try:
@@ -146,14 +147,14 @@ class _Stream:
         return seen[0], out
 
     def leave_stage(self) -> None:
-        """To the map that the next stage enters with; after the last stage tokens stay tokens."""
+        """Make the map for the next stage; after the last stage tokens stay tokens."""
         last = self.stage == len(self.net.backbone.stages) - 1
         for k, part in enumerate(self.parts):
             part = self.net.backbone.leave_stage(self.stage, part)
             self.parts[k] = part if last else self.net.backbone.to_map(part, self.grid)
 
     def features(self) -> list[Tensor]:
-        """By batch what the head reads, ``(B, C)``."""
+        """The input of the head by batch, ``(B, C)``."""
         return [self.net.backbone.read(part) for part in self.parts]
 
     def _run(self, half: int, tokens: Tensor) -> Tensor:
@@ -171,7 +172,7 @@ class _System:
         self.rows, self.square = 0, 0.0
 
     def add(self, x: Tensor, lack: Tensor, weights: Tensor) -> None:
-        """More rows: inputs ``(..., in)``, what lacks ``(..., out)`` and the roots of weights ``(...)``."""
+        """Add rows: inputs ``(..., in)``, the lack ``(..., out)`` and the roots of weights ``(...)``."""
         weights = weights.flatten()[:, None].to(x)
         x, lack = x.flatten(0, -2), lack.flatten(0, -2) * weights
         x = torch.cat([x, x.new_ones(len(x), 1)], dim=1) * weights  # (rows, in + 1)
@@ -182,7 +183,7 @@ class _System:
         self.square += lack.double().square().sum().item()
 
     def solve(self, ridge: float, name: str) -> float:
-        """Correct the layer; the share of the lack that is left."""
+        """Correct the layer; returns the share of the lack that is left."""
         gram, moment, size = self.gram, self.moment, len(self.gram)
         if self.rows < 2 * size:
             logger.warning(

@@ -1,4 +1,4 @@
-"""Compensation as a job: it shows its progress and what each layer still lacks, and goes on where it was cut off."""
+"""Compensation as a job: it shows progress and the lack of each layer, and continues after an interruption."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SAVE_EVERY = 10.0  # seconds
 def compensate_resumably(
     dense: PosteriorNet, sliced: PosteriorNet, plan: PrunePlan, batches: Sequence[Batch], ridge: float, file: Path
 ) -> None:
-    """``compensate``, which keeps the layers that it has corrected.
+    """``compensate`` that saves the layers that it has corrected.
 
     Args:
         dense, sliced, plan, batches, ridge: see ``compensate``.
-        file: for the state of these very inputs; one that is there is gone on from. The caller removes it.
+        file: for the state of exactly these inputs; an existing one is continued. The caller removes it.
     """
     done = _earlier(file, sliced)
     if done:
@@ -59,7 +59,8 @@ def compensate_resumably(
 
 
 def _earlier(file: Path, sliced: PosteriorNet) -> list[str]:
-    """Names of the layers that an earlier run corrected, now in the network; a spoiled file counts for nothing."""
+    """Load the layers that an earlier run corrected into the network; returns their names. A damaged file is
+    ignored."""
     if not file.is_file():
         return []
     try:
@@ -67,6 +68,6 @@ def _earlier(file: Path, sliced: PosteriorNet) -> list[str]:
         content = torch.load(file, map_location='cpu', weights_only=True)
         sliced.load_state_dict(content['state'])
         return list(content['done'])
-    except Exception as error:  # whatever torch makes of a spoiled file
+    except Exception as error:  # torch can raise any error for a damaged file
         logger.warning('%s is damaged (%s); the compensation starts again', file, type(error).__name__)
         return []
