@@ -87,7 +87,7 @@ def test_stops_before_the_step_and_names_iteration_and_term(value, tmp_path):
         run(model, tmp_path / 'run')
     assert torch.equal(model.fc.weight, seen['weight'])
     assert [p.name for p in (tmp_path / 'run').glob('*.pth')] == ['epoch_1.pth']
-    assert f'last checkpoint is {tmp_path}/run/epoch_1.pth. Look at' in str(info.value)
+    assert f'last checkpoint is {tmp_path}/run/epoch_1.pth. Check the data' in str(info.value)
 
 
 def test_no_checkpoint_yet(tmp_path):

@@ -124,7 +124,7 @@ def test_mistakes(cfg, files, tmp_path, build, tiny_arch):
         train(cfg, tmp_path / 'c')
     cfg.custom_hooks[0].arch = files['arch']
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    with pytest.raises(ValueError, match='needs a val_dataloader'):
+    with pytest.raises(ValueError, match='set val_dataloader in the config'):
         train(cfg, tmp_path / 'd')
 
 

@@ -58,7 +58,7 @@ WRONG_SETTINGS = {
         backbone=dict(type='ResNet', depth=18)
     ),
     'teacher.backbone.type = ResNet': dict(teacher=dict(backbone=dict(type='ResNet', depth=18))),
-    'has pad_value: the teacher sees': dict(teacher=dict(data_preprocessor=dict(pad_value=3))),
+    'has pad_value: the teacher gets': dict(teacher=dict(data_preprocessor=dict(pad_value=3))),
 }
 
 
