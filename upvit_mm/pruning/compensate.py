@@ -65,7 +65,7 @@ def compensate(
     for net, arch, name in ((dense, plan.source_arch, 'dense'), (sliced, plan.target_arch, 'sliced')):
         if net.backbone.arch != arch:
             raise ValueError(f'the {name} network has another architecture than the plan.')
-    images = [batch.images for batch in batches]
+    images = [batch.images.cpu() for batch in batches]
     if not images:
         raise ValueError('there are no images to compensate with.')
     theirs, ours = _Stream(dense, images), _Stream(sliced, images)
@@ -115,24 +115,29 @@ class _Stream:
     """The activations of all images at one place of a network.
 
     Attributes:
-        parts: by batch, images or a map ``(B, c, y, x)`` between stages, tokens ``(B, P+N, C)`` within one.
+        parts: by batch, images or a map ``(B, c, y, x)`` between stages, tokens ``(B, P+N, C)`` within one. They stay
+            in host memory, and one batch at a time goes to the network's device, so a GPU need not hold them all.
     """
 
     def __init__(self, net: PosteriorNet, images: Sequence[Tensor]):
         self.net, self.parts = net, list(images)
+        self.device = next(net.parameters()).device
         self.stage, self.half = -1, 0
         self.grid: Grid | None = None
 
     def enter_stage(self, i: int) -> None:
         self.stage, self.half = i, 0
         for k, part in enumerate(self.parts):
-            self.parts[k], self.grid = self.net.backbone.enter_stage(i, part)
+            tokens, self.grid = self.net.backbone.enter_stage(i, part.to(self.device))
+            self.parts[k] = tokens.cpu()
 
     def run_to(self, half: int) -> None:
         """Run the branches before ``half``, see ``Entry``."""
-        for k in range(len(self.parts)):
+        for k, part in enumerate(self.parts):
+            tokens = part.to(self.device)
             for done in range(self.half, half):
-                self.parts[k] = self._run(done, self.parts[k])
+                tokens = self._run(done, tokens)
+            self.parts[k] = tokens.cpu()
         self.half = half
 
     def look(self, layer: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +146,7 @@ class _Stream:
         seen: list[Tensor] = []
         handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
         try:
-            out = self._run(self.half, tokens)
+            out = self._run(self.half, tokens.to(self.device))
         finally:
             handle.remove()
         return seen[0], out
@@ -150,12 +155,12 @@ class _Stream:
         """Make the map for the next stage; after the last stage tokens stay tokens."""
         last = self.stage == len(self.net.backbone.stages) - 1
         for k, part in enumerate(self.parts):
-            part = self.net.backbone.leave_stage(self.stage, part)
-            self.parts[k] = part if last else self.net.backbone.to_map(part, self.grid)
+            tokens = self.net.backbone.leave_stage(self.stage, part.to(self.device))
+            self.parts[k] = (tokens if last else self.net.backbone.to_map(tokens, self.grid)).cpu()
 
     def features(self) -> list[Tensor]:
         """The input of the head by batch, ``(B, C)``."""
-        return [self.net.backbone.read(part) for part in self.parts]
+        return [self.net.backbone.read(part.to(self.device)) for part in self.parts]
 
     def _run(self, half: int, tokens: Tensor) -> Tensor:
         block = self.net.backbone.stages[self.stage].blocks[half // 2]
