@@ -91,7 +91,7 @@ def _correct_stage(
 ) -> None:
     """Correct every branch of a stage; both streams are at its start."""
     i = ours.stage
-    pairs, kept = plan.kept_blocks[i], plan.kept[f'{stage_name(i)}.embed']
+    pairs = plan.kept_blocks[i]
     sequence = [2 * block + (kind == 'mlp') for kind, block in branches(pairs)]
     after = [*sequence[1:], 2 * plan.source_arch.depths[i]]  # the dense stream before the next kept branch
     for half, dense_half in enumerate(after):
@@ -103,7 +103,7 @@ def _correct_stage(
             system = _System(layer)
             for tokens, target in zip(ours.parts, theirs.parts):
                 x, now = ours.look(layer, tokens)
-                lack = target.index_select(2, kept.to(target.device)).to(now) - now
+                lack = plan.embedding(i, target).to(now) - now
                 system.add(x, lack, _token_weights(x, ours.net))
             left = system.solve(ridge, name)
         if report:

@@ -9,7 +9,6 @@ import torch
 
 from upvit_mm.pruning.criteria import Criterion
 from upvit_mm.pruning.depth import Branch, Pair, all_blocks, branches, removal_candidates, remove
-from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.importance import POSTERIOR, Batch
 from upvit_mm.pruning.table import block_name
 from upvit_mm.pruning.walk import Walk
@@ -65,7 +64,7 @@ def _distances(
     for batch in batches:
         reference = criterion.values(net(batch.images), batch.images, batch.sizes)
         for k, names in enumerate(closed):
-            with gates(net.backbone, {name: batch.images.new_zeros(1) for name in names}):
+            with net.gated({name: batch.images.new_zeros(1) for name in names}):
                 pruned = criterion.values(net(batch.images), batch.images, batch.sizes)
             totals[k] += criterion.distance(reference, pruned).sum().item()
     return totals

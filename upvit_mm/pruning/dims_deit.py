@@ -11,6 +11,7 @@ from upvit_mm.pruning.table import (
     Table,
     Term,
     block_embed_slots,
+    block_stream_readers,
     columns,
     head_columns,
     kernel_sides,
@@ -31,6 +32,12 @@ class DeiTTable(Table):
             yield from block_embed_slots(i, j)
         yield from rows(f'stages.{i}.norm')
         yield from head_columns()
+
+    def stream_readers(self, arch: ArchSpec, i: int) -> dict[str, list[str]]:
+        readers = {f'{BACKBONE}{stage_name(i)}.norm': ['head.fc.weight']}
+        for j in range(arch.depths[i]):
+            readers |= block_stream_readers(i, j)
+        return readers
 
     def fixed_slots(self, arch: ArchSpec) -> Iterator[Slot]:
         for name in ('cls_token', 'pos_embed'):

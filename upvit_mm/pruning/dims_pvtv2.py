@@ -45,6 +45,12 @@ class PVTv2Table(Table):
         else:
             yield from head_columns()
 
+    def stream_readers(self, arch: ArchSpec, i: int) -> dict[str, list[str]]:
+        raise ValueError(
+            "embed = 'rotate': a stage of a PVTv2 starts with a LayerNorm whose gains write to the residual stream, so "
+            "a rotation would change the network; take embed = 'channels'."
+        )
+
     def mlp_hidden_slots(self, arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
         """Row of fc1, its depth-wise filter, column of fc2."""
         mlp = f'{block_name(i, j)}.mlp'

@@ -6,22 +6,25 @@ A gate of 0 computes what the network without that channel computes:
 - ``qk``: the queries are multiplied, so the channel adds nothing to the logits (their scale stays);
 - ``embed``: the residual stream is read only through LayerNorms, so each of them takes its statistics over the kept
   channels only and gives 0 for the others;
+- ``embed`` of a turned stream (``stream_axes.py``): directions are multiplied before each norm reads the stream;
 - ``depth`` (see ``depth.py``): the output of ``attn`` or of ``mlp`` is multiplied.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from upvit_mm.pruning.cosines import cosines
 
 Handle = torch.utils.hooks.RemovableHandle
 
 
 @contextlib.contextmanager
-def gates(backbone: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+def gates(backbone: nn.Module, values: Mapping[str, Tensor], turned: Collection[str] = ()) -> Iterator[None]:
     """Gate a backbone inside the ``with`` block and restore it exactly after it.
 
     Args:
@@ -29,6 +32,7 @@ def gates(backbone: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
         values: gate by dim name, or by ``stages.i.blocks.j.attn`` / ``.mlp`` for a branch. A gate broadcasts against
             tokens ``(B, N, C)``: ``(C,)`` for all images, ``(B, 1, C)`` separately for each image (or candidate); for a
             branch the last size is 1 instead of ``C``. Gates may require gradients.
+        turned: names of the ``embed`` dims whose gates are those of directions.
 
     Raises:
         ValueError: a name that the backbone does not have.
@@ -36,19 +40,21 @@ def gates(backbone: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     handles: list[Handle] = []
     try:
         for name, gate in values.items():
-            handles += _attach(backbone, name, gate)
+            handles += _attach(backbone, name, gate, name in turned)
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _attach(backbone: nn.Module, name: str, gate: Tensor) -> list[Handle]:
+def _attach(backbone: nn.Module, name: str, gate: Tensor, is_turned: bool) -> list[Handle]:
     parent, _, kind = name.rpartition('.')
     try:
         module = backbone.get_submodule(parent)
         if kind == 'embed':
             norms = [m for m in module.modules() if isinstance(m, nn.LayerNorm)]
+            if is_turned:
+                return [norm.register_forward_pre_hook(_gated_directions(gate)) for norm in norms]
             return [norm.register_forward_hook(_gated_norm(gate)) for norm in norms]
         if kind == 'mlp_hidden':
             return [module.mlp.fc2.register_forward_pre_hook(_gated_input(gate))]
@@ -69,6 +75,17 @@ def _gated_input(gate: Tensor):
 
 def _gated_output(gate: Tensor):
     return lambda module, args, output: output * gate
+
+
+def _gated_directions(gate: Tensor):
+    """The stream without a share of its directions; its mean is 0 and stays 0."""
+
+    def hook(module: nn.LayerNorm, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (x,) = args
+        rows = cosines(x.shape[-1]).to(x)  # (C, C)
+        return (((x @ rows.T) * gate) @ rows,)
+
+    return hook
 
 
 def _gated_norm(gate: Tensor):

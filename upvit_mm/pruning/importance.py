@@ -19,7 +19,6 @@ from torch import Tensor
 from upvit_mm.arch.size import Size
 from upvit_mm.pruning.criteria import Criterion, Posterior
 from upvit_mm.pruning.dims import PrunableDim, prunable_dims
-from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.walk import Entry, Walk
 
 Scores = dict[str, Tensor]  # dim name -> (size,)
@@ -128,7 +127,7 @@ def _values_without(
     num, size = len(channels), len(x)
     gate = x.new_ones(num, size, dim.size)
     gate[torch.arange(num), :, channels] = 0
-    with gates(net.backbone, {dim.name: gate.flatten(0, 1)[:, None]}):  # (K*B, 1, size)
+    with net.gated({dim.name: gate.flatten(0, 1)[:, None]}):  # (K*B, 1, size)
         outputs = net.resume(Entry.of(dim), x.repeat(num, *[1] * (x.ndim - 1)), grid)
     images = batch.images.expand(num, *batch.images.shape).flatten(0, 1)
     sizes = None if batch.sizes is None else list(batch.sizes) * num
@@ -209,7 +208,7 @@ def _gated_values(net: Walk, batch: Batch, criterion: Criterion) -> tuple[dict[s
     """
     dims = prunable_dims(net.backbone.arch).values()
     leaves = {dim.name: batch.images.new_ones(len(batch.images), 1, dim.size, requires_grad=True) for dim in dims}
-    with torch.enable_grad(), gates(net.backbone, leaves):
+    with torch.enable_grad(), net.gated(leaves):
         return leaves, criterion.values(net(batch.images), batch.images, batch.sizes)
 
 
@@ -249,4 +248,4 @@ def mean_scores(
         count += len(batch.images)
     if count == 0:
         raise ValueError('the proxy set has no images; nothing can be scored.')
-    return {name: total / count for name, total in totals.items()}
+    return net.with_means({name: total / count for name, total in totals.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.files import sealed, unsealed, write_text_atomically
+from upvit_mm.pruning.cosines import narrowing
 from upvit_mm.pruning.depth import Pair, all_blocks, check_blocks
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.table import block_name, stage_name
 
-PLAN_VERSION = 1
+PLAN_VERSION, TURNED_VERSION = 1, 2  # an older package must not take directions for channels
 Blocks = tuple[tuple[Pair, ...], ...]  # [stage][new block]
 
 
@@ -31,6 +32,8 @@ class PrunePlan:
         target_arch: the pruned one.
         kept: kept channels by dim name of the source: sorted, unique int64, absolute on the axis.
         kept_blocks: per stage and new block, the source blocks of its attention and of its feed-forward network.
+        turned: names of the ``embed`` dims whose kept channels are directions of a turned network (``stream_axes.py``);
+            the first is 0.
         meta: provenance and predicted costs, plain data.
     """
 
@@ -38,16 +41,27 @@ class PrunePlan:
     target_arch: ArchSpec
     kept: dict[str, Tensor]
     kept_blocks: Blocks
+    turned: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def embedding(self, stage: int, tokens: Tensor) -> Tensor:
+        """What a pruned stage carries of the dense residual stream ``(..., C)``: ``(..., C')``."""
+        name = f'{stage_name(stage)}.embed'
+        kept = self.kept[name].to(tokens.device)
+        if name not in self.turned:
+            return tokens.index_select(-1, kept)
+        write, _ = narrowing(self.kept[name], tokens.shape[-1])
+        return tokens @ write.T.to(tokens)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write ``plan.json`` atomically, with its own ``sha256`` in it."""
         content = {
-            'version': PLAN_VERSION,
+            'version': TURNED_VERSION if self.turned else PLAN_VERSION,
             'source_arch': self.source_arch.to_dict(),
             'target_arch': self.target_arch.to_dict(),
             'kept': {name: indices.tolist() for name, indices in self.kept.items()},
             'kept_blocks': self.kept_blocks,
+            **({'turned': self.turned} if self.turned else {}),
             'meta': self.meta,
         }
         return write_text_atomically(path, json.dumps(sealed(content)) + '\n')
@@ -68,13 +82,16 @@ class PrunePlan:
             version = content['version']
             source, target = (ArchSpec.from_dict(content[key]) for key in ('source_arch', 'target_arch'))
             kept, blocks, meta = content['kept'], content['kept_blocks'], dict(content['meta'])
-            plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name)
+            turned = content.get('turned', ())
+            plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name, turned)
         except OSError:
             raise
         except Exception as error:  # a file edited by hand can raise almost any error
             raise ValueError(f'plan {str(path)!r} is damaged or no plan: {error}.') from error
-        if version != PLAN_VERSION:
-            raise ValueError(f'plan {str(path)!r} has version {version!r}: this package reads {PLAN_VERSION}.')
+        if version not in (PLAN_VERSION, TURNED_VERSION):
+            raise ValueError(
+                f'plan {str(path)!r} has version {version!r}: this package reads {PLAN_VERSION} and {TURNED_VERSION}.'
+            )
         if plan.target_arch != target:
             raise ValueError(f'plan {str(path)!r}: kept channels and blocks do not give its target_arch.')
         return replace(plan, meta=meta)
@@ -87,6 +104,7 @@ def make_plan(
     num_heads: Sequence[Sequence[int]] | None = None,
     qk_scales: Sequence[Sequence[float]] | None = None,
     name: str = '',
+    turned: Collection[str] = (),
 ) -> PrunePlan:
     """A plan from the channels and blocks that stay.
 
@@ -99,10 +117,11 @@ def make_plan(
         qk_scales: logit scales of the new blocks; None keeps those of the source, so that the pruned network computes
             what was scored. Other values are folded into the weights of q when the network is sliced.
         name: name of the target architecture.
+        turned: see ``PrunePlan``.
 
     Raises:
-        ValueError: an unknown dim, channels out of range or twice, an impossible stack of blocks, or widths that the
-            heads do not divide.
+        ValueError: an unknown dim, directions without the mean, channels out of range or twice, an impossible stack of
+            blocks, or widths that the heads do not divide.
     """
     dims = prunable_dims(source)
     unknown = sorted(set(kept) - set(dims))
@@ -110,6 +129,9 @@ def make_plan(
         known = ', '.join(list(dims)[:5])
         raise ValueError(f'kept has unknown dim(s) {", ".join(unknown[:5])}; the source has {known}, ...')
     indices = {n: _indices(n, kept[n] if n in kept else range(d.size), d.size) for n, d in dims.items()}
+    for dim_name in turned:
+        if dim_name not in dims or dims[dim_name].kind != 'embed' or int(indices[dim_name][0]):
+            raise ValueError(f'turned has {dim_name!r}: must name an embed dim of the source that keeps direction 0.')
     if kept_blocks is None:
         kept_blocks = [all_blocks(depth) for depth in source.depths]
     if len(kept_blocks) != source.num_stages:
@@ -135,7 +157,7 @@ def make_plan(
         mlp_hidden_dims=width('mlp_hidden', 1),
         qk_scales=qk_scales or of_attn(source.qk_scales),
     )
-    return PrunePlan(source, target, indices, blocks)
+    return PrunePlan(source, target, indices, blocks, tuple(turned))
 
 
 def _indices(name: str, values: Sequence[int] | Tensor, size: int) -> Tensor:

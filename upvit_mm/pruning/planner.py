@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ def plan_for_target(
     head_policy: str = 'within',
     tie_qkv: bool = False,
     kept_blocks: Blocks | None = None,
+    turned: Collection[str] = (),
 ) -> PrunePlan:
     """The plan that keeps the channels with the highest scores, for the widths of ``target``.
 
@@ -39,6 +40,7 @@ def plan_for_target(
         tie_qkv: one index set for q, k and v, chosen by the sum of both scores, as in the authors' code. It needs equal
             widths of q/k and v, in source and target.
         kept_blocks: source blocks of the target's blocks when it is shallower; None for equal depths.
+        turned: see ``PrunePlan``; scores of these dims are those of directions (``Walk.with_means``).
 
     Raises:
         ValueError: another family, wider or deeper targets, heads that the policy cannot make, missing or bad scores.
@@ -57,7 +59,7 @@ def plan_for_target(
             name, heads = block_name(i, attn), (source.num_heads[i][attn], target.num_heads[i][new])
             widths = {f'{name}.qk': target.qk_dims[i][new], f'{name}.v': target.v_dims[i][new]}
             kept |= _attention(scores, widths, *heads, head_policy, tie_qkv)
-    plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name)
+    plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name, turned)
     for field in ('embed_dims', 'qk_dims', 'v_dims', 'mlp_hidden_dims'):
         assert getattr(plan.target_arch, field) == getattr(target, field), f'the plan misses the {field} of its target'
     return plan

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from upvit_mm.pruning.dims import PrunableDim, prunable_dims
+from upvit_mm.pruning.cosines import narrowing, times
+from upvit_mm.pruning.dims import PrunableDim, prunable_dims, table_of
 from upvit_mm.pruning.plan import PrunePlan
-from upvit_mm.pruning.table import BACKBONE, block_name
+from upvit_mm.pruning.table import BACKBONE, block_name, stage_name
 
 State = dict[str, Tensor]
 ATTN_BRANCH = ('norm1', 'attn')  # modules of a block that belong to its attention; the rest is feed-forward
@@ -32,7 +33,11 @@ def slice_state(state: Mapping[str, Tensor], plan: PrunePlan) -> State:
         ValueError: a tensor that a kept dim owns is missing or has another size than the source architecture.
     """
     sliced = dict(state)
+    for name in plan.turned:
+        sliced |= _narrow_stream(state, plan, int(name.split('.')[1]))
     for dim in prunable_dims(plan.source_arch).values():
+        if dim.name in plan.turned:
+            continue
         kept = plan.kept[dim.name]
         for slot in dim.slots:
             key, axis = slot.tensor, slot.axis
@@ -51,6 +56,28 @@ def slice_state(state: Mapping[str, Tensor], plan: PrunePlan) -> State:
                 places = slot.places(stays, length).to(sliced[key].device)
                 sliced[key] = sliced[key].index_select(axis, places)
     return _fold_scales(_restack({k: v.clone() for k, v in sliced.items()}, plan), plan)
+
+
+def _narrow_stream(state: Mapping[str, Tensor], plan: PrunePlan, stage: int) -> State:
+    """The tensors at the residual stream of a turned stage, by the directions that stay.
+
+    Raises:
+        ValueError: the network is not turned.
+    """
+    table, kept = table_of(plan.source_arch), plan.kept[f'{stage_name(stage)}.embed']
+    write, read = narrowing(kept, plan.source_arch.embed_dims[stage])
+    narrow = {}
+    for norm, keys in table.stream_readers(plan.source_arch, stage).items():
+        for key in (f'{norm}.weight', f'{norm}.bias'):
+            if not torch.allclose(state[key], torch.ones_like(state[key])):
+                raise ValueError(
+                    f'{key} is not 1: the plan keeps directions of a turned network; give the turned.pth of its job.'
+                )
+            narrow[key] = state[key][: len(kept)]
+        narrow |= {key: times(state[key], read.T, 1) for key in keys if key in state}
+    for slot in table.stream_writers(plan.source_arch, stage):
+        narrow[slot.tensor] = times(state[slot.tensor], write, slot.axis)
+    return narrow
 
 
 def _kept_heads(plan: PrunePlan, dim: PrunableDim, key: str) -> Tensor:

@@ -91,6 +91,15 @@ def block_embed_slots(i: int, j: int) -> Iterator[Slot]:
         yield from rows(f'{block}.{writer}')
 
 
+def block_stream_readers(i: int, j: int) -> dict[str, list[str]]:
+    """By norm of a block, the weights that read its output."""
+    block = f'{BACKBONE}{block_name(i, j)}'
+    return {
+        f'{block}.norm1': [f'{block}.attn.{layer}.weight' for layer in 'qkv'],
+        f'{block}.norm2': [f'{block}.mlp.fc1.weight'],
+    }
+
+
 def kernel_sides(module: str) -> Iterator[Slot]:
     """Height and width of the kernel of a convolution."""
     yield Slot(f'{BACKBONE}{module}.weight', 2)
@@ -121,6 +130,20 @@ class Table:
         """Row of fc1 and column of fc2."""
         yield from rows(f'{block_name(i, j)}.mlp.fc1')
         yield from columns(f'{block_name(i, j)}.mlp.fc2')
+
+    def stream_readers(self, arch: ArchSpec, i: int) -> dict[str, list[str]]:
+        """By norm of a stage, the weights that read its output; nothing else reads the residual stream.
+
+        Raises:
+            ValueError: something else writes or reads the stream of this family, so it cannot be rotated exactly.
+        """
+        raise ValueError(f'embed: a {arch.family} cannot be rotated; its channels can be cut (embed = channels).')
+
+    def stream_writers(self, arch: ArchSpec, i: int) -> list[Slot]:
+        """Axes of the tensors whose values are added up in the residual stream of a stage."""
+        read = {key for keys in self.stream_readers(arch, i).values() for key in keys}
+        norms = {f'{norm}.{part}' for norm in self.stream_readers(arch, i) for part in ('weight', 'bias')}
+        return [slot for slot in self.embed_slots(arch, i) if slot.tensor not in read | norms]
 
     def fixed_slots(self, arch: ArchSpec) -> Iterator[Slot]:
         """Axes that no dim owns: image channels, kernel sides, token counts."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from upvit_mm.arch.size import Grid
 from upvit_mm.pruning.dims import PrunableDim
+from upvit_mm.pruning.gates import gates
 
 Place = tuple[int, int]  # stage, and the block after which tokens are read
 Reads = Mapping[Place, tuple[Tensor, Grid]]  # tokens (B, P+N, C) and their grid, by place
@@ -42,7 +45,12 @@ class Walk(nn.Module):
     Args:
         backbone: one of ours; the walk through its stages is its own.
         head: what a subclass puts after it, or None.
+
+    Attributes:
+        turned: names of the ``embed`` dims whose channels are directions (``stream_axes.py``).
     """
+
+    turned: frozenset[str] = frozenset()
 
     def __init__(self, backbone: nn.Module, head: nn.Linear | None = None):
         super().__init__()
@@ -58,6 +66,17 @@ class Walk(nn.Module):
     def outputs(self, reads: Reads) -> Any:
         """What the network gives, from the tokens at the places that were passed."""
         raise AssertionError('a subclass says what it gives')
+
+    def gated(self, values: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """The network with gates, see ``gates``."""
+        return gates(self.backbone, values, self.turned)
+
+    def with_means(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scores in which the mean of a turned stream, direction 0, is above all others: it always stays."""
+        return {
+            name: torch.cat([values[1:].sum()[None] + 1, values[1:]]) if name in self.turned else values
+            for name, values in scores.items()
+        }
 
     def forward(self, images: Tensor) -> Any:
         """Outputs of images ``(B, 3, h, w)``."""

@@ -51,7 +51,7 @@ def score_images(
     first = _score(method, net, criterion, proxy, all_channels(net.backbone.arch), settings, folder / method.name, crew)
     second = method.near_cut
     if second is None:
-        return first
+        return first if first is None else net.with_means(first)
     ranked = tied if settings.tie_qkv else dict  # the scores by which the plan chooses channels
 
     def look() -> tuple[dict[str, Tensor], dict[str, int]]:

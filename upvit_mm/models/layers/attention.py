@@ -44,21 +44,25 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """``(B, P+N, C)`` -> ``(B, P+N, C)``; with spatial reduction there must be no prefix (``P = 0``)."""
-        source = x
-        if self.sr is not None:
-            source = self.sr_norm(map_to_tokens(self.sr(tokens_to_map(x, grid))))  # (B, M, C)
-        q, k, v = (self._heads(layer, t) for layer, t in ((self.q, x), (self.k, source), (self.v, source)))
+        source = self.source(x, grid)  # (B, M, C)
+        q, k, v = (self.split_heads(t) for t in (self.q(x), self.k(source), self.v(source)))
         out = self.mix(q, k, v, grid)  # (B, h, P+N, V/h)
         return self.proj(out.transpose(1, 2).flatten(2))
+
+    def source(self, x: Tensor, grid: Grid) -> Tensor:
+        """What keys and values are made from: the tokens ``(B, P+N, C)``, or fewer ``(B, M, C)``."""
+        if self.sr is None:
+            return x
+        return self.sr_norm(map_to_tokens(self.sr(tokens_to_map(x, grid))))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
         """Every query attends to every key: ``(B, h, P+N, K/h)``, ``(B, h, M, K/h)``, ``(B, h, M, V/h)``."""
         return scaled_attention(q, k, v, self.scale)
 
-    def _heads(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        """``(B, n, C)`` -> ``(B, h, n, d)``."""
-        width = layer.out_features // self.num_heads  # not unflatten: see tokens_to_map
-        return layer(x).view(x.shape[0], x.shape[1], self.num_heads, width).transpose(1, 2)
+    def split_heads(self, x: Tensor) -> Tensor:
+        """``(B, n, h * d)`` -> ``(B, h, n, d)``."""
+        width = x.shape[-1] // self.num_heads  # not unflatten: see tokens_to_map
+        return x.view(x.shape[0], x.shape[1], self.num_heads, width).transpose(1, 2)
 
 
 class WindowedAttention(Attention):
@@ -77,6 +81,12 @@ class WindowedAttention(Attention):
         super().__init__(**kwargs)
         self.window_size = window_size
         self.num_prefix_tokens = num_prefix_tokens
+
+    def source(self, x: Tensor, grid: Grid) -> Tensor:
+        """What keys and values are made from: the tokens ``(B, P+N, C)``, or fewer ``(B, M, C)``."""
+        if self.sr is None:
+            return x
+        return self.sr_norm(map_to_tokens(self.sr(tokens_to_map(x, grid))))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
         any_grid = torch.onnx.is_in_onnx_export()  # then windows are padded and masked, never cut to the grid
