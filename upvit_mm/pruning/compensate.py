@@ -25,7 +25,7 @@ from upvit_mm.pruning.depth import branches
 from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.plan import PrunePlan
 from upvit_mm.pruning.posterior import PosteriorNet
-from upvit_mm.pruning.table import stage_name
+from upvit_mm.pruning.table import block_name, stage_name
 
 logger = logging.getLogger('upvit_mm')
 ROWS = 4096  # of a matrix product in single precision; the products are summed in double precision
@@ -91,24 +91,64 @@ def _correct_stage(
 ) -> None:
     """Correct every branch of a stage; both streams are at its start."""
     i = ours.stage
-    pairs = plan.kept_blocks[i]
-    sequence = [2 * block + (kind == 'mlp') for kind, block in branches(pairs)]
+    sequence = [2 * block + (kind == 'mlp') for kind, block in branches(plan.kept_blocks[i])]
     after = [*sequence[1:], 2 * plan.source_arch.depths[i]]  # the dense stream before the next kept branch
-    for half, dense_half in enumerate(after):
-        theirs.run_to(dense_half)
-        block = ours.net.backbone.stages[i].blocks[half // 2]
-        layer = block.mlp.fc2 if half % 2 else block.attn.proj
-        name, left = f'{stage_name(i)}.{half}', None
-        if name not in done:
-            system = _System(layer)
-            for tokens, target in zip(ours.parts, theirs.parts):
-                x, now = ours.look(layer, tokens)
-                lack = plan.embedding(i, target).to(now) - now
-                system.add(x, lack, _token_weights(x, ours.net))
-            left = system.solve(ridge, name)
+
+    def finish(name: str, systems: Callable[[], list[_System]]) -> None:
+        left = None if name in done else _solve(systems(), ridge, name)
         if report:
             report(name, left)
+
+    for half, (first, last) in enumerate(zip(sequence, after)):
+        theirs.run_to(first)
+        finish(f'{stage_name(i)}.{half}.readers', lambda half=half: _reader_systems(theirs, ours, plan, half))
+        theirs.run_to(last)
+        finish(f'{stage_name(i)}.{half}', lambda half=half: [_writer_system(theirs, ours, plan, half)])
         ours.run_to(half + 1)
+
+
+def _reader_systems(theirs: _Stream, ours: _Stream, plan: PrunePlan, half: int) -> list[_System]:
+    """The layers of a branch that read the residual stream; their targets are the dense layers' outputs."""
+    i, (attn, mlp) = ours.stage, plan.kept_blocks[ours.stage][half // 2]
+    new = ours.net.backbone.stages[i].blocks[half // 2]
+    if half % 2:
+        old = theirs.net.backbone.stages[i].blocks[mlp]
+        pairs = {'mlp_hidden': [(new.mlp.fc1, old.mlp.fc1, 1.0)]}
+    else:
+        old = theirs.net.backbone.stages[i].blocks[attn].attn
+        folded = plan.source_arch.qk_scales[i][attn] / plan.target_arch.qk_scales[i][half // 2]
+        pairs = {'qk': [(new.attn.q, old.q, folded), (new.attn.k, old.k, 1.0)], 'v': [(new.attn.v, old.v, 1.0)]}
+    systems = []
+    for kind, layers in pairs.items():
+        kept = plan.kept[f'{block_name(i, mlp if half % 2 else attn)}.{kind}']
+        for layer, dense_layer, factor in layers:
+            system = _System(layer)
+            for tokens, reference in zip(ours.parts, theirs.parts):
+                _, wanted, _ = theirs.look(dense_layer, reference)
+                x, now, _ = ours.look(layer, tokens)
+                wanted = factor * wanted.index_select(-1, kept.to(wanted.device))
+                system.add(x, wanted.to(now) - now, _token_weights(x, ours.net))
+            systems.append(system)
+    return systems
+
+
+def _writer_system(theirs: _Stream, ours: _Stream, plan: PrunePlan, half: int) -> _System:
+    """The layer of a branch that writes to the residual stream; its target is what the stream lacks after it."""
+    block = ours.net.backbone.stages[ours.stage].blocks[half // 2]
+    layer = block.mlp.fc2 if half % 2 else block.attn.proj
+    system = _System(layer)
+    for tokens, target in zip(ours.parts, theirs.parts):
+        x, _, now = ours.look(layer, tokens)
+        lack = plan.embedding(ours.stage, target).to(now) - now
+        system.add(x, lack, _token_weights(x, ours.net))
+    return system
+
+
+def _solve(systems: list[_System], ridge: float, name: str) -> float:
+    """Correct layers that do not depend on one another; returns the share of their lack that is left."""
+    before = sum(system.square for system in systems)
+    after = sum(system.square * system.solve(ridge, name) for system in systems)
+    return after / before if before else 0.0
 
 
 class _Stream:
@@ -140,16 +180,18 @@ class _Stream:
             self.parts[k] = tokens.cpu()
         self.half = half
 
-    def look(self, layer: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The input ``(B, n, in)`` of a layer of the next branch, and the tokens after that branch; the stream
-        stays."""
+    def look(self, layer: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Input ``(B, n, in)`` and output ``(B, n, out)`` of a layer of the next branch, and the tokens after that
+        branch; the stream stays."""
         seen: list[Tensor] = []
-        handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+        handle = layer.register_forward_hook(
+            lambda module, args, output: seen.extend((args[0].clone(), output.clone()))
+        )
         try:
             out = self._run(self.half, tokens.to(self.device))
         finally:
             handle.remove()
-        return seen[0], out
+        return seen[0], seen[1], out
 
     def leave_stage(self) -> None:
         """Make the map for the next stage; after the last stage tokens stay tokens."""
