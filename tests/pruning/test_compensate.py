@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
-from upvit_mm.pruning.compensate import compensate
+from upvit_mm.pruning.compensate import compensate, steps_of
 from upvit_mm.pruning.criteria import log_posteriors
 from upvit_mm.pruning.depth import branches
 from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.ridge import RIDGES, LayerSystem
 from upvit_mm.pruning.walk import Entry
 
 CLASSES = 4
@@ -71,7 +72,7 @@ def test_it_comes_closer_to_the_dense_network(dense, sliced_by, images, kinds):
     before, left = kl(dense, net, images), {}
     compensate(dense, net, plan, batches(images, 8), report=left.__setitem__)
     assert kl(dense, net, images) < 0.5 * before
-    assert len(left) == 2 * sum(plan.target_arch.depths) + 1
+    assert list(left) == steps_of(plan, has_head=True)
     assert all(-1e-9 <= share <= 1 + 1e-9 for share in left.values())
 
 
@@ -137,58 +138,153 @@ def test_dead_copies_are_taken_over_exactly(dense, sliced_by, images):
 
 
 @torch.no_grad()
-def layer_by_layer(dense, net, plan, images, ridge=1e-2) -> None:
-    """The same from its definition: both whole networks run for every layer, all images at once, in float64."""
-    prefix = net.backbone.num_prefix_tokens
-    for i, pairs in enumerate(plan.kept_blocks):
-        sequence = [2 * block + (kind == 'mlp') for kind, block in branches(pairs)]
-        for half, dense_half in enumerate([*sequence[1:], 2 * plan.source_arch.depths[i]]):
-            block = net.backbone.stages[i].blocks[half // 2]
-            layer = block.mlp.fc2 if half % 2 else block.attn.proj
-            ours, theirs = (n.activations(images)[0] for n in capturing(layer, net, dense))
-            kept = plan.kept[f'stages.{i}.embed']
-            lack = theirs[Entry(i, dense_half)][0][..., kept] - ours[Entry(i, half + 1)][0]
-            weights = torch.ones(lack.shape[:2], dtype=torch.float64)
-            weights[:, :prefix] = (lack.shape[1] - prefix) ** 0.5
-            regress(layer, layer.seen, lack, weights, ridge)
+def step_by_step(dense, net, plan, images, ridge=1e-2) -> None:
+    """The same from its definition: both whole networks run for every step, all images at once, in float64."""
+    for name in steps_of(plan, has_head=False):
+        i, j, kind = parts_of(name)
+        layers = [net.backbone.get_submodule(n) for n in group_of(name, plan)]
+        if kind in ('proj', 'fc2') and j is not None:
+            half = 2 * j + (kind == 'fc2')
+            sequence = [2 * block + (branch == 'mlp') for branch, block in branches(plan.kept_blocks[i])]
+            dense_half = [*sequence[1:], 2 * plan.source_arch.depths[i]][half]
+            ((x, _),) = seen_by(layers, net, images)
+            theirs, ours = (n.activations(images)[0] for n in (dense, net))
+            wanted = [theirs[Entry(i, dense_half)][0][..., plan.kept[f'stages.{i}.embed']]]
+            now = [ours[Entry(i, half + 1)][0]]
+        else:
+            pair = plan.kept_blocks[i][j] if j is not None else None
+            source = f'stages.{i}.blocks.{pair[kind in ("fc1", "dwconv")]}' if pair else ''
+            kinds = [n.rsplit('.', 1)[1] for n in group_of(name, plan)]
+            references = [n.replace(f'stages.{i}.blocks.{j}', source) for n in group_of(name, plan)]
+            outputs = [out for _, out in seen_by([dense.backbone.get_submodule(n) for n in references], dense, images)]
+            seen = seen_by(layers, net, images)
+            x, now = seen[0][0], [out for _, out in seen]
+            wanted = [kept_of(plan, i, source, k, out) for k, out in zip(kinds, outputs)]
+        for layer, target, out in zip(layers, wanted, now):
+            regress(layer, x, target - out, net, ridge)
     features = [
         n.backbone.read(n.backbone.leave_stage(-1, n.activations(images)[0][last_of(n)][0])) for n in (net, dense)
     ]
     lack = dense.head(features[1]) - net.head(features[0])
-    regress(net.head, features[0], lack, torch.ones(len(lack), dtype=torch.float64), ridge)
+    add(net.head, *ridge_rows(features[0], lack, torch.ones(len(lack)).double()), ridge)
+
+
+def parts_of(name: str) -> tuple[int, int | None, str]:
+    parts = name.split('.')
+    return int(parts[1]), int(parts[3]) if parts[2] == 'blocks' else None, parts[-1]
+
+
+def group_of(name: str, plan) -> list[str]:
+    """The layers that are solved together with the one that names the step."""
+    parent, _, kind = name.rpartition('.')
+    reduced = plan.target_arch.sr_ratios[parts_of(name)[0]] > 1
+    together = {'q': 'q' if reduced else 'qkv', 'k': 'kv'}.get(kind) if parent.endswith('attn') else None
+    return [f'{parent}.{k}' for k in together] if together else [name]
+
+
+def kept_of(plan, i: int, source: str, kind: str, out):
+    dim = {'q': 'qk', 'k': 'qk', 'v': 'v', 'fc1': 'mlp_hidden', 'dwconv': 'mlp_hidden'}.get(kind)
+    kept = plan.kept[f'{source}.{dim}' if dim else f'stages.{i}.embed']
+    return out[:, kept] if out.ndim == 4 else out[..., kept]
+
+
+def seen_by(layers, net, images) -> list:
+    """Input and output of each layer while the whole network runs."""
+    seen = {}
+    handles = [
+        layer.register_forward_hook(lambda m, args, out: seen.__setitem__(m, (args[0].clone(), out.clone())))
+        for layer in layers
+    ]
+    net.activations(images)
+    for handle in handles:
+        handle.remove()
+    return [seen[layer] for layer in layers]
+
+
+def regress(layer, x, lack, net, ridge) -> None:
+    if isinstance(layer, nn.LayerNorm):
+        normal = nn.functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+        for c in range(lack.shape[-1]):
+            change = solution(*ridge_rows(normal[..., c : c + 1], lack[..., c : c + 1]), ridge)
+            layer.weight[c] += change[0, 0]
+            layer.bias[c] += change[1, 0]
+    elif isinstance(layer, nn.Conv2d):
+        patches = nn.functional.unfold(x, layer.kernel_size, padding=layer.padding, stride=layer.stride).mT
+        lack = lack.flatten(2).mT
+        if layer.groups == 1:
+            add(layer, *ridge_rows(patches, lack), ridge)
+            return
+        for c, taps in enumerate(patches.unflatten(-1, (layer.groups, -1)).unbind(-2)):
+            change = solution(*ridge_rows(taps, lack[..., c : c + 1]), ridge)
+            layer.weight[c] += change[:-1, 0].view_as(layer.weight[c])
+            layer.bias[c] += change[-1, 0]
+    else:
+        prefix = net.backbone.num_prefix_tokens
+        weights = torch.ones(lack.shape[:2], dtype=torch.float64)
+        weights[:, :prefix] = (lack.shape[1] - prefix) ** 0.5
+        add(layer, *ridge_rows(x, lack, weights), ridge)
+
+
+def ridge_rows(x, lack, weights=None):
+    weights = torch.ones(lack.shape[:-1], dtype=torch.float64) if weights is None else weights
+    x, weights = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1), weights[..., None]
+    return (x * weights).flatten(0, -2), (lack * weights).flatten(0, -2)
+
+
+def solution(x, lack, ridge):
+    penalty = (ridge * x.square().mean(dim=0).mean() * len(x)) ** 0.5 * torch.eye(x.shape[1], dtype=torch.float64)
+    targets = torch.cat([lack, torch.zeros(len(penalty), lack.shape[-1], dtype=torch.float64)])
+    return torch.linalg.lstsq(torch.cat([x, penalty]), targets).solution
+
+
+def add(layer, x, lack, ridge) -> None:
+    change = solution(x, lack, ridge)
+    layer.weight += change[:-1].T.reshape(layer.weight.shape)
+    layer.bias += change[-1]
 
 
 def last_of(net) -> Entry:
     return Entry(len(net.backbone.stages) - 1, 2 * len(net.backbone.stages[-1].blocks))
 
 
-def capturing(layer, *nets):
-    """The networks, while ``layer.seen`` keeps what the layer reads."""
-    handle = layer.register_forward_pre_hook(lambda module, args: setattr(module, 'seen', args[0].clone()))
-    yield from nets
-    handle.remove()
-
-
-def regress(layer, x, lack, weights, ridge) -> None:
-    weights = weights.flatten()[:, None]
-    x = torch.cat([x.flatten(0, -2), torch.ones(weights.shape, dtype=torch.float64)], dim=1) * weights
-    penalty = (ridge * x.square().mean(dim=0).mean() * len(x)) ** 0.5 * torch.eye(x.shape[1], dtype=torch.float64)
-    targets = torch.cat([lack.flatten(0, -2) * weights, torch.zeros(len(penalty), lack.shape[-1], dtype=torch.float64)])
-    change = torch.linalg.lstsq(torch.cat([x, penalty]), targets).solution
-    layer.weight += change[:-1].T
-    layer.bias += change[-1]
-
-
-def test_one_pass_gives_what_a_pass_for_each_layer_gives(dense, sliced_by, images):
+def test_one_pass_gives_what_a_pass_for_each_step_gives(dense, sliced_by, images):
     depths = dense.backbone.arch.depths
     kept = half_of(dense.backbone.arch, 'embed', 'qk', 'v', 'mlp_hidden')
     blocks = [[(0, min(1, depth - 1)), *((j, j) for j in range(2, depth))] for depth in depths]
     plan = make_plan(dense.backbone.arch, kept, blocks)
     fast, slow = sliced_by(plan), sliced_by(plan)
-    compensate(dense, fast, plan, batches(images, 5))
-    layer_by_layer(dense, slow, plan, images)
+    compensate(dense, fast, plan, batches(images, 5), ridge=1e-2)
+    step_by_step(dense, slow, plan, images)
     for (name, a), b in zip(fast.named_parameters(), slow.parameters()):
         assert torch.allclose(a, b, rtol=1e-7, atol=1e-9), name
+
+
+def test_the_ridge_is_the_one_that_explains_most_of_unseen_images(dense, sliced_by, images):
+    """By brute force, for one layer: solve on even images, look at odd ones, and the other way round."""
+    plan = make_plan(dense.backbone.arch, half_of(dense.backbone.arch, 'mlp_hidden', 'embed'))
+    net, layer = sliced_by(plan), 'stages.0.blocks.0.attn.k'
+    (x, _), (_, out) = (seen_by([n.backbone.get_submodule(layer)], n, images)[0] for n in (net, dense))
+    lack = out - net.backbone.get_submodule(layer)(x)
+    weights = torch.ones(lack.shape[:2], dtype=torch.float64)
+    prefix = net.backbone.num_prefix_tokens
+    weights[:, :prefix] = (lack.shape[1] - prefix) ** 0.5
+    halves = [ridge_rows(x[k::2], lack[k::2], weights[k::2]) for k in range(2)]
+
+    def unseen(ridge: float) -> float:
+        pairs = (halves, halves[::-1])
+        return sum((b[1] - b[0] @ solution(*a, ridge)).square().sum().item() for a, b in pairs)
+
+    system = LayerSystem([net.backbone.get_submodule(layer)])
+    for part in range(0, 24, 5):
+        some = slice(part, part + 5)
+        system.add(x[some], [lack[some]], weights[some])
+    losses = {ridge: unseen(ridge) for ridge in RIDGES}
+    assert system._best() == min(RIDGES, key=losses.get)
+    expected = solution(*ridge_rows(x, lack, weights), system._best())
+    before = net.backbone.get_submodule(layer).weight.clone()
+    with torch.no_grad():
+        system.solve(None, layer)
+    assert torch.allclose(net.backbone.get_submodule(layer).weight - before, expected[:-1].T, rtol=1e-7, atol=1e-9)
 
 
 def test_it_goes_on_after_a_layer(dense, sliced_by, images):

@@ -12,17 +12,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from upvit_mm.files import check_records, save_atomically
-from upvit_mm.pruning.compensate import compensate
+from upvit_mm.pruning.compensate import compensate, steps_of
 from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.plan import PrunePlan
-from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.walk import Walk
 
 logger = logging.getLogger('upvit_mm')
 SAVE_EVERY = 10.0  # seconds
 
 
 def compensate_resumably(
-    dense: PosteriorNet, sliced: PosteriorNet, plan: PrunePlan, batches: Sequence[Batch], ridge: float, file: Path
+    dense: Walk, sliced: Walk, plan: PrunePlan, batches: Sequence[Batch], ridge: float, file: Path
 ) -> None:
     """``compensate`` that saves the layers that it has corrected.
 
@@ -33,7 +33,7 @@ def compensate_resumably(
     done = _earlier(file, sliced)
     if done:
         logger.info('%d layers were compensated before the job was cut off', len(done))
-    layers = 2 * sum(plan.target_arch.depths) + (sliced.head is not None)
+    layers = len(steps_of(plan, sliced.head is not None))
     console = Console(stderr=True)
     columns = (TextColumn('compensating'), BarColumn(), MofNCompleteColumn(), TextColumn('layers {task.fields[lack]}'))
     bars = Progress(
@@ -58,7 +58,7 @@ def compensate_resumably(
         compensate(dense, sliced, plan, batches, ridge, report, tuple(done))
 
 
-def _earlier(file: Path, sliced: PosteriorNet) -> list[str]:
+def _earlier(file: Path, sliced: Walk) -> list[str]:
     """Load the layers that an earlier run corrected into the network; returns their names. A damaged file is
     ignored."""
     if not file.is_file():

@@ -1,0 +1,101 @@
+"""The activations of many images at one place of a network, moved from layer to layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from upvit_mm.arch.size import Grid
+from upvit_mm.pruning.walk import Walk
+
+
+class Stream:
+    """The activations of all images at one place of a network.
+
+    Args:
+        net: the network.
+        images: ``(B, 3, h, w)`` by batch.
+
+    Attributes:
+        parts: by batch, images or a map ``(B, c, y, x)`` between stages, tokens ``(B, P+N, C)`` within one. They stay
+            in host memory, and one batch at a time goes to the network's device, so a GPU need not hold them all.
+        stage: number of the stage; -1 before the first.
+        half: within the stage, see ``Entry``.
+    """
+
+    def __init__(self, net: Walk, images: Sequence[Tensor]):
+        self.net, self.parts = net, list(images)
+        self.device = next(net.parameters()).device
+        self.stage, self.half = -1, -1
+        self.grids: list[Grid] = []
+
+    def enter_stage(self, i: int) -> None:
+        """From the image or map to the tokens of stage ``i``."""
+        self.stage, self.half, self.grids = i, 0, []
+        for k, part in enumerate(self.parts):
+            tokens, grid = self.net.backbone.enter_stage(i, part.to(self.device))
+            self.parts[k] = tokens.cpu()
+            self.grids.append(grid)
+
+    def run_to(self, half: int) -> None:
+        """Run the branches before ``half``."""
+        for k, part in enumerate(self.parts):
+            tokens = part.to(self.device)
+            for done in range(self.half, half):
+                tokens = self._run(done, tokens, self.grids[k])
+            self.parts[k] = tokens.cpu()
+        self.half = half
+
+    def leave_stage(self) -> None:
+        """Make the map for the next stage; after the last stage tokens stay tokens."""
+        last = self.stage == len(self.net.backbone.stages) - 1
+        for k, part in enumerate(self.parts):
+            tokens = self.net.backbone.leave_stage(self.stage, part.to(self.device))
+            self.parts[k] = (tokens if last else self.net.backbone.to_map(tokens, self.grids[k])).cpu()
+        self.half = -1
+
+    def look(self, k: int, layers: Sequence[nn.Module], entering: int | None = None) -> Look:
+        """What some layers of the next branch read and give for batch ``k``; the stream stays.
+
+        Args:
+            k: number of the batch.
+            layers: layers of the branch.
+            entering: a stage whose patch embedding runs instead of a branch.
+        """
+        seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+        def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+            seen[module] = (args[0].clone(), output.clone())  # GELU works in place
+
+        handles = [layer.register_forward_hook(keep) for layer in layers]
+        try:
+            part = self.parts[k].to(self.device)
+            if entering is None:
+                after = self._run(self.half, part, self.grids[k])
+            else:
+                after, _ = self.net.backbone.enter_stage(entering, part)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return Look([seen[layer][0] for layer in layers], [seen[layer][1] for layer in layers], after)
+
+    def features(self) -> list[Tensor]:
+        """The input of the head by batch, ``(B, C)``."""
+        return [self.net.backbone.read(part.to(self.device)) for part in self.parts]
+
+    def _run(self, half: int, tokens: Tensor, grid: Grid) -> Tensor:
+        block = self.net.backbone.stages[self.stage].blocks[half // 2]
+        return block.add_mlp(tokens, grid) if half % 2 else block.add_attn(tokens, grid)
+
+
+class Look:
+    """What layers read and gave while a stream looked ahead.
+
+    Attributes:
+        inputs, outputs: by layer.
+        after: tokens ``(B, P+N, C)`` after the branch or the patch embedding.
+    """
+
+    def __init__(self, inputs: list[Tensor], outputs: list[Tensor], after: Tensor):
+        self.inputs, self.outputs, self.after = inputs, outputs, after
