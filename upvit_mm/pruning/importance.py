@@ -33,11 +33,13 @@ class Batch(NamedTuple):
         images: ``(B, 3, h, w)``.
         numbers: number of each image in its data set.
         labels: ``(B,)`` int64, or None where they are not known.
+        sizes: ``(height, width)`` of each image in pixels before padding; None = none is padded.
     """
 
     images: Tensor
     numbers: Sequence[int]
     labels: Tensor | None = None
+    sizes: Sequence[tuple[int, int]] | None = None
 
 
 def select_dims(net: PosteriorNet, names: Iterable[str] | None) -> list[PrunableDim]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ def build_detector(cfg: Config) -> nn.Module:
 
     init_default_scope('mmdet')
     with torch.random.fork_rng(devices=[]):
-        return MODELS.build(cfg.model).eval()
+        return MODELS.build(copy.deepcopy(cfg.model)).eval()  # some detectors of mmdet change their settings
 
 
 def detector_state(path: str, arch: ArchSpec | None = None) -> dict[str, Tensor]:
