@@ -125,7 +125,7 @@ def test_unchanged_steps_are_skipped(cfg, checkpoint, target, tmp_path):
     assert outcome.held_out['compensated']['kl'] > 0
     job = PruneJob(cfg, checkpoint, target, work, settings)
     job.run()
-    assert not {'net', 'proxy', 'held_out'} & {*vars(job.network), *vars(job.images)}  # nothing was built or read
+    assert not {'net', 'proxy', 'held_out'} & {*vars(job.subject), *vars(job.images)}  # nothing was built or read
     # another ridge: compensated and judged anew, not scored
     prune(cfg, checkpoint, target, work, PruneSettings(method='fisher', draws=1, compensate=True, ridge=0.1, **_few()))
     changed = {name for name, stamp in stamps().items() if stamp != before[name]}

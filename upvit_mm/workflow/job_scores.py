@@ -12,11 +12,11 @@ from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.score_file import load_scores, save_scores
 from upvit_mm.pruning.shared_work import Crew
 from upvit_mm.stopwatch import process_peak
-from upvit_mm.workflow.dense_classifier import DenseClassifier
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.job_plan import JobPlan
 from upvit_mm.workflow.ledger import fingerprint
 from upvit_mm.workflow.run_method import score_images
+from upvit_mm.workflow.subject import Subject
 
 logger = logging.getLogger('upvit_mm')
 
@@ -38,7 +38,7 @@ class JobScores:
 
     def __init__(
         self,
-        dense: DenseClassifier,
+        dense: Subject,
         images: JobImages,
         planning: JobPlan,
         crew: Crew,
@@ -101,7 +101,7 @@ class JobScores:
         decides = self.settings.some('method', 'seed', *method.reads)
         if method.near_cut:
             decides |= {'goal': str(self.planning.goal), **self.planning.inputs}
-        inputs = fingerprint('scores', self.dense.sha256, self.dense.arch.to_dict(), data, decides)
+        inputs = fingerprint('scores', self.dense.identity, data, decides)
         return inputs, self.ledger.is_current('scores', inputs)
 
     def _save(self, scores: Scores, inputs: str, *files: str, **meta) -> Scores:
