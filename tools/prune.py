@@ -146,9 +146,7 @@ def show_outcome(job: PruneJob, work_dir: Path) -> None:
         return
     console = Console()
     console.print(table_of('costs', *cost_rows(job.costs(outcome.plan.target_arch))))
-    if outcome.held_out:
-        console.print(table_of('held-out results', *job.subject.table(outcome.held_out)))
-    for line in job.subject.next_steps(work_dir):
+    for line in (*job.subject.lines(outcome.held_out), *job.subject.next_steps(work_dir)):
         console.print(line, highlight=False, soft_wrap=True)
 
 

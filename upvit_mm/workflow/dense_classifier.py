@@ -130,6 +130,13 @@ class DenseClassifier(Subject):
         ]
         return ('network', 'KL to the dense network', 'top-1 %'), rows
 
+    def lines(self, figures: Figures) -> list[str]:
+        lines = []
+        for name, row in figures.items():
+            top1 = f'top-1 {row["top1"]:.2f} %, ' if 'top1' in row else ''
+            lines.append(f'{name}: {top1}KL to the dense network {row["kl"]:.4f} (held-out images)')
+        return lines
+
     def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
         kind, side = self.arch.kind, settings['window_size']
         windows = f'\n        window_size={side},' if side else ''

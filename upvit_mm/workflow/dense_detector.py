@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -19,8 +20,10 @@ from upvit_mm.checkpoints import check_arch_of, is_harmless, model_state, read_c
 from upvit_mm.checkpoints.keys import check_state
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.models.map_readers import MapReaders, find_map_readers
+from upvit_mm.models.map_repair import repair_readers
 from upvit_mm.openmmlab import require_mmcv_ops
 from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.table import BACKBONE
@@ -94,6 +97,14 @@ class DenseDetector(Subject):
     def with_weights(self, state: State, net: PosteriorNet) -> State:
         return state | {f'{BACKBONE}{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
 
+    def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float) -> State:
+        pruned = build_detector(narrowed(self._own, plan.target_arch))
+        pruned.load_state_dict(state)
+        names = [slot.tensor for slots in self.readers.slots.values() for slot in slots]
+        dense = copy.deepcopy(self.detector).to(self.device)
+        repair_readers(dense, pruned.to(self.device), names, batches, map_outputs, ridge)
+        return {key: tensor.cpu() for key, tensor in pruned.state_dict().items()}
+
     def slice(self, plan: PrunePlan) -> State:
         return self.readers.slice(self.state, plan)
 
@@ -143,6 +154,10 @@ class DenseDetector(Subject):
         shown = [key for key in keys if key.endswith(('mAP', 'mAP_50', 'mAP_75'))] or list(keys)
         rows = [(name, *(f'{100 * row.get(key, 0):.1f}' for key in shown)) for name, row in figures.items()]
         return ('detector', *(key.rpartition('/')[2] for key in shown)), rows
+
+    def lines(self, figures: Figures) -> list[str]:
+        (_, *names), rows = self.table(figures)
+        return [f'{name}: {", ".join(map(" ".join, zip(names, values)))}' for name, *values in rows]
 
     def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
         return ['```bash', *self._commands(folder), '```', '']

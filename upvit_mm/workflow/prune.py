@@ -170,7 +170,7 @@ class PruneJob:
             net = subject.net_of(plan.target_arch, state)
             partial = self.work_dir / 'partial' / f'compensation-{inputs[:16]}.pt'
             compensate_resumably(self.dense, net, plan, self.proxy, s.ridge, partial)
-            state = subject.with_weights(state, net)
+            state = subject.repair_rest(subject.with_weights(state, net), plan, self.proxy, s.ridge)
         self._save(plan, state, subject.result)
         self._record('slice', inputs, *files)
         shutil.rmtree(self.work_dir / 'partial', ignore_errors=True)

@@ -15,6 +15,7 @@ from upvit_mm.arch.size import Size, Windows
 from upvit_mm.checkpoints import local_file
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.ledger import Ledger
@@ -77,6 +78,10 @@ class Subject(ABC):
     def with_weights(self, state: State, net: PosteriorNet) -> State:
         """A pruned network's tensors with the weights that a repair has changed."""
 
+    def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float) -> State:
+        """Tensors after the repair of what reads the backbone; a classifier's head is repaired with its backbone."""
+        return state
+
     @abstractmethod
     def slice(self, plan: PrunePlan) -> State:
         """The tensors that a plan leaves."""
@@ -130,7 +135,11 @@ class Subject(ABC):
 
     @abstractmethod
     def table(self, figures: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
-        """Header and rows of results, for people."""
+        """Header and rows of results, for the report."""
+
+    @abstractmethod
+    def lines(self, figures: Figures) -> list[str]:
+        """The same for the terminal, one line for each network."""
 
     @abstractmethod
     def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
