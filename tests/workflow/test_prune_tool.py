@@ -237,7 +237,9 @@ def test_missing_data_are_named_before_anything_is_scored(cfg, checkpoint, targe
 def test_a_finished_job_does_without_the_data(cfg, checkpoint, target, tmp_path, monkeypatch):
     settings = PruneSettings(method='taylor', per_class=1, eval_images=20)
     first = prune(cfg, checkpoint, target, tmp_path, settings)
-    monkeypatch.setattr('upvit_mm.workflow.prune.check_images', lambda *args: pytest.fail('looked for images'))
+    monkeypatch.setattr(
+        'upvit_mm.workflow.dense_classifier.check_images', lambda *args: pytest.fail('looked for images')
+    )
     assert prune(cfg, checkpoint, target, tmp_path, settings).held_out == first.held_out
 
 

@@ -87,7 +87,8 @@ class DenseDetector(Subject):
 
     @property
     def fixed(self) -> Mapping[str, str]:
-        return self.readers.fixed
+        blocks = {} if self.arch.kind.is_pyramid else {'depths': 'its windows and outputs are given by block number'}
+        return {**self.readers.fixed, **blocks}
 
     def net_of(self, arch: ArchSpec, state: State) -> PosteriorNet:
         backbone = MODELS.build({**self._own.model.backbone.to_dict(), 'arch': arch.to_dict()})
@@ -163,7 +164,7 @@ class DenseDetector(Subject):
         return ['```bash', *self._commands(folder), '```', '']
 
     def next_steps(self, folder: Path) -> list[str]:
-        kept = [f'{name} keeps its width: {reason}' for name, reason in self.fixed.items()]
+        kept = [f'{name} keeps its width: {reason}' for name, reason in self.readers.fixed.items()]
         return [*kept, f'{folder}: detector.py, detector.pth and report.md', f'go on: {self._commands(folder)[1]}']
 
     def _commands(self, folder: Path) -> list[str]:
@@ -174,10 +175,10 @@ class DenseDetector(Subject):
         own = self.detector.state_dict()
         state = {k: v for k, v in state.items() if k in own or not is_harmless(k, extra=True)}
         state |= {k: v for k, v in own.items() if k not in state and is_harmless(k, extra=False)}
-        parts = {key.partition('.')[0] for key in own}
-        if absent := sorted(part for part in parts if not any(key.startswith(f'{part}.') for key in state)):
+        absent = {key.partition('.')[0] for key in own} - {key.partition('.')[0] for key in state}
+        if absent:
             raise ValueError(
-                f'checkpoint {self.checkpoint!r} has no tensors of {", ".join(absent)}: a trained detector is pruned '
+                f'checkpoint {self.checkpoint!r} has no tensors of {", ".join(sorted(absent))}: a trained detector is pruned '
                 'with its neck and heads. A backbone alone is pruned with the config of its classifier.'
             )
         check_state(state, own, f'the detector of the config (checkpoint={self.checkpoint})')

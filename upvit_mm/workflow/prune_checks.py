@@ -108,7 +108,7 @@ def check_goal(
         source: the dense architecture.
         settings: how.
         num_classes: outputs of the head, which is counted too; 0 = none.
-        fixed: names of dims that keep their width, with the reason.
+        fixed: names of dims that keep their width, and ``'depths'`` if all blocks stay, with the reason.
         windows: windows of attention; None = those of the settings.
 
     Raises:
@@ -141,7 +141,9 @@ def check_goal(
 
 
 def _check_fixed(target: ArchSpec, source: ArchSpec, fixed: Mapping[str, str]) -> None:
-    """Refuse a target that narrows what must keep its width."""
+    """Refuse a target that narrows what must keep its width, or removes blocks that must stay."""
+    if target.depths != source.depths and (reason := fixed.get('depths')):
+        raise ValueError(f'target depths = {list(target.depths)}: must stay {list(source.depths)}, because {reason}.')
     for i, (width, full) in enumerate(zip(target.embed_dims, source.embed_dims)):
         if width < full and (reason := fixed.get(f'{stage_name(i)}.embed')):
             raise ValueError(f'target embed_dims[{i}] = {width}: must stay {full} in this detector, because {reason}.')

@@ -38,7 +38,7 @@ class Subject(ABC):
         arch: its architecture.
         state: its tensors; those of the backbone are ``backbone.*``.
         num_classes: outputs of a classifier's head, which is counted in costs; 0 = only the backbone is counted.
-        fixed: names of dims that keep their width, with the reason.
+        fixed: names of dims that keep their width, and ``'depths'`` if all blocks stay, with the reason.
 
     Raises:
         FileNotFoundError: no such checkpoint.
