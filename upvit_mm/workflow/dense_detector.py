@@ -175,10 +175,9 @@ class DenseDetector(Subject):
         own = self.detector.state_dict()
         state = {k: v for k, v in state.items() if k in own or not is_harmless(k, extra=True)}
         state |= {k: v for k, v in own.items() if k not in state and is_harmless(k, extra=False)}
-        absent = {key.partition('.')[0] for key in own} - {key.partition('.')[0] for key in state}
-        if absent:
+        if absent := sorted({key.partition('.')[0] for key in own} - {key.partition('.')[0] for key in state}):
             raise ValueError(
-                f'checkpoint {self.checkpoint!r} has no tensors of {", ".join(sorted(absent))}: a trained detector is pruned '
+                f'checkpoint {self.checkpoint!r} has no tensors of {", ".join(absent)}: a trained detector is pruned '
                 'with its neck and heads. A backbone alone is pruned with the config of its classifier.'
             )
         check_state(state, own, f'the detector of the config (checkpoint={self.checkpoint})')
