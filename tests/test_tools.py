@@ -196,8 +196,8 @@ def test_slurm_launchers(tmp_path):
     assert words[-7:] == [str(ROOT / 'tools/train.py'), 'c.py', '--work-dir', 'out', '--launcher', 'slurm', '--amp']
     words = run(*path, 'tools/slurm_test.sh', 'part', 'job', 'c.py', 'c.pth').splitlines()
     assert words[-5:] == [str(ROOT / 'tools/test.py'), 'c.py', 'c.pth', '--launcher', 'slurm']
-    words = run(*path, 'tools/slurm_prune.sh', 'part', 'job', 'c.py', 'c.pth', 'out', '--method', 'kl').splitlines()
-    expected = ['c.py', 'c.pth', '--work-dir', 'out', '--launcher', 'slurm', '--method', 'kl']
+    words = run(*path, 'tools/slurm_prune.sh', 'part', 'job', 'c.py', 'c.pth', 'out', '--method', 'exact').splitlines()
+    expected = ['c.py', 'c.pth', '--work-dir', 'out', '--launcher', 'slurm', '--method', 'exact']
     assert words[-9:] == [str(ROOT / 'tools/prune.py'), *expected]
 
 

@@ -116,7 +116,7 @@ def job(files) -> Callable[..., Job]:
     words = {
         'detector': ['train.py', files / 'detector.py', '--resume'],
         'classifier': ['train.py', files / 'classifier.py', '--resume'],
-        'scoring': ['prune.py', files / 'classifier.py', dense, '--target', narrow, '--compensate', '--method', 'kl']
+        'scoring': ['prune.py', files / 'classifier.py', dense, '--target', narrow, '--compensate', '--method', 'exact']
         + ['--batch-size', 1, '--per-class', 3, '--eval-images', 20, '--max-rows', 16],
         'comparison': ['compare_detectors.py', files / 'detector.py', '--backbones', f'narrow={narrow}']
         + [f'small={files / "small.json"},{dense}', '--seeds', 0, '--epochs', 3, '--repeats', 0],

@@ -87,7 +87,7 @@ def written(arch, build, tmp_path) -> dict[str, tuple[Path, Callable[[Path], Any
     checkpoint = save_checkpoint(tmp_path / 'sliced.pth', state, arch=arch.to_dict(), seed=0)
     return {
         'checkpoint': (checkpoint, lambda path: (load_backbone(path), read_checkpoint(path)['meta'])),
-        'scores': (save_scores(tmp_path / 'scores.pt', scores, arch, method='kl'), lambda p: load_scores(p, arch)),
+        'scores': (save_scores(tmp_path / 'scores.pt', scores, arch, method='exact'), lambda p: load_scores(p, arch)),
         'plan': (plan.save(tmp_path / 'plan.json'), PrunePlan.load),
         'arch': (arch.save_json(tmp_path / 'arch.json'), ArchSpec.from_json),
     }

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning import make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.compensate import compensate
+from upvit_mm.pruning.criteria import log_posteriors
 from upvit_mm.pruning.depth import branches
 from upvit_mm.pruning.importance import Batch
-from upvit_mm.pruning.posterior import Entry, PosteriorNet
+from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.walk import Entry
 
 CLASSES = 4
 
@@ -58,7 +60,7 @@ def half_of(spec, *kinds) -> dict:
 
 def kl(dense, net, images) -> float:
     with torch.no_grad():
-        p, q = (importance.log_posteriors(n(images)) for n in (dense, net))
+        p, q = (log_posteriors(n(images)) for n in (dense, net))
     return (p.exp() * (p - q)).sum(dim=-1).mean().item()
 
 

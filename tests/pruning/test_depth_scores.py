@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from upvit_mm.pruning import importance, make_plan, slice_state
+from upvit_mm.pruning import make_plan, slice_state
+from upvit_mm.pruning.criteria import log_posteriors
 from upvit_mm.pruning.depth import all_blocks, removal_candidates, remove
 from upvit_mm.pruning.depth_scores import choose_blocks
 from upvit_mm.pruning.importance import Batch
@@ -25,7 +26,7 @@ def test_each_removal_is_the_one_that_costs_least(build, image, randomise):
         sliced = slice_state(state, plan)
         small.backbone.load_state_dict({k.removeprefix('backbone.'): v for k, v in sliced.items()})
         with torch.no_grad():
-            p, q = importance.log_posteriors(net(x)), importance.log_posteriors(small(x))
+            p, q = log_posteriors(net(x)), log_posteriors(small(x))
         return (p.exp() * (p - q)).sum().item()
 
     expected = all_blocks(5)

@@ -10,8 +10,10 @@ from torch import nn
 
 from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
-from upvit_mm.pruning.importance import Batch, fisher_scores, kl_scores, kl_sums, taylor_sums
-from upvit_mm.pruning.posterior import Entry, PosteriorNet
+from upvit_mm.pruning.criteria import log_posteriors
+from upvit_mm.pruning.importance import Batch, exact_scores, exact_sums, fisher_scores, taylor_sums
+from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.walk import Entry
 
 CLASSES = 4
 
@@ -58,7 +60,7 @@ def test_resuming_anywhere_gives_the_same_logits(net, batches):
 
 def test_kl_equals_slicing_the_channel_out(family, build, net, batches):
     """The literal definition: slice one channel out, rebuild, run; every channel of every dim that can lose one."""
-    scores = kl_scores(net, batches, max_rows=7)
+    scores = exact_scores(net, batches, max_rows=7)
     state = state_of(net)
     for dim in prunable_dims(net.backbone.arch).values():
         channels = range(dim.size) if dim.size < 12 else (0, dim.size // 2, dim.size - 1)
@@ -81,9 +83,9 @@ def test_kl_of_head_channels_equals_slicing_one_from_each_head(family, build, ne
         total = 0.0
         with torch.no_grad():
             for images, *_ in batches:
-                reference = importance.log_posteriors(net(images))
+                reference = log_posteriors(net(images))
                 with importance.gates(net.backbone, {dim.name: gate}):
-                    pruned = importance.log_posteriors(net(images))
+                    pruned = log_posteriors(net(images))
                 total += (reference.exp() * (reference - pruned)).sum().item()
         assert total / 5 == pytest.approx(divergence(family, build, net, state_of(net), plan, batches), rel=1e-6)
 
@@ -96,13 +98,13 @@ def divergence(family, build, net, state, plan, batches) -> float:
     small.backbone.load_state_dict({k[9:]: v for k, v in sliced.items() if k.startswith('backbone.')})
     small.head.load_state_dict({k[8:]: v for k, v in sliced.items() if k.startswith('head.fc.')})
     with torch.no_grad():
-        terms = [(importance.log_posteriors(net(x)), importance.log_posteriors(small(x))) for x, *_ in batches]
+        terms = [(log_posteriors(net(x)), log_posteriors(small(x))) for x, *_ in batches]
     return sum((p.exp() * (p - q)).sum().item() for p, q in terms) / 5
 
 
 def test_kl_does_not_depend_on_how_it_is_batched(net, batches):
     names = [name for name in prunable_dims(net.backbone.arch) if name.endswith(('0.embed', '0.v'))]
-    small, large = (kl_scores(net, batches, names, max_rows=max_rows) for max_rows in (1, 1000))
+    small, large = (exact_scores(net, batches, names, max_rows=max_rows) for max_rows in (1, 1000))
     assert list(small) == names
     assert all(torch.allclose(small[n], large[n], rtol=1e-9) for n in names)
     assert all((scores >= 0).all() and scores.max() > 0 for scores in large.values())
@@ -118,7 +120,7 @@ def test_fisher_expects_the_fisher_information(net, batches, monkeypatch):
         for image in images.split(1):
             leaves = {n: image.new_ones(len(s), requires_grad=True) for n, s in scores.items()}
             with importance.gates(net.backbone, leaves):
-                log_p = importance.log_posteriors(net(image))[0]
+                log_p = log_posteriors(net(image))[0]
             for k in range(CLASSES):
                 gradients = torch.autograd.grad(log_p[k], list(leaves.values()), retain_graph=True)
                 for name, gradient in zip(leaves, gradients):
@@ -142,8 +144,8 @@ def test_fisher_depends_on_seed_and_image_alone(net, batches, image):
 def test_kl_of_some_channels(net, batches):
     name = 'stages.0.blocks.0.mlp_hidden'
     some = {name: torch.tensor([1, 4, 5, 11])}
-    whole = kl_scores(net, batches, [name])[name]
-    sums = sum(dict(kl_sums(net, batch, some, max_rows=6))[name] for batch in batches)
+    whole = exact_scores(net, batches, [name])[name]
+    sums = sum(dict(exact_sums(net, batch, some, max_rows=6))[name] for batch in batches)
     expected = torch.zeros_like(whole).index_copy(0, some[name], whole[some[name]])
     assert torch.allclose(sums / 5, expected, rtol=1e-9)
 
@@ -160,7 +162,7 @@ def test_taylor_is_the_mean_size_of_the_slope(net, batches):
             for k, image in enumerate(batch.images.split(1)):
                 leaf = image.new_ones(len(total), requires_grad=True)
                 with importance.gates(net.backbone, {name: leaf}):
-                    log_p = importance.log_posteriors(net(image))[0]
+                    log_p = log_posteriors(net(image))[0]
                 label = log_p.argmax() if batch.labels is None else batch.labels[k]
                 expected += torch.autograd.grad(-log_p[label], leaf)[0].abs()
         assert torch.allclose(total, expected, rtol=1e-8)
@@ -168,7 +170,7 @@ def test_taylor_is_the_mean_size_of_the_slope(net, batches):
 
 def test_scoring_leaves_the_network_as_it_was(net, batches, identical):
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    kl_scores(net, batches, ['stages.0.embed'])
+    exact_scores(net, batches, ['stages.0.embed'])
     fisher_scores(net, batches, draws=1)
     assert identical(net.state_dict(), before)
     assert all(p.grad is None for p in net.parameters())
@@ -201,13 +203,13 @@ def test_random_scores_follow_the_seed(family, net):
 
 def test_bad_input(net, batches, build, family):
     with pytest.raises(ValueError, match=r"dim 'stages.0.width'"):
-        kl_scores(net, batches, ['stages.0.width'])
+        exact_scores(net, batches, ['stages.0.width'])
     with pytest.raises(ValueError, match='no images'):
-        kl_scores(net, [])
+        exact_scores(net, [])
     with pytest.raises(ValueError, match='draws = 0'):
         fisher_scores(net, batches, draws=0)
     with pytest.raises(ValueError, match='not finite'):
-        kl_scores(net, [Batch(batches[0].images * float('nan'), [0, 1, 2])])
+        exact_scores(net, [Batch(batches[0].images * float('nan'), [0, 1, 2])])
     with pytest.raises(ValueError, match='head reads 3 channels'):
         PosteriorNet(build(family), nn.Linear(3, 2))
     assert Entry(0) < Entry(0, 0) < Entry(0, 1) < Entry(1)

@@ -39,7 +39,7 @@ def equal(a: dict, b: dict) -> bool:
 @pytest.mark.parametrize('method', METHODS.values(), ids=METHODS)
 def test_a_function_takes_the_settings_that_its_entry_names(method):
     function = method.of_batch or method.of_weights
-    given = ('net', 'batch', 'channels', 'report', 'arch', 'state')
+    given = ('net', 'batch', 'channels', 'report', 'arch', 'state', *(['criterion'] if method.criteria else []))
     assert set(inspect.signature(function).parameters) - set(given) == set(method.settings)
     assert METHODS[method.name] is method
 
@@ -83,11 +83,11 @@ def test_settings_and_who_reads_them():
     assert METHODS['hybrid'].reads == ('draws', 'seed', 'max_rows', 'near_share')
     assert readers_of('draws') == ['fisher', 'hybrid']
     assert readers_of('near_share') == ['hybrid']
-    assert readers_of('max_rows') == ['kl', 'hybrid']
+    assert readers_of('max_rows') == ['exact', 'hybrid']
 
 
 def test_an_entry_has_one_function():
     with pytest.raises(AssertionError, match='toy: one function'):
         Method('toy', 'nothing', ())
     with pytest.raises(AssertionError, match='toy: a function of a batch needs images'):
-        Method('toy', 'nothing', ('weights',), of_batch=METHODS['kl'].of_batch)
+        Method('toy', 'nothing', ('weights',), of_batch=METHODS['exact'].of_batch)

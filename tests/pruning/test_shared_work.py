@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from upvit_mm.pruning import shared_work
-from upvit_mm.pruning.importance import Batch, kl_scores, kl_sums
+from upvit_mm.pruning.importance import Batch, exact_scores, exact_sums
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.shared_work import Crew, score_in_parts
@@ -50,9 +50,9 @@ def equal(a: dict, b: dict) -> bool:
 def test_means_are_those_of_the_plain_loop(net, batches, tmp_path):
     channels = {name: torch.arange(width) for name, width in widths(net).items()}
     scores = score_in_parts(
-        batches, lambda b, names: kl_sums(net, b, {n: channels[n] for n in names}), NAMES, tmp_path, Crew()
+        batches, lambda b, names: exact_sums(net, b, {n: channels[n] for n in names}), NAMES, tmp_path, Crew()
     )
-    plain = kl_scores(net, batches, NAMES)
+    plain = exact_scores(net, batches, NAMES)
     assert all(torch.allclose(scores[n], plain[n], rtol=1e-12) for n in NAMES)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.pruning.methods import KL, METHODS, Method
+from upvit_mm.pruning.methods import EXACT, METHODS, Method
 from upvit_mm.pruning.score_file import load_scores
 from upvit_mm.workflow.prune import PruneJob, prune
 from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings
@@ -64,9 +64,9 @@ def test_of_weights_needs_no_images(add, cfg, checkpoint, goal, tmp_path):
 
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_with_a_second_look_near_the_cut(add, cfg, checkpoint, goal, tmp_path):
-    """Over all channels of a dim that shrinks, they come in the order of ``kl``; the others keep their estimates."""
-    add(Method('toy', 'numbers, then kl', ('images',), ('seed',), of_batch=toy_sums, near_cut=KL))
-    exact = scored_by(cfg, checkpoint, goal, tmp_path / 'kl', method='kl')
+    """Over all channels of a dim that shrinks, they come in the order of ``exact``; the others keep their estimates."""
+    add(Method('toy', 'numbers, then exact', ('images',), ('seed',), of_batch=toy_sums, near_cut=EXACT))
+    exact = scored_by(cfg, checkpoint, goal, tmp_path / 'kl', method='exact')
     scores = scored_by(cfg, checkpoint, goal, tmp_path / 'toy', method='toy', near_share=1.0)
     for name, values in scores.items():
         ranked = exact[name] if name.endswith('mlp_hidden') else torch.arange(len(values))

@@ -92,7 +92,7 @@ def test_two_processes_give_the_scores_of_one(prune_tool, run, start, ended, ide
 
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_a_job_that_lost_a_process_goes_on_with_another_number(prune_tool, run, start, ended, identical, tmp_path):
-    words = ['--widths', 'mlp_hidden_dims=8', '--method', 'kl', '--per-class', '8', '--batch-size', '2']
+    words = ['--widths', 'mlp_hidden_dims=8', '--method', 'exact', '--per-class', '8', '--batch-size', '2']
     words += ['--eval-images', '0', '--max-rows', '16']
     run(prune_tool(*words, '--work-dir', 'calm'))
     command = prune_tool(*words, '--launcher', 'pytorch', '--work-dir', tmp_path / 'stormy')

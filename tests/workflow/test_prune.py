@@ -97,11 +97,11 @@ def test_scores_are_used_again_only_for_the_same_inputs(cfg, checkpoint, target,
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_kl_and_fisher_rank_alike(cfg, checkpoint, target, tmp_path):
     """The estimate follows the definition, over all channels of the widest dims."""
-    for method in ('kl', 'fisher'):
+    for method in ('exact', 'fisher'):
         settings = PruneSettings(method=method, draws=16, per_class=1, eval_images=10)
         prune(cfg, checkpoint, target, tmp_path / method, settings)
     exact, estimate = (
-        load_scores(tmp_path / m / 'scores.pt', ArchSpec.from_dict(cfg.arch))[0] for m in ('kl', 'fisher')
+        load_scores(tmp_path / m / 'scores.pt', ArchSpec.from_dict(cfg.arch))[0] for m in ('exact', 'fisher')
     )
     ranks = [
         torch.corrcoef(torch.stack([exact[n].argsort().argsort(), estimate[n].argsort().argsort()]).double())[0, 1]

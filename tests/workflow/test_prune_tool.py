@@ -96,7 +96,7 @@ def test_scores_of_another_checkpoint_or_of_nobody(family, cfg, checkpoint, tmp_
     arch = ArchSpec.from_dict(cfg.arch)
     scores = random_scores(arch, 0)
     save_scores(tmp_path / 'foreign.pt', scores, arch, checkpoint_sha256='0' * 64)
-    save_scores(tmp_path / 'nameless.pt', scores, arch, method='kl')
+    save_scores(tmp_path / 'nameless.pt', scores, arch, method='exact')
     job = (cfg, checkpoint, _wide(arch), tmp_path / 'out', PruneSettings(eval_images=0))
     with pytest.raises(ValueError, match='belong to another checkpoint'):
         prune(*job, scores_file=str(tmp_path / 'foreign.pt'))
@@ -142,7 +142,7 @@ def test_hybrid_follows_exact_scores_near_the_cut(cfg, checkpoint, target, tmp_p
     plans = {}
     goal = _wide(ArchSpec.from_dict(cfg.arch))
     for name, settings in {
-        'kl': dict(method='kl'),
+        'kl': dict(method='exact'),
         'hybrid': dict(method='hybrid', near_share=1.0),
         'fisher': dict(method='fisher'),
     }.items():

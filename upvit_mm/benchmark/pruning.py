@@ -19,7 +19,8 @@ from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
 from upvit_mm.models import build_backbone
 from upvit_mm.pruning import PrunableDim, make_plan, plan_for_target, prunable_dims, slice_state
 from upvit_mm.pruning.compensate import compensate
-from upvit_mm.pruning.importance import Batch, Scores, fisher_scores, kl_scores, kl_sums, log_posteriors
+from upvit_mm.pruning.criteria import log_posteriors
+from upvit_mm.pruning.importance import Batch, Scores, exact_scores, exact_sums, fisher_scores
 from upvit_mm.pruning.methods import METHODS, scores_by
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.stopwatch import device_name, process_peak, seconds
@@ -81,7 +82,7 @@ def benchmark_pruning(
     logger.info('timed; now the scores of %d proxy sets', len(seeds))
     scores = {seed: score_by_every_method(net, state, sets[seed], seed) for seed in seeds}
     agreed = fisher_scores(net, sets[seeds[0]], draws=AGREEMENT_DRAWS, seed=seeds[0])
-    results['agreement'] = agreement(scores[seeds[0]]['kl'], agreed) | {'draws': AGREEMENT_DRAWS}
+    results['agreement'] = agreement(scores[seeds[0]]['exact'], agreed) | {'draws': AGREEMENT_DRAWS}
     images = {seed: proxy_set(cfg, compensate_per_class, seed) for seed in seeds}
     results['one-shot'] = {
         name: one_shot(net, state, scaled(arch, *shares), scores, images, held_out, ridge)
@@ -146,7 +147,7 @@ def time_candidates(net: PosteriorNet, state: dict, batch: Batch, repeats: int =
         for k in range(repeats):
             theirs.append(seconds(lambda dim=dim, k=k: kl_by_rebuilding(net, state, dim, k, batch)))
             some = {dim.name: torch.arange(count)}
-            ours.append(seconds(lambda some=some: dict(kl_sums(net, batch, some))) / count)
+            ours.append(seconds(lambda some=some: dict(exact_sums(net, batch, some))) / count)
         rows[dim.name] = {'ours': min(ours), 'authors': min(theirs), 'ratio': min(theirs) / min(ours)}
     return {'by dim': rows, 'median ratio': statistics.median(row['ratio'] for row in rows.values())}
 
@@ -166,7 +167,7 @@ def time_all_channels(net: PosteriorNet, batch: Batch) -> dict[str, float]:
     """Seconds for every channel of every dim on one batch: exact and estimated."""
     fisher_scores(net, [batch], draws=1)  # warm up
     fisher = min(seconds(lambda: fisher_scores(net, [batch], draws=FISHER_DRAWS)) for _ in range(3))
-    exact = seconds(lambda: kl_scores(net, [batch]))
+    exact = seconds(lambda: exact_scores(net, [batch]))
     return {'fisher': fisher, 'kl': exact, 'ratio': exact / fisher, 'images': len(batch.images)}
 
 
@@ -189,7 +190,7 @@ def time_large_network(
     for dim in prunable_dims(arch).values():
         some = {dim.name: torch.arange(min(dim.size, LARGE_CANDIDATES))}
         # the dense run is once per batch, not once per dim, so it is not part of a candidate
-        spent = seconds(lambda some=some: dict(kl_sums(empty, batch, some, max_rows=LARGE_CANDIDATES * images)))
+        spent = seconds(lambda some=some: dict(exact_sums(empty, batch, some, max_rows=LARGE_CANDIDATES * images)))
         exact += max(spent - forward, 0.0) / len(some[dim.name]) * dim.size
         timed, channels = timed + len(some[dim.name]), channels + dim.size
         logger.info('%s timed', dim.name)

@@ -7,23 +7,27 @@ from collections.abc import Sequence
 
 import torch
 
+from upvit_mm.pruning.criteria import Criterion
 from upvit_mm.pruning.depth import Branch, Pair, all_blocks, branches, removal_candidates, remove
 from upvit_mm.pruning.gates import gates
-from upvit_mm.pruning.importance import Batch, log_posteriors
-from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.importance import POSTERIOR, Batch
 from upvit_mm.pruning.table import block_name
+from upvit_mm.pruning.walk import Walk
 
 logger = logging.getLogger('upvit_mm')
 
 
 @torch.inference_mode()
-def choose_blocks(net: PosteriorNet, batches: Sequence[Batch], depths: Sequence[int]) -> tuple[tuple[Pair, ...], ...]:
-    """The blocks that stay when each stage shrinks to a depth; each step removes the candidate with the lowest KL.
+def choose_blocks(
+    net: Walk, batches: Sequence[Batch], depths: Sequence[int], criterion: Criterion = POSTERIOR
+) -> tuple[tuple[Pair, ...], ...]:
+    """The blocks that stay when each stage shrinks to a depth; each step removes the candidate that changes least.
 
     Args:
-        net: the dense classifier.
+        net: the dense network that the criterion needs.
         batches: the proxy set; read once for each removal.
         depths: per stage, at least 1 and at most the dense depth.
+        criterion: what is measured (UP-ViTs: the KL of the posteriors).
 
     Returns:
         Kept blocks per stage, in the form of ``PrunePlan.kept_blocks``.
@@ -41,32 +45,33 @@ def choose_blocks(net: PosteriorNet, batches: Sequence[Batch], depths: Sequence[
         candidates = [(i, c) for i, p in enumerate(stages) if len(p) > depths[i] for c in removal_candidates(p)]
         if not candidates:
             return tuple(stages)
-        losses = _divergences(net, batches, stages, candidates)
+        losses = _distances(net, batches, stages, candidates, criterion)
         i, candidate = candidates[losses.index(min(losses))]
         stages[i] = remove(stages[i], candidate)
         names = ' and '.join(f'{kind} of block {j}' for kind, j in candidate)
-        logger.info('stage %d loses %s: summed KL %.4g, least of %d candidates', i, names, min(losses), len(losses))
+        logger.info('stage %d loses %s: summed change %.4g, least of %d', i, names, min(losses), len(losses))
 
 
-def _divergences(
-    net: PosteriorNet,
+def _distances(
+    net: Walk,
     batches: Sequence[Batch],
     stages: Sequence[tuple[Pair, ...]],
     candidates: Sequence[tuple[int, tuple[Branch, Branch]]],
+    criterion: Criterion,
 ) -> list[float]:
-    """Summed KL of each ``(stage, candidate)``: without it and without all that was removed before."""
+    """Summed distance of each ``(stage, candidate)``: without it and without all that was removed before."""
     closed = [_closed_branches(net, [*stages[:i], remove(stages[i], c), *stages[i + 1 :]]) for i, c in candidates]
     totals = [0.0] * len(candidates)
-    for images, *_ in batches:
-        reference = log_posteriors(net(images))
+    for batch in batches:
+        reference = criterion.values(net(batch.images), batch.images, batch.sizes)
         for k, names in enumerate(closed):
-            with gates(net.backbone, {name: images.new_zeros(1) for name in names}):
-                pruned = log_posteriors(net(images))
-            totals[k] += (reference.exp() * (reference - pruned)).sum().item()
+            with gates(net.backbone, {name: batch.images.new_zeros(1) for name in names}):
+                pruned = criterion.values(net(batch.images), batch.images, batch.sizes)
+            totals[k] += criterion.distance(reference, pruned).sum().item()
     return totals
 
 
-def _closed_branches(net: PosteriorNet, stages: Sequence[tuple[Pair, ...]]) -> list[str]:
+def _closed_branches(net: Walk, stages: Sequence[tuple[Pair, ...]]) -> list[str]:
     """Names of the branches that are not in these stages."""
     depths = net.backbone.arch.depths
     return [

@@ -16,9 +16,19 @@ from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
+from upvit_mm.pruning.criteria import CRITERIA, Criterion
 from upvit_mm.pruning.dims import prunable_dims
-from upvit_mm.pruning.importance import Batch, Scores, Sums, fisher_sums, kl_sums, mean_scores, taylor_sums
-from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.importance import (
+    POSTERIOR,
+    Batch,
+    Scores,
+    Sums,
+    exact_sums,
+    fisher_sums,
+    mean_scores,
+    taylor_sums,
+)
+from upvit_mm.pruning.walk import Walk
 
 NEEDS = ('weights', 'images', 'gradients', 'labels')
 
@@ -32,6 +42,8 @@ class Method:
         summary: the meaning of a score, in a few words.
         needs: what the method reads, from ``NEEDS``. It must also work where labels are not known.
         settings: names of the settings that its function takes, by keyword.
+        criteria: names of the criteria that it can measure (``criteria.py``); its function then takes ``criterion``,
+            and its network is that of the criterion. Empty = it looks at class posteriors in its own way.
         of_batch: ``(net, batch, channels, report=..., **settings)`` -> ``Sums`` over the images of at least these
             channels. The sums of a dim must not depend on which other dims are asked for.
         of_weights: instead of ``of_batch``: ``(arch, state, **settings)`` -> ``Scores``, for a method that needs no
@@ -44,6 +56,7 @@ class Method:
     summary: str
     needs: tuple[str, ...]
     settings: tuple[str, ...] = ()
+    criteria: tuple[str, ...] = ()
     of_batch: Callable[..., Sums] | None = None
     of_weights: Callable[..., Scores] | None = None
     near_cut: Method | None = None
@@ -55,7 +68,7 @@ class Method:
 
     @property
     def needs_images(self) -> bool:
-        """Whether it needs a proxy set, and a network with a head."""
+        """Whether it needs a proxy set."""
         return self.of_batch is not None
 
     @property
@@ -72,21 +85,25 @@ def all_channels(arch: ArchSpec) -> dict[str, Tensor]:
 
 def scores_by(
     method: Method,
-    net: PosteriorNet,
+    net: Walk,
     state: Mapping[str, Tensor],
     batches: Iterable[Batch],
     settings: Mapping[str, Any],
+    criterion: Criterion = POSTERIOR,
 ) -> Scores:
     """Scores by one method, in one process and in memory; without the second scoring near a cut, which needs a plan.
 
     Args:
         method: the method.
-        net: the dense classifier.
+        net: the dense network that the criterion needs.
         state: its weights, see ``magnitude_scores``.
         batches: the proxy set.
         settings: values by name; the method reads those that it needs.
+        criterion: what is measured, by a method that can choose.
     """
-    own = {name: settings[name] for name in method.settings}
+    own: dict[str, Any] = {name: settings[name] for name in method.settings}
+    if method.criteria:
+        own['criterion'] = criterion
     if not method.needs_images:
         return method.of_weights(net.backbone.arch, state, **own)
     channels = all_channels(net.backbone.arch)
@@ -95,25 +112,28 @@ def scores_by(
 
 FISHER = Method(
     'fisher',
-    'an estimate of kl for all channels at once, far cheaper',
+    'an estimate of exact for all channels at once, far cheaper',
     needs=('images', 'gradients'),
     settings=('draws', 'seed'),
+    criteria=CRITERIA,
     of_batch=fisher_sums,
 )
-KL = Method(
-    'kl',
-    'KL of the posteriors without the channel, exact (UP-ViTs)',
+EXACT = Method(
+    'exact',
+    'the change without the channel (UP-ViTs: KL of the posteriors)',
     needs=('images',),
     settings=('max_rows',),
-    of_batch=kl_sums,
+    criteria=CRITERIA,
+    of_batch=exact_sums,
 )
 HYBRID = Method(
     'hybrid',
-    'fisher, and kl for the channels near the cut',
+    'fisher, and exact for the channels near the cut',
     needs=FISHER.needs,
     settings=FISHER.settings,
+    criteria=FISHER.criteria,
     of_batch=FISHER.of_batch,
-    near_cut=KL,
+    near_cut=EXACT,
 )
 TAYLOR = Method(
     'taylor', 'size of the slope of the cross entropy', needs=('images', 'gradients', 'labels'), of_batch=taylor_sums
@@ -126,7 +146,7 @@ RANDOM = Method(
     settings=('seed',),
     of_weights=lambda arch, state, seed: random_scores(arch, seed),
 )
-METHODS: dict[str, Method] = {method.name: method for method in (FISHER, KL, HYBRID, TAYLOR, MAGNITUDE, RANDOM)}
+METHODS: dict[str, Method] = {method.name: method for method in (FISHER, EXACT, HYBRID, TAYLOR, MAGNITUDE, RANDOM)}
 
 
 def readers_of(setting: str) -> list[str]:

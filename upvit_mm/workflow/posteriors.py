@@ -9,20 +9,22 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import check_state
 from upvit_mm.data.image_set import ImageSet
 from upvit_mm.models import build_backbone
-from upvit_mm.pruning.importance import log_posteriors
+from upvit_mm.pruning.criteria import log_posteriors
 from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.token_net import TokenNet
 
 
-def build_net(arch: ArchSpec, state: dict[str, Tensor], device: str = 'cpu') -> PosteriorNet:
+def build_net(arch: ArchSpec, state: dict[str, Tensor], device: str = 'cpu') -> PosteriorNet | TokenNet:
     """The network of a classifier's state dict, or of a backbone's if it has no head.
 
     Raises:
         ValueError: the state dict does not fit the architecture.
     """
-    head = None
     if 'head.fc.bias' in state:
         head = nn.Linear(arch.embed_dims[-1], len(state['head.fc.bias']))
-    net = PosteriorNet(build_backbone(arch, out_indices=(-1,)), head)
+        net = PosteriorNet(build_backbone(arch, out_indices=(-1,)), head)
+    else:
+        net = TokenNet(build_backbone(arch))
     weights = {k.replace('head.fc.', 'head.'): v for k, v in state.items()}
     check_state(weights, net.state_dict(), f'arch {arch.name or "custom"}')
     net.load_state_dict(weights)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from upvit_mm.data.image_set import ImageSet
 from upvit_mm.pruning import prunable_dims
+from upvit_mm.pruning.criteria import Criterion
 from upvit_mm.pruning.hybrid import near_cut, rerank, tied
 from upvit_mm.pruning.importance import Batch, Scores, Sums
 from upvit_mm.pruning.methods import METHODS, Method, all_channels
-from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.shared_work import Crew, score_in_parts
+from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.scoring_progress import ScoringProgress
 
@@ -21,7 +22,8 @@ Cut = Callable[[Scores], tuple[dict[str, Tensor], dict[str, int]]]  # gives kept
 
 
 def score_images(
-    net: PosteriorNet,
+    net: Walk,
+    criterion: Criterion,
     proxy: ImageSet,
     settings: PruneSettings,
     folder: Path,
@@ -31,7 +33,8 @@ def score_images(
     """Scores by a method that reads images (``settings.method``).
 
     Args:
-        net: the dense classifier.
+        net: the dense network that the criterion needs.
+        criterion: what is measured, by a method that can choose.
         proxy: the images.
         settings: the method and its settings.
         folder: for partial sums of only these inputs.
@@ -45,7 +48,7 @@ def score_images(
     known = settings.method in METHODS and METHODS[settings.method].needs_images
     assert known, f'method = {settings.method!r}: not one that reads images'
     method = METHODS[settings.method]
-    first = _score(method, net, proxy, all_channels(net.backbone.arch), settings, folder / method.name, crew)
+    first = _score(method, net, criterion, proxy, all_channels(net.backbone.arch), settings, folder / method.name, crew)
     second = method.near_cut
     if second is None:
         return first
@@ -58,13 +61,14 @@ def score_images(
     near, groups = crew.share(look)
     if not near:
         return first
-    scores = _score(second, net, proxy, near, settings, folder / second.name, crew)
+    scores = _score(second, net, criterion, proxy, near, settings, folder / second.name, crew)
     return None if scores is None else rerank(first, ranked(scores), near, groups)
 
 
 def _score(
     method: Method,
-    net: PosteriorNet,
+    net: Walk,
+    criterion: Criterion,
     proxy: ImageSet,
     channels: dict[str, Tensor],
     settings: PruneSettings,
@@ -73,6 +77,8 @@ def _score(
 ) -> Scores | None:
     """Run a method over this process's share of the images."""
     dims, own = prunable_dims(net.backbone.arch), settings.some(*method.settings)
+    if method.criteria:
+        own['criterion'] = criterion
     mine = [proxy.size_of(k) for k in range(crew.rank, len(proxy), crew.size)]
     totals: dict[str, int] = {}
     for name, indices in channels.items():

@@ -117,6 +117,11 @@ class UPBackbone(BaseModule):
         """Modules and single parameters that ``frozen_stages`` freezes."""
         raise AssertionError('a subclass defines what it freezes')
 
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """For each of ``out_indices``, the stage and the block whose tokens are returned."""
+        raise AssertionError('a subclass defines what it returns')
+
     def blocks_in_use(self) -> Sequence[int]:
         """For each stage, the number of its blocks that run before the last of ``out_indices``."""
         raise AssertionError('a subclass defines what runs')

@@ -112,6 +112,10 @@ class UPDeiT(UPBackbone):
             return []
         return [self.cls_token, self.pos_embed, *stage_modules(self.stages[0], self.frozen_stages)]
 
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        return tuple((0, j) for j in self.out_indices)
+
     def blocks_in_use(self) -> Sequence[int]:
         return [self.out_indices[-1] + 1]
 

@@ -79,6 +79,10 @@ class UPPVTv2(UPBackbone):
         frozen = self.stages[: max(self.frozen_stages, 0)]
         return [m for stage in frozen for m in stage_modules(stage, len(stage.blocks))]
 
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        return tuple((i, self.arch.depths[i] - 1) for i in self.out_indices)
+
     def blocks_in_use(self) -> Sequence[int]:
         return [depth if i <= self.out_indices[-1] else 0 for i, depth in enumerate(self.arch.depths)]
 

@@ -1,0 +1,153 @@
+"""What an importance looks at: the classes of a classifier, or the tokens that a detector reads.
+
+A criterion turns the outputs of a network into values, and says how far changed values are from those of the dense
+network. Exact scores are that distance without a channel. The Fisher estimate gets the same distance, to second order,
+for all channels at once, from gradients of the values under random signs (``importance.py``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from upvit_mm.arch.size import Grid, Size
+from upvit_mm.pruning.token_net import ReadTokens, TokenNet
+
+Sizes = Sequence[Size] | None  # (height, width) of each picture without its padding, in pixels
+
+
+class Criterion(ABC):
+    """What is measured at the outputs of a network.
+
+    Attributes:
+        name: on the command line, in configs and in files.
+        factor: second-order distance, divided by the sum of squared changes of ``weights * values``.
+    """
+
+    name: str
+    factor: float
+
+    @abstractmethod
+    def values(self, outputs: Any, images: Tensor, sizes: Sizes) -> Tensor:
+        """Values ``(B, D)`` that depend on the outputs of images ``(B, 3, h, w)``; differentiable.
+
+        Raises:
+            ValueError: outputs that are not finite.
+        """
+
+    @abstractmethod
+    def weights(self, values: Tensor) -> Tensor | float:
+        """Weight of each value, constant in the outputs."""
+
+    @abstractmethod
+    def distance(self, reference: Tensor, values: Tensor) -> Tensor:
+        """From the values ``(B, D)`` of the dense network to ``(K, B, d)``, the last ``d <= D`` of them: ``(K, B)``."""
+
+
+class Posterior(Criterion):
+    """KL divergence of the class posteriors at temperature 1 (UP-ViTs, eq. 1); its network is a ``PosteriorNet``."""
+
+    name = 'posterior'
+    factor = 0.5
+
+    def values(self, outputs: Tensor, images: Tensor, sizes: Sizes) -> Tensor:
+        """Log posteriors of logits ``(B, classes)``."""
+        return log_posteriors(outputs)
+
+    def weights(self, values: Tensor) -> Tensor:
+        return values.detach().exp().sqrt()
+
+    def distance(self, reference: Tensor, values: Tensor) -> Tensor:
+        return (reference.exp() * (reference - values)).sum(dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class ReadTokensChange(Criterion):
+    """Mean squared change of the tokens that a neck reads; its network is a ``TokenNet``.
+
+    A channel's change is in units of its standard deviation over the proxy set, and each map counts as the mean over
+    its tokens of the sum over channels. Tokens of the padding around a picture do not count. It needs no labels and no
+    head, and works at any picture size and with any windows. This is ours, not the paper's.
+
+    Attributes:
+        deviations: standard deviation of each channel by map, ``(C,)``; see ``token_deviations``.
+    """
+
+    deviations: tuple[Tensor, ...]
+
+    name = 'tokens'
+    factor = 1.0
+
+    def values(self, outputs: ReadTokens, images: Tensor, sizes: Sizes) -> Tensor:
+        """Tokens, divided by the deviations and by the root of their number, ``(B, D)``; 0 in the padding."""
+        parts = []
+        for (tokens, grid), deviation in zip(outputs, self.deviations[len(self.deviations) - len(outputs) :]):
+            real = real_tokens(grid, images, sizes).to(tokens)  # (B, N)
+            scale = real / real.sum(dim=1, keepdim=True).sqrt()
+            by_channel = torch.where(deviation > 0, 1 / deviation, 0.0).to(tokens)  # a constant channel tells nothing
+            parts.append((tokens * by_channel * scale[:, :, None]).flatten(1))
+        values = torch.cat(parts, dim=1)
+        if not torch.isfinite(values).all():
+            raise ValueError('tokens of the network are not finite; check the checkpoint and the preprocessing.')
+        return values
+
+    def weights(self, values: Tensor) -> float:
+        return 1.0
+
+    def distance(self, reference: Tensor, values: Tensor) -> Tensor:
+        return (values - reference[:, reference.shape[1] - values.shape[-1] :]).double().square().sum(dim=-1)
+
+
+CRITERIA = (Posterior.name, ReadTokensChange.name)
+
+
+@torch.no_grad()
+def token_deviations(net: TokenNet, batches: Iterable) -> tuple[Tensor, ...]:
+    """Standard deviation over pictures and places of each channel of each map, ``(C,)`` float64.
+
+    Args:
+        net: the dense network.
+        batches: the proxy set.
+
+    Raises:
+        ValueError: no images.
+    """
+    sums: list[list[Tensor]] = []
+    for batch in batches:
+        outputs = net(batch.images)
+        sums = sums or [[torch.zeros(()).double() for _ in range(3)] for _ in outputs]
+        for total, (tokens, grid) in zip(sums, outputs):
+            real = real_tokens(grid, batch.images, batch.sizes)
+            found = tokens[real].double().cpu()  # (tokens of all pictures, C)
+            for k, more in enumerate((found.new_tensor(len(found)), found.sum(dim=0), found.square().sum(dim=0))):
+                total[k] = total[k] + more
+    if not sums:
+        raise ValueError('the proxy set has no images; nothing can be scored.')
+    return tuple((square / n - (total / n).square()).clamp(min=0).sqrt() for n, total, square in sums)
+
+
+def real_tokens(grid: Grid, images: Tensor, sizes: Sizes) -> Tensor:
+    """Bool ``(B, N)``: which tokens of a grid see a part of the picture, not only its padding."""
+    real = torch.ones(len(images), *grid, dtype=torch.bool, device=images.device)
+    for k, size in enumerate(sizes or ()):
+        rows, columns = (-(-part * cells // whole) for part, cells, whole in zip(size, grid, images.shape[-2:]))
+        real[k, rows:] = False
+        real[k, :, columns:] = False
+    return real.flatten(1)
+
+
+def log_posteriors(logits: Tensor) -> Tensor:
+    """``log softmax`` in float64, whatever the network's precision: scores of 1e-8 are differences of these values.
+
+    Raises:
+        ValueError: NaN or Inf.
+    """
+    if not torch.isfinite(logits).all():
+        raise ValueError('logits of the network are not finite; check the checkpoint and the preprocessing.')
+    return F.log_softmax(logits.double(), dim=-1)
