@@ -13,8 +13,10 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Size, Windows
 from upvit_mm.checkpoints import load_classifier
 from upvit_mm.pruning import PrunePlan, slice_state
+from upvit_mm.pruning.criteria import Criterion
+from upvit_mm.pruning.importance import POSTERIOR, Batch
 from upvit_mm.pruning.methods import METHODS
-from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.job_images import ClassifierImages
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.posteriors import build_net, judge
@@ -69,10 +71,13 @@ class DenseClassifier(Subject):
         self.state = load_classifier(self._file, arch=self.arch)
         self.num_classes = len(self.state.get('head.fc.bias', ()))
 
-    def net_of(self, arch: ArchSpec, state: State) -> PosteriorNet:
+    def criterion(self, batches: Sequence[Batch]) -> Criterion:
+        return POSTERIOR
+
+    def net_of(self, arch: ArchSpec, state: State) -> Walk:
         return build_net(arch, state, self.device)
 
-    def with_weights(self, state: State, net: PosteriorNet) -> State:
+    def with_weights(self, state: State, net: Walk) -> State:
         state = {f'backbone.{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
         if net.head is not None:
             state |= {f'head.fc.{k}': v.cpu() for k, v in net.head.state_dict().items()}

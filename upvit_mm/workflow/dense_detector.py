@@ -23,10 +23,11 @@ from upvit_mm.models.map_readers import MapReaders, find_map_readers
 from upvit_mm.models.map_repair import repair_readers
 from upvit_mm.openmmlab import require_mmcv_ops
 from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.criteria import Criterion, ReadTokensChange, token_deviations
 from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.methods import METHODS
-from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.table import BACKBONE
+from upvit_mm.pruning.token_net import TokenNet
 from upvit_mm.registry import MODELS
 from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector
 from upvit_mm.workflow.detector_test import DetectorTest, check_countable
@@ -90,12 +91,15 @@ class DenseDetector(Subject):
         blocks = {} if self.arch.kind.is_pyramid else {'depths': 'its windows and outputs are given by block number'}
         return {**self.readers.fixed, **blocks}
 
-    def net_of(self, arch: ArchSpec, state: State) -> PosteriorNet:
+    def criterion(self, batches: Sequence[Batch]) -> Criterion:
+        return ReadTokensChange(token_deviations(self.net, batches))
+
+    def net_of(self, arch: ArchSpec, state: State) -> TokenNet:
         backbone = MODELS.build({**self._own.model.backbone.to_dict(), 'arch': arch.to_dict()})
         backbone.load_state_dict({k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)})
-        return PosteriorNet(backbone, None).to(self.device)  # stand-in: TokenNet(backbone)
+        return TokenNet(backbone).to(self.device)
 
-    def with_weights(self, state: State, net: PosteriorNet) -> State:
+    def with_weights(self, state: State, net: TokenNet) -> State:
         return state | {f'{BACKBONE}{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
 
     def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float) -> State:
@@ -121,10 +125,11 @@ class DenseDetector(Subject):
         return DetectorImages(self.cfg, settings, ledger, preprocessor)
 
     def check(self, settings: PruneSettings, scored: bool) -> None:
-        method = METHODS[settings.method]
-        if 'labels' in method.needs:
-            fitting = ', '.join(name for name, other in METHODS.items() if 'labels' not in other.needs)
-            raise ValueError(f'method = {method.name!r}: reads class posteriors; a detector takes one of {fitting}.')
+        fitting = [name for name, m in METHODS.items() if not m.needs_images or ReadTokensChange.name in m.criteria]
+        if settings.method not in fitting:
+            raise ValueError(
+                f'method = {settings.method!r}: reads class posteriors; a detector takes one of {", ".join(fitting)}.'
+            )
         if settings.eval_images:
             check_countable(self.cfg)
 

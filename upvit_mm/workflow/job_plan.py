@@ -41,7 +41,8 @@ class JobPlan:
     @cached_property
     def blocks(self) -> Blocks:
         """The blocks that stay for a target of other depths."""
-        return choose_blocks(self.dense.net, self.images.proxy, self.goal.depths)
+        proxy = self.images.proxy
+        return choose_blocks(self.dense.net, proxy, self.goal.depths, self.dense.criterion(proxy))
 
     @property
     def grain(self) -> Grain:

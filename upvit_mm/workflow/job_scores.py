@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 
 from upvit_mm.files import write_text_atomically
-from upvit_mm.pruning.importance import POSTERIOR, Scores
+from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.score_file import load_scores, save_scores
 from upvit_mm.pruning.shared_work import Crew
@@ -84,7 +84,8 @@ class JobScores:
     def _score(self, inputs: str) -> Scores | None:
         """Scores from images, by all processes; ``inputs`` is the fingerprint of everything that decides the scores."""
         s, proxy, parts = self.settings, self.images.proxy, self.folder / 'partial'
-        scores = score_images(self.dense.net, POSTERIOR, proxy, s, parts / inputs[:16], self.crew, self.planning.cut)
+        criterion, folder = self.dense.criterion(proxy), parts / inputs[:16]
+        scores = score_images(self.dense.net, criterion, proxy, s, folder, self.crew, self.planning.cut)
         if scores is not None:
             write_text_atomically(self.folder / 'proxy.txt', '\n'.join(proxy.paths) + '\n')
             logger.info('scored; peak memory of this process %.0f MiB', process_peak(s.device) / 2**20)

@@ -22,9 +22,9 @@ from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
-from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.score_file import scores_digest
 from upvit_mm.pruning.shared_work import Crew
+from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.dense_classifier import DenseClassifier
 from upvit_mm.workflow.dense_detector import DenseDetector
 from upvit_mm.workflow.job_plan import JobPlan
@@ -103,7 +103,7 @@ class PruneJob:
             self.goal = replace(goal, source_arch=self.source)  # the same network, with its name here
 
     @property
-    def dense(self) -> PosteriorNet:
+    def dense(self) -> Walk:
         """The network that is pruned."""
         return self.subject.net
 

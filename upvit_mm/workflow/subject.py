@@ -15,8 +15,9 @@ from upvit_mm.arch.size import Size, Windows
 from upvit_mm.checkpoints import local_file
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.criteria import Criterion
 from upvit_mm.pruning.importance import Batch
-from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.prune_settings import PruneSettings
@@ -65,17 +66,21 @@ class Subject(ABC):
         """Plain data that decide what it computes."""
         return [self.sha256, self.arch.to_dict()]
 
+    @abstractmethod
+    def criterion(self, batches: Sequence[Batch]) -> Criterion:
+        """What an importance looks at, for the proxy set of a job."""
+
     @cached_property
-    def net(self) -> PosteriorNet:
+    def net(self) -> Walk:
         """The network that is scored and repaired."""
         return self.net_of(self.arch, self.state)
 
     @abstractmethod
-    def net_of(self, arch: ArchSpec, state: State) -> PosteriorNet:
+    def net_of(self, arch: ArchSpec, state: State) -> Walk:
         """The same with another architecture and its tensors."""
 
     @abstractmethod
-    def with_weights(self, state: State, net: PosteriorNet) -> State:
+    def with_weights(self, state: State, net: Walk) -> State:
         """A pruned network's tensors with the weights that a repair has changed."""
 
     def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float) -> State:
