@@ -17,7 +17,7 @@ from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-pytest_plugins = ['fixtures.detectors', 'fixtures.jobs', 'fixtures.tokens']
+pytest_plugins = ['fixtures.detector_zoo', 'fixtures.detectors', 'fixtures.jobs', 'fixtures.tokens']
 ROOT = Path(__file__).parents[1]
 
 # every width differs from every other, from block to block too, and q/k from v

@@ -22,7 +22,7 @@ ALLOWED = {
     'consistency': {'arch', 'pruning', 'models', 'data'},
     'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry'},
     'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry'}
-    | {'runner', 'launch', 'cli', 'stopwatch', 'table'},
+    | {'runner', 'launch', 'cli', 'stopwatch', 'table', 'openmmlab'},
     'compare': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'openmmlab'}
     | {'runner', 'cli', 'stopwatch', 'table'},
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'workflow', 'registry', 'cli', 'stopwatch'},

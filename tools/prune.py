@@ -1,4 +1,5 @@
-"""Prune a dense DeiT or PVTv2 classifier (mmpretrain config) to an architecture or a budget.
+"""Prune a DeiT or PVTv2 to an architecture or a budget: a classifier (mmpretrain config) or a trained detector (mmdet
+config), which keeps its neck and heads.
 
 A config may hold the same settings as `prune = dict(target=..., method=...)`. The command line overrides the
 config, and the config overrides the defaults that are printed here.
@@ -19,7 +20,7 @@ from upvit_mm.runner import OptionsAction, leave_processes
 from upvit_mm.workflow.processes import LAUNCHERS, join_crew
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_report import cost_rows, width_rows
-from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings
+from upvit_mm.workflow.prune_settings import FOR_DETECTORS, PruneSettings, goal_and_settings
 
 DEFAULTS = PruneSettings()
 CHOICES = {'method': tuple(METHODS), 'head_policy': HEAD_POLICIES}
@@ -36,7 +37,7 @@ SETTINGS = {  # help by group and setting
         'near_share': f'share of each dim around the cut that is scored exactly{read_by("near_share")}',
         'per_class': 'images of every class in the proxy set',
         'images': "plain folder of images to use instead of the config's data",
-        'num_images': 'size of the proxy set when it comes from --images',
+        'num_images': 'size of the proxy set when it comes from --images; of a detector always',
     },
     'planning': {
         'head_policy': 'narrow every head (within), keep whole heads (select), or mix heads like the authors (regroup)',
@@ -49,7 +50,7 @@ SETTINGS = {  # help by group and setting
     'result': {
         'compensate': 're-solve the linear layers after slicing',
         'ridge': 'regularisation strength of the compensation',
-        'eval_images': 'largest number of held-out images for evaluation; 0 = no evaluation',
+        'eval_images': "largest number of held-out images for evaluation, a detector's first ones; 0 = no evaluation",
     },
     'running': {
         'seed': 'seed of the proxy set and of random parts of the method',
@@ -61,7 +62,7 @@ SETTINGS = {  # help by group and setting
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='mmpretrain config of the dense classifier')
+    parser.add_argument('config', help='config of the dense classifier (mmpretrain) or detector (mmdet)')
     parser.add_argument('checkpoint', help='its weights, in any known layout')
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for scores, plan and the pruned network')
     goal = parser.add_argument_group('goal (one of them)').add_mutually_exclusive_group()
@@ -89,13 +90,21 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def detector_default(name: str) -> str:
+    if name not in FOR_DETECTORS:
+        return ''
+    value = {True: 'on', None: 'all'}.get(FOR_DETECTORS[name], FOR_DETECTORS[name])
+    return f'; for a detector {value}'
+
+
 def add_setting(group: argparse._ArgumentGroup, name: str, text: str) -> None:
     default, options = getattr(DEFAULTS, name), {}
     if isinstance(default, bool):
         options['action'] = argparse.BooleanOptionalAction  # a config may set it
+        text = f'{text} (default: {"on" if default else "off"}{detector_default(name)})'
     elif default is not None:
         options['type'] = type(default)
-        text = f'{text} (default: {default})'
+        text = f'{text} (default: {default}{detector_default(name)})'
     if name in CHOICES:
         options['choices'] = CHOICES[name]
     group.add_argument(f'--{name.replace("_", "-")}', default=argparse.SUPPRESS, help=text, **options)
@@ -137,10 +146,8 @@ def show_outcome(job: PruneJob, work_dir: Path) -> None:
         return
     console = Console()
     console.print(table_of('costs', *cost_rows(job.costs(outcome.plan.target_arch))))
-    for name, figures in outcome.held_out.items():
-        top1 = f'top-1 {figures["top1"]:.2f} %, ' if 'top1' in figures else ''
-        console.print(f'{name}: {top1}KL to the dense network {figures["kl"]:.4f} (held-out images)', highlight=False)
-    console.print(f'{work_dir}: arch.json, sliced.pth and report.md', highlight=False, soft_wrap=True)
+    for line in (*job.subject.lines(outcome.held_out), *job.subject.next_steps(work_dir)):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 if __name__ == '__main__':

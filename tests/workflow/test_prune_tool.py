@@ -125,7 +125,7 @@ def test_unchanged_steps_are_skipped(cfg, checkpoint, target, tmp_path):
     assert outcome.held_out['compensated']['kl'] > 0
     job = PruneJob(cfg, checkpoint, target, work, settings)
     job.run()
-    assert not {'net', 'proxy', 'held_out'} & {*vars(job.network), *vars(job.images)}  # nothing was built or read
+    assert not {'net', 'proxy', 'held_out'} & {*vars(job.subject), *vars(job.images)}  # nothing was built or read
     # another ridge: compensated and judged anew, not scored
     prune(cfg, checkpoint, target, work, PruneSettings(method='fisher', draws=1, compensate=True, ridge=0.1, **_few()))
     changed = {name for name, stamp in stamps().items() if stamp != before[name]}
@@ -237,7 +237,9 @@ def test_missing_data_are_named_before_anything_is_scored(cfg, checkpoint, targe
 def test_a_finished_job_does_without_the_data(cfg, checkpoint, target, tmp_path, monkeypatch):
     settings = PruneSettings(method='taylor', per_class=1, eval_images=20)
     first = prune(cfg, checkpoint, target, tmp_path, settings)
-    monkeypatch.setattr('upvit_mm.workflow.prune.check_images', lambda *args: pytest.fail('looked for images'))
+    monkeypatch.setattr(
+        'upvit_mm.workflow.dense_classifier.check_images', lambda *args: pytest.fail('looked for images')
+    )
     assert prune(cfg, checkpoint, target, tmp_path, settings).held_out == first.held_out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -24,12 +24,14 @@ class Grain:
         min_share: no width becomes smaller than this share of its dense width, or than ``round_to``.
         head_policy: ``'within'`` narrows heads, ``'select'`` removes whole heads.
         tie_qkv: q/k and v keep the same width.
+        fixed: names of dims that keep their dense width.
     """
 
     round_to: int = 8
     min_share: float = 0.1
     head_policy: str = 'within'
     tie_qkv: bool = False
+    fixed: Collection[str] = ()
 
     def __post_init__(self):
         if self.round_to < 1:
@@ -130,6 +132,8 @@ def _loses_heads(dim: PrunableDim, grain: Grain) -> bool:
 
 def _ladder(dim: PrunableDim, grain: Grain) -> list[int]:
     """Allowed widths of a dim, ascending; the dense width is the last."""
+    if dim.name in grain.fixed:
+        return [dim.size]
     step = dim.size // dim.groups if _loses_heads(dim, grain) else min(grain.round_to * dim.groups, dim.size)
     least = max(step, grain.min_share * dim.size)
     return [w for w in range(step, dim.size, step) if w >= least] + [dim.size]

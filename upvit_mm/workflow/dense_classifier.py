@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
-from upvit_mm.checkpoints import load_classifier, local_file
-from upvit_mm.files import sha256_of
-from upvit_mm.pruning.posterior import PosteriorNet
-from upvit_mm.workflow.posteriors import build_net
-from upvit_mm.workflow.prune_settings import source_of
+from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.size import Size, Windows
+from upvit_mm.checkpoints import load_classifier
+from upvit_mm.pruning import PrunePlan, slice_state
+from upvit_mm.pruning.criteria import Criterion
+from upvit_mm.pruning.importance import POSTERIOR, Batch
+from upvit_mm.pruning.methods import METHODS
+from upvit_mm.pruning.walk import Walk
+from upvit_mm.workflow.job_images import ClassifierImages
+from upvit_mm.workflow.ledger import Ledger
+from upvit_mm.workflow.posteriors import build_net, judge
+from upvit_mm.workflow.prune_checks import check_images, check_readout
+from upvit_mm.workflow.prune_settings import PruneSettings, source_of
+from upvit_mm.workflow.subject import Figures, State, Subject
+
+logger = logging.getLogger('upvit_mm')
+DETECTOR_SIZE = (800, 1333)
+USE = """Six lines put the result into a detector (a seventh replaces SGD); save them as `{folder}/detector.py`:
+
+```python
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './arch.json']
+model = dict(
+    backbone=dict(
+        _delete_=True, type='upvit_mm.{backbone}', arch=_base_.arch,{windows}
+        init_cfg=dict(type='Pretrained', checkpoint='{folder}/sliced.pth')),
+    neck=dict({neck}))
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
+```
+"""
+NECK = {  # key: whether the backbone is a pyramid
+    True: 'in_channels=_base_.arch.embed_dims',
+    False: "_delete_=True, type='upvit_mm.SimpleFeaturePyramid', in_channels=_base_.arch.embed_dims,\n"
+    '        out_channels=256, start_level=1, num_outs=5',
+}
 
 
-class DenseClassifier:
+class DenseClassifier(Subject):
     """A config's network with the weights of a checkpoint; built when it is first used.
 
     Args:
@@ -22,7 +54,6 @@ class DenseClassifier:
         device: where it runs.
 
     Attributes:
-        arch: its architecture.
         state: its tensors, ``backbone.*`` and ``head.fc.*``.
         num_classes: outputs of its head; 0 = it has none.
 
@@ -31,18 +62,90 @@ class DenseClassifier:
         ValueError: the config is not of a classifier of this package, or the checkpoint does not fit it.
     """
 
+    scope = 'mmpretrain'
+    result = 'sliced.pth'
+
     def __init__(self, cfg: Config, checkpoint: str, device: str = 'cpu'):
-        self.checkpoint, self.device, self.arch = checkpoint, device, source_of(cfg)
-        self._file = local_file(checkpoint)
+        self.cfg, self.arch = cfg, source_of(cfg)
+        super().__init__(checkpoint, device)
         self.state = load_classifier(self._file, arch=self.arch)
         self.num_classes = len(self.state.get('head.fc.bias', ()))
 
-    @cached_property
-    def net(self) -> PosteriorNet:
-        """The network, from images to posteriors."""
-        return build_net(self.arch, self.state, self.device)
+    def criterion(self, batches: Sequence[Batch]) -> Criterion:
+        return POSTERIOR
 
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the checkpoint's file."""
-        return sha256_of(self._file)
+    def net_of(self, arch: ArchSpec, state: State) -> Walk:
+        return build_net(arch, state, self.device)
+
+    def with_weights(self, state: State, net: Walk) -> State:
+        state = {f'backbone.{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
+        if net.head is not None:
+            state |= {f'head.fc.{k}': v.cpu() for k, v in net.head.state_dict().items()}
+        return state
+
+    def slice(self, plan: PrunePlan) -> State:
+        return slice_state(self.state, plan)
+
+    def windows(self, settings: PruneSettings) -> Windows:
+        return settings.windows
+
+    @property
+    def sizes(self) -> list[Size]:
+        return [(self.arch.img_size,) * 2, DETECTOR_SIZE]
+
+    def images(self, settings: PruneSettings, ledger: Ledger) -> ClassifierImages:
+        return ClassifierImages(self.cfg, settings, ledger)
+
+    def check(self, settings: PruneSettings, scored: bool) -> None:
+        """If posteriors are needed, refuse a checkpoint without a head, or a config that uses it in another way."""
+        needed = scored or settings.eval_images != 0
+        if not self.num_classes and needed:
+            without = ' or '.join(name for name, method in METHODS.items() if not method.needs_images)
+            raise ValueError(
+                f'checkpoint {self.checkpoint!r} has no linear head: importance and KL are measured on class '
+                f'posteriors. A backbone alone needs --scores, --plan or --method {without}, a target of the same '
+                'depth, and --eval-images 0.'
+            )
+        if self.num_classes and (needed or settings.compensate):
+            check_readout(self.cfg, self.arch.kind)
+
+    def check_data(self, settings: PruneSettings, proxy: bool) -> None:
+        if not settings.images:
+            parts = ['train'] * proxy + ['val'] * (settings.eval_images != 0)
+            check_images(self.cfg, parts, self.num_classes)
+
+    def write_config(self, folder: Path, plan: PrunePlan) -> list[str]:
+        plan.target_arch.save_json(folder / 'arch.json')
+        return ['arch.json']
+
+    def judge(self, folder: Path, files: Mapping[str, str], arch: ArchSpec, images: ClassifierImages) -> Figures:
+        """``kl`` to the dense posteriors and, with labels, ``top1`` in %."""
+        figures = {'dense': judge(self.net, self.net, images.held_out)}
+        for name, file in files.items():
+            net = self.net_of(arch, load_classifier(str(folder / file), arch=arch))
+            figures[name] = judge(self.net, net, images.held_out)
+        if 'compensated' in figures and figures['compensated']['kl'] > figures['sliced']['kl']:
+            logger.warning('compensation made the network worse; use more images, or a larger ridge')
+        return figures
+
+    def table(self, figures: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
+        rows = [
+            (name, f'{row["kl"]:.4f}', f'{row["top1"]:.2f}' if 'top1' in row else 'no labels')
+            for name, row in figures.items()
+        ]
+        return ('network', 'KL to the dense network', 'top-1 %'), rows
+
+    def lines(self, figures: Figures) -> list[str]:
+        lines = []
+        for name, row in figures.items():
+            top1 = f'top-1 {row["top1"]:.2f} %, ' if 'top1' in row else ''
+            lines.append(f'{name}: {top1}KL to the dense network {row["kl"]:.4f} (held-out images)')
+        return lines
+
+    def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
+        kind, side = self.arch.kind, settings['window_size']
+        windows = f'\n        window_size={side},' if side else ''
+        return [USE.format(backbone=kind.backbone, neck=NECK[kind.is_pyramid], folder=folder, windows=windows)]
+
+    def next_steps(self, folder: Path) -> list[str]:
+        return [f'{folder}: arch.json, sliced.pth and report.md']

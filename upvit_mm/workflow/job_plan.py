@@ -12,12 +12,13 @@ from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.depth_scores import choose_blocks
 from upvit_mm.pruning.importance import Scores
+from upvit_mm.pruning.knobs import Grain
 from upvit_mm.pruning.plan import Blocks
 from upvit_mm.pruning.spending import target_for_budget
 from upvit_mm.pruning.table import block_name
-from upvit_mm.workflow.dense_classifier import DenseClassifier
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.prune_settings import Goal, PruneSettings
+from upvit_mm.workflow.subject import Subject
 
 
 class JobPlan:
@@ -30,17 +31,23 @@ class JobPlan:
         images: images for choosing blocks, if the target has fewer blocks.
 
     Attributes:
-        chooses_blocks: whether blocks are chosen; this needs the dense network's head.
+        chooses_blocks: whether blocks are chosen; a classifier needs its head for that.
     """
 
-    def __init__(self, dense: DenseClassifier, goal: Goal, settings: PruneSettings, images: JobImages):
+    def __init__(self, dense: Subject, goal: Goal, settings: PruneSettings, images: JobImages):
         self.dense, self.goal, self.settings, self.images = dense, goal, settings, images
         self.chooses_blocks = isinstance(goal, ArchSpec) and goal.depths != dense.arch.depths
 
     @cached_property
     def blocks(self) -> Blocks:
         """The blocks that stay for a target of other depths."""
-        return choose_blocks(self.dense.net, self.images.proxy, self.goal.depths)
+        proxy = self.images.proxy
+        return choose_blocks(self.dense.net, proxy, self.goal.depths, self.dense.criterion(proxy))
+
+    @property
+    def grain(self) -> Grain:
+        """Which widths a budget may choose."""
+        return replace(self.settings.grain, fixed=tuple(self.dense.fixed))
 
     @property
     def inputs(self) -> dict:
@@ -63,7 +70,8 @@ class JobPlan:
         s = self.settings
         assert scores is not None or not s.non_uniform, 'widths by score need scores'
         by_score = scores if s.non_uniform else None
-        return target_for_budget(self.dense.arch, self.goal, s.grain, self.dense.num_classes, by_score, s.windows)
+        windows = self.dense.windows(s)
+        return target_for_budget(self.dense.arch, self.goal, self.grain, self.dense.num_classes, by_score, windows)
 
     def make(self, scores: Scores) -> PrunePlan:
         """The plan from these scores."""

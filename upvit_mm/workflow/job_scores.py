@@ -7,16 +7,16 @@ import shutil
 from collections.abc import Callable
 
 from upvit_mm.files import write_text_atomically
-from upvit_mm.pruning.importance import POSTERIOR, Scores
+from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.score_file import load_scores, save_scores
 from upvit_mm.pruning.shared_work import Crew
 from upvit_mm.stopwatch import process_peak
-from upvit_mm.workflow.dense_classifier import DenseClassifier
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.job_plan import JobPlan
 from upvit_mm.workflow.ledger import fingerprint
 from upvit_mm.workflow.run_method import score_images
+from upvit_mm.workflow.subject import Subject
 
 logger = logging.getLogger('upvit_mm')
 
@@ -38,7 +38,7 @@ class JobScores:
 
     def __init__(
         self,
-        dense: DenseClassifier,
+        dense: Subject,
         images: JobImages,
         planning: JobPlan,
         crew: Crew,
@@ -84,7 +84,8 @@ class JobScores:
     def _score(self, inputs: str) -> Scores | None:
         """Scores from images, by all processes; ``inputs`` is the fingerprint of everything that decides the scores."""
         s, proxy, parts = self.settings, self.images.proxy, self.folder / 'partial'
-        scores = score_images(self.dense.net, POSTERIOR, proxy, s, parts / inputs[:16], self.crew, self.planning.cut)
+        criterion, folder = self.dense.criterion(proxy), parts / inputs[:16]
+        scores = score_images(self.dense.net, criterion, proxy, s, folder, self.crew, self.planning.cut)
         if scores is not None:
             write_text_atomically(self.folder / 'proxy.txt', '\n'.join(proxy.paths) + '\n')
             logger.info('scored; peak memory of this process %.0f MiB', process_peak(s.device) / 2**20)
@@ -101,7 +102,7 @@ class JobScores:
         decides = self.settings.some('method', 'seed', *method.reads)
         if method.near_cut:
             decides |= {'goal': str(self.planning.goal), **self.planning.inputs}
-        inputs = fingerprint('scores', self.dense.sha256, self.dense.arch.to_dict(), data, decides)
+        inputs = fingerprint('scores', self.dense.identity, data, decides)
         return inputs, self.ledger.is_current('scores', inputs)
 
     def _save(self, scores: Scores, inputs: str, *files: str, **meta) -> Scores:

@@ -1,4 +1,4 @@
-"""The pruning job: from a dense classifier to the files of a pruned network."""
+"""The pruning job: from a dense classifier or a trained detector to the files of the pruned one."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.checkpoints import load_classifier, save_checkpoint
+from upvit_mm.checkpoints import save_checkpoint
 from upvit_mm.data.image_set import ImageSet
+from upvit_mm.data.picture_set import PictureSet
 from upvit_mm.files import sha256_of, write_text_atomically
-from upvit_mm.pruning import PrunePlan, slice_state
+from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
-from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.score_file import scores_digest
 from upvit_mm.pruning.shared_work import Crew
+from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.dense_classifier import DenseClassifier
-from upvit_mm.workflow.job_images import JobImages
+from upvit_mm.workflow.dense_detector import DenseDetector
 from upvit_mm.workflow.job_plan import JobPlan
 from upvit_mm.workflow.job_scores import JobScores
 from upvit_mm.workflow.ledger import Ledger, fingerprint
-from upvit_mm.workflow.posteriors import build_net, judge
-from upvit_mm.workflow.prune_checks import check_goal, check_images, check_readout
+from upvit_mm.workflow.prune_checks import check_goal
 from upvit_mm.workflow.prune_report import write_report
-from upvit_mm.workflow.prune_settings import Goal, PruneSettings, goal_text
+from upvit_mm.workflow.prune_settings import Goal, PruneSettings, goal_text, is_detector
 from upvit_mm.workflow.repairing import compensate_resumably
+from upvit_mm.workflow.subject import Figures, Subject
 
 logger = logging.getLogger('upvit_mm')
-DETECTOR_SIZE = (800, 1333)
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,24 @@ class Outcome:
 
     Attributes:
         plan: kept channels and blocks.
-        held_out: ``kl`` to the dense posteriors and, if labels are known, ``top1`` in % on held-out images, for
-            ``dense``, ``sliced`` and, if asked for, ``compensated``; empty if nothing was evaluated.
+        held_out: results on held-out images for ``dense``, ``sliced`` and, if asked for, ``compensated``: of a
+            classifier ``kl`` to the dense posteriors and, if labels are known, ``top1`` in %; of a detector its
+            evaluator's metrics. Empty if nothing was evaluated.
     """
 
     plan: PrunePlan
-    held_out: dict[str, dict[str, float]]
+    held_out: Figures
 
 
 class PruneJob:
     """Score, plan, slice, compensate and evaluate; a step is skipped when its inputs have not changed.
 
     Args:
-        cfg: mmpretrain config of the dense classifier: its backbone, head and data.
+        cfg: config of the dense network, of a classifier (mmpretrain) or a detector (mmdet), with its data.
         checkpoint: its weights, in any layout that ``upvit_mm.checkpoints`` knows.
         goal: an architecture, a budget, or a plan.
-        work_dir: gets ``proxy.txt``, ``scores.pt``, ``plan.json``, ``arch.json``, ``sliced.pth``, ``report.json``,
-            ``report.md`` and ``widths.png``.
+        work_dir: gets ``proxy.txt``, ``scores.pt``, ``plan.json``, ``arch.json``, ``report.json``, ``report.md``,
+            ``widths.png``, and ``sliced.pth`` (of a detector ``detector.pth`` and ``detector.py``).
         settings: how.
         scores_file: scores to use instead of scoring.
         crew: the processes of the job; all score, the first does the rest.
@@ -81,29 +82,33 @@ class PruneJob:
         scores_file: str | None = None,
         crew: Crew = Crew(),  # noqa: B008 (a frozen value)
     ):
-        init_default_scope('mmpretrain')
-        self.cfg, self.goal, self.settings, self.work_dir, self.crew = cfg, goal, settings, Path(work_dir), crew
-        self.network = DenseClassifier(cfg, checkpoint, settings.device)
-        self.source = self.network.arch
+        kind = DenseDetector if is_detector(cfg) else DenseClassifier
+        init_default_scope(kind.scope)
+        self.goal, self.settings, self.work_dir, self.crew = goal, settings, Path(work_dir), crew
+        self.subject: Subject = kind(cfg, checkpoint, settings.device)
+        if isinstance(goal, Budget) and goal.metric == 'macs' and goal.size is None:
+            goal = self.goal = replace(goal, size=self.subject.sizes[0])
+        self.source = self.subject.arch
         self.ledger = Ledger(self.work_dir)
-        self.images = JobImages(cfg, settings, self.ledger)
-        self.planning = JobPlan(self.network, goal, settings, self.images)
-        self.scoring = JobScores(self.network, self.images, self.planning, crew, self._check_images, scores_file)
+        self.images = self.subject.images(settings, self.ledger)
+        self.planning = JobPlan(self.subject, goal, settings, self.images)
+        self.scoring = JobScores(self.subject, self.images, self.planning, crew, self._check_data, scores_file)
         scores_images = not (scores_file or isinstance(goal, PrunePlan)) and METHODS[settings.method].needs_images
-        needs_head = scores_images or self.planning.chooses_blocks
-        self._parts = ['train'] * (needs_head or settings.compensate) + ['val'] * bool(settings.eval_images)
-        self._check_head(needs_head)
-        check_goal(goal, self.source, settings, self.network.num_classes)
+        scored = scores_images or self.planning.chooses_blocks
+        self._reads_proxy = scored or settings.compensate
+        self.subject.check(settings, scored)
+        windows = self.subject.windows(settings)
+        check_goal(goal, self.source, settings, self.subject.num_classes, self.subject.fixed, windows)
         if isinstance(goal, PrunePlan):
             self.goal = replace(goal, source_arch=self.source)  # the same network, with its name here
 
     @property
-    def dense(self) -> PosteriorNet:
+    def dense(self) -> Walk:
         """The network that is pruned."""
-        return self.network.net
+        return self.subject.net
 
     @property
-    def proxy(self) -> ImageSet:
+    def proxy(self) -> ImageSet | PictureSet:
         """Images for scoring and compensation."""
         return self.images.proxy
 
@@ -135,9 +140,9 @@ class PruneJob:
 
     def plan(self, scores: Scores) -> PrunePlan:
         """The plan. Blocks are chosen with images, so they are kept from an earlier run."""
-        planning, sha256 = self.planning, self.network.sha256
+        planning, identity = self.planning, self.subject.identity
         data = self.images.proxy_data if planning.chooses_blocks else None
-        inputs = fingerprint('plan', sha256, scores_digest(scores), str(self.goal), data, planning.inputs)
+        inputs = fingerprint('plan', identity, scores_digest(scores), str(self.goal), data, planning.inputs)
         known = self.ledger.is_current('plan', inputs)
         plan = PrunePlan.load(self.work_dir / 'plan.json') if known else planning.make(scores)
         meta = {'tool': 'prune', 'goal': goal_text(self.goal), 'method': self.scoring.method}
@@ -148,100 +153,81 @@ class PruneJob:
         return plan
 
     def slice(self, plan: PrunePlan) -> None:
-        """``arch.json`` and ``sliced.pth``; with compensation also ``plain.pth``, the network without it."""
-        s = self.settings
+        """The pruned network's file and what is needed to build it; with compensation also ``plain.pth``, the network
+        without it."""
+        s, subject = self.settings, self.subject
         plan_text = [plan.source_arch.to_dict(), plan.target_arch.to_dict(), plan.kept_blocks]
         plan_text += [{name: kept.tolist() for name, kept in plan.kept.items()}]
-        inputs = [plan_text, self.network.sha256, s.some('compensate', 'ridge')]
+        inputs = [plan_text, subject.identity, s.some('compensate', 'ridge')]
         inputs = fingerprint('slice', inputs, self.images.proxy_data if s.compensate else None)
         if self.ledger.is_current('slice', inputs):
             return
-        self._check_images()
-        state = slice_state(self.network.state, plan)
-        plan.target_arch.save_json(self.work_dir / 'arch.json')
-        files = ['arch.json', 'sliced.pth']
+        self._check_data()
+        state, files = subject.slice(plan), [*subject.write_config(self.work_dir, plan), subject.result]
         if s.compensate:
             self._save(plan, state, 'plain.pth')
             files.append('plain.pth')
-            net = build_net(plan.target_arch, state, s.device)
+            net = subject.net_of(plan.target_arch, state)
             partial = self.work_dir / 'partial' / f'compensation-{inputs[:16]}.pt'
             compensate_resumably(self.dense, net, plan, self.proxy, s.ridge, partial)
-            state = {f'backbone.{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
-            if net.head is not None:
-                state |= {f'head.fc.{k}': v.cpu() for k, v in net.head.state_dict().items()}
-        self._save(plan, state, 'sliced.pth')
+            state = subject.repair_rest(subject.with_weights(state, net), plan, self.proxy, s.ridge)
+        self._save(plan, state, subject.result)
         self._record('slice', inputs, *files)
         shutil.rmtree(self.work_dir / 'partial', ignore_errors=True)
 
-    def judge(self, plan: PrunePlan, scores: Scores | None) -> dict[str, dict[str, float]]:
+    def judge(self, plan: PrunePlan, scores: Scores | None) -> Figures:
         """Held-out results, and the report of everything."""
-        s, report = self.settings, self.work_dir / 'report.json'
-        hashes = {name: sha256_of(self.work_dir / name) for name in ('sliced.pth', 'plan.json')}
-        data = self.images.held_out_data if s.eval_images else None
+        s, subject, report = self.settings, self.subject, self.work_dir / 'report.json'
+        hashes = {name: sha256_of(self.work_dir / name) for name in (subject.result, 'plan.json')}
+        data = None if s.eval_images == 0 else self.images.held_out_data
         digest = None if scores is None else scores_digest(scores)
-        inputs = fingerprint('judge', hashes, self.network.sha256, data, digest)
+        inputs = fingerprint('judge', hashes, subject.identity, data, digest)
         if self.ledger.is_current('judge', inputs):
             return json.loads(report.read_text(encoding='utf-8'))['held_out']
-        results = {}
-        if s.eval_images:
-            results['dense'] = judge(self.dense, self.dense, self.images.held_out)
-            files = {'sliced': 'plain.pth', 'compensated': 'sliced.pth'} if s.compensate else {'sliced': 'sliced.pth'}
-            for name, file in files.items():
-                state = load_classifier(str(self.work_dir / file), arch=plan.target_arch)
-                net = build_net(plan.target_arch, state, s.device)
-                results[name] = judge(self.dense, net, self.images.held_out)
-            if s.compensate and results['compensated']['kl'] > results['sliced']['kl']:
-                logger.warning('compensation made the network worse; use more images, or a larger ridge')
-        images = len(self.images.held_out.numbers) if s.eval_images else 0
-        content = {'held_out': results, 'images': images, **plan.meta}
+        figures, count = {}, 0
+        if s.eval_images != 0:
+            result = subject.result
+            files = {'sliced': 'plain.pth', 'compensated': result} if s.compensate else {'sliced': result}
+            figures = subject.judge(self.work_dir, files, plan.target_arch, self.images)
+            count = self.images.held_out_count
+        content = {'held_out': figures, 'images': count, **plan.meta}
         write_text_atomically(report, json.dumps(content, indent=2) + '\n')
-        write_report(self.work_dir, plan, scores, content)
+        results = subject.table(figures) if figures else None
+        write_report(self.work_dir, plan, scores, content, results, subject.use(self.work_dir, plan.meta['settings']))
         self._record('judge', inputs, 'report.json', 'report.md', 'widths.png')
-        return results
+        return figures
 
     def costs(self, target: ArchSpec) -> dict[str, dict[str, int]]:
-        """Costs of the dense and the pruned classifier by name of the count."""
-        sizes = dict.fromkeys([(self.source.img_size,) * 2, DETECTOR_SIZE])
+        """Costs of the dense and the pruned network by name of the count; of a detector those of its backbone."""
+        sizes = dict.fromkeys(self.subject.sizes)
         if isinstance(self.goal, Budget) and self.goal.metric == 'macs':
             sizes[self.goal.size_for(self.source)] = None
-        costs, windows, classes = {}, self.settings.windows, self.network.num_classes
+        costs, classes, windows = {}, self.subject.num_classes, self.subject.windows(self.settings)
         for name, arch in (('dense', self.source), ('pruned', target)):
             macs = {f'macs@{h}x{w}': count_macs(arch, (h, w), classes, windows) for h, w in sizes}
             costs[name] = macs | {'params': count_params(arch, classes)}
-            costs[name]['params of the backbone'] = count_params(arch)
+            if classes:
+                costs[name]['params of the backbone'] = count_params(arch)
         return costs
 
     # --------------------------------------------------------------------- parts
 
-    def _check_head(self, needed: bool) -> None:
-        """If posteriors are needed, refuse a checkpoint without a head, or a config that uses it in another way."""
-        s, network = self.settings, self.network
-        if not network.num_classes and (needed or s.eval_images):
-            without = ' or '.join(name for name, method in METHODS.items() if not method.needs_images)
-            raise ValueError(
-                f'checkpoint {network.checkpoint!r} has no linear head: importance and KL are measured on class '
-                f'posteriors. A backbone alone needs --scores, --plan or --method {without}, a target of the same '
-                'depth, and --eval-images 0.'
-            )
-        if network.num_classes and (needed or s.eval_images or s.compensate):
-            check_readout(self.cfg, self.source.kind)
-
-    def _check_images(self) -> None:
+    def _check_data(self) -> None:
         """Refuse missing data before hours of work, if there is work to do."""
-        if not self.settings.images:
-            check_images(self.cfg, self._parts, self.network.num_classes)
+        self.subject.check_data(self.settings, self._reads_proxy)
 
     def _record(self, step: str, inputs: str, *files: str) -> None:
         self.ledger.record(step, inputs, *files, data=self.images.seen)
 
     def _provenance(self, target: ArchSpec) -> dict:
-        network = self.network
-        meta = {'settings': asdict(self.settings), 'checkpoint': str(network.checkpoint), 'sha256': network.sha256}
+        subject, windows = self.subject, self.subject.windows(self.settings)
+        meta = {'settings': asdict(self.settings), 'checkpoint': str(subject.checkpoint), 'sha256': subject.sha256}
+        meta |= {'classes': subject.num_classes, 'windows': windows.size, 'fixed': dict(subject.fixed)}
         return meta | {'costs': self.costs(target)}
 
     def _given_plan(self, plan: PrunePlan) -> PrunePlan:
         belongs_to = plan.meta.get('sha256')
-        if belongs_to not in (None, self.network.sha256):
+        if belongs_to not in (None, self.subject.sha256):
             logger.warning('the plan was made for another checkpoint of this architecture (%s...)', belongs_to[:12])
         meta = {'goal': 'a given plan', 'method': 'unknown', **plan.meta, **self._provenance(plan.target_arch)}
         plan = replace(plan, meta=meta)
@@ -249,7 +235,7 @@ class PruneJob:
         return plan
 
     def _save(self, plan: PrunePlan, state: dict[str, Tensor], name: str) -> None:
-        save_checkpoint(self.work_dir / name, state, arch=plan.target_arch.to_dict(), **plan.meta)
+        save_checkpoint(self.work_dir / name, state, arch=plan.target_arch.to_dict(), **self.subject.meta, **plan.meta)
 
 
 def prune(cfg: Config, checkpoint: str, goal: Goal, work_dir: Path, settings: PruneSettings, **more) -> Outcome:

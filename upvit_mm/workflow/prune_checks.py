@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.family import Family
+from upvit_mm.arch.size import Windows
 from upvit_mm.checkpoints import load_classifier, local_file
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.data.datasets import PARTS
@@ -18,6 +20,7 @@ from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.pruning.depth import all_blocks
 from upvit_mm.pruning.spending import check_budget, target_for_budget
+from upvit_mm.pruning.table import stage_name
 from upvit_mm.registry import MODELS, is_type
 from upvit_mm.workflow.prune_settings import Goal, PruneSettings
 
@@ -90,7 +93,14 @@ def check_training_data(cfg: Config, checkpoint: str | None) -> None:
     check_datasets(cfg, ('train', 'val'), {HEAD: len(head)} if len(head) else None)
 
 
-def check_goal(goal: Goal, source: ArchSpec, settings: PruneSettings, num_classes: int) -> None:
+def check_goal(
+    goal: Goal,
+    source: ArchSpec,
+    settings: PruneSettings,
+    num_classes: int,
+    fixed: Mapping[str, str] = MappingProxyType({}),
+    windows: Windows | None = None,
+) -> None:
     """Before training and scoring, refuse a goal that no scores can reach.
 
     Args:
@@ -98,27 +108,42 @@ def check_goal(goal: Goal, source: ArchSpec, settings: PruneSettings, num_classe
         source: the dense architecture.
         settings: how.
         num_classes: outputs of the head, which is counted too; 0 = none.
+        fixed: names of dims that keep their width, and ``'depths'`` if all blocks stay, with the reason.
+        windows: windows of attention; None = those of the settings.
 
     Raises:
         ValueError: a plan or target that does not fit the source, or a budget that cannot be met.
     """
-    count_macs(source, (source.img_size,) * 2, num_classes, settings.windows)  # refuses windows in a PVTv2
+    windows = settings.windows if windows is None else windows
+    count_macs(source, (source.img_size,) * 2, num_classes, windows)  # refuses windows in a PVTv2
     if isinstance(goal, PrunePlan):
         if replace(goal.source_arch, name=source.name) != source:
             raise ValueError('the plan belongs to another source architecture than the one of the config.')
+        _check_fixed(goal.target_arch, source, fixed)
         return
     if isinstance(goal, Budget):
+        grain = replace(settings.grain, fixed=tuple(fixed))
         if settings.non_uniform:
-            check_budget(source, goal, settings.grain, num_classes, settings.windows)
+            check_budget(source, goal, grain, num_classes, windows)
             return
-        goal = target_for_budget(source, goal, settings.grain, num_classes, windows=settings.windows)
+        goal = target_for_budget(source, goal, grain, num_classes, windows=windows)
     if goal.family != source.family:
         raise ValueError(f'target family = {goal.family!r}: the source is a {source.family}.')
     if any(depth > full for depth, full in zip(goal.depths, source.depths)):
         raise ValueError(
             f'target depths = {list(goal.depths)}: pruning cannot deepen the source, which has {list(source.depths)}.'
         )
+    _check_fixed(goal, source, fixed)
     if goal.depths == source.depths or source.is_regular:  # then all choices of blocks have the same cost
         scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
         blocks = tuple(map(all_blocks, goal.depths))
         plan_for_target(source, goal, scores, settings.head_policy, settings.tie_qkv, blocks)
+
+
+def _check_fixed(target: ArchSpec, source: ArchSpec, fixed: Mapping[str, str]) -> None:
+    """Refuse a target that narrows what must keep its width, or removes blocks that must stay."""
+    if target.depths != source.depths and (reason := fixed.get('depths')):
+        raise ValueError(f'target depths = {list(target.depths)}: must stay {list(source.depths)}, because {reason}.')
+    for i, (width, full) in enumerate(zip(target.embed_dims, source.embed_dims)):
+        if width < full and (reason := fixed.get(f'{stage_name(i)}.embed')):
+            raise ValueError(f'target embed_dims[{i}] = {width}: must stay {full} in this detector, because {reason}.')

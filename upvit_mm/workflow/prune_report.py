@@ -23,24 +23,6 @@ DENSE_COLOUR, KEPT_COLOUR = '#c9d3de', '#1f5f99'
 HeaderAndRows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 Costs = dict[str, dict[str, int]]
 
-USE = """Six lines put the result into a detector (a seventh replaces SGD); save them as `{folder}/detector.py`:
-
-```python
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './arch.json']
-model = dict(
-    backbone=dict(
-        _delete_=True, type='upvit_mm.{backbone}', arch=_base_.arch,{windows}
-        init_cfg=dict(type='Pretrained', checkpoint='{folder}/sliced.pth')),
-    neck=dict({neck}))
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
-```
-"""
-NECK = {  # key: whether the backbone is a pyramid
-    True: 'in_channels=_base_.arch.embed_dims',
-    False: "_delete_=True, type='upvit_mm.SimpleFeaturePyramid', in_channels=_base_.arch.embed_dims,\n"
-    '        out_channels=256, start_level=1, num_outs=5',
-}
-
 
 def width_rows(source: ArchSpec, target: ArchSpec) -> HeaderAndRows:
     """Header and one row per stage: ``dense -> pruned`` widths; ``a-b`` where blocks differ."""
@@ -63,7 +45,14 @@ def cost_rows(costs: Costs) -> HeaderAndRows:
     return ('count', 'dense', 'pruned', 'left'), rows
 
 
-def write_report(folder: Path, plan: PrunePlan, scores: Scores | None, content: dict[str, Any]) -> None:
+def write_report(
+    folder: Path,
+    plan: PrunePlan,
+    scores: Scores | None,
+    content: dict[str, Any],
+    results: HeaderAndRows | None,
+    use: Sequence[str],
+) -> None:
     """``report.md`` and ``widths.png``.
 
     Args:
@@ -71,6 +60,8 @@ def write_report(folder: Path, plan: PrunePlan, scores: Scores | None, content: 
         plan: kept channels and blocks.
         scores: by dim name, or None when the plan was given.
         content: content of ``report.json``.
+        results: header and one row for each network; None = nothing was evaluated.
+        use: lines that say how to go on.
     """
     figure = draw_widths(plan, scores)
     write_atomically(folder / 'widths.png', lambda part: figure.savefig(part, format='png', dpi=110))
@@ -85,8 +76,8 @@ def write_report(folder: Path, plan: PrunePlan, scores: Scores | None, content: 
         '',
         *Table(*cost_rows(content['costs'])).markdown(),
         '',
-        f'Multiply-accumulates of one image, both matrix products of attention counted{_attention(settings)}; '
-        'classifier head included.',
+        'Multiply-accumulates of one image, both matrix products of attention counted'
+        f'{_attention(content["windows"])}; {"classifier head included" if content["classes"] else "no head"}.',
         '',
         '## Widths',
         '',
@@ -97,23 +88,15 @@ def write_report(folder: Path, plan: PrunePlan, scores: Scores | None, content: 
         '',
         '## One-shot results',
         '',
-        *_result_lines(content),
+        *_result_lines(content, results),
         '## Use',
         '',
-        USE.format(
-            backbone=arch.kind.backbone, neck=NECK[arch.kind.is_pyramid], folder=folder, windows=_windows(settings)
-        ),
+        *use,
     ]
     write_text_atomically(folder / 'report.md', '\n'.join(lines))
 
 
-def _windows(settings: dict[str, Any]) -> str:
-    """The windows that a budget was counted with, as a line of the detector's backbone."""
-    return f'\n        window_size={settings["window_size"]},' if settings['window_size'] else ''
-
-
-def _attention(settings: dict[str, Any]) -> str:
-    side = settings['window_size']
+def _attention(side: int) -> str:
     return f', in windows of {side}x{side} tokens but for four blocks' if side else ''
 
 
@@ -172,14 +155,12 @@ def _depth_lines(plan: PrunePlan) -> list[str]:
     return lines
 
 
-def _result_lines(content: dict[str, Any]) -> list[str]:
-    if not content['held_out']:
+def _result_lines(content: dict[str, Any], results: HeaderAndRows | None) -> list[str]:
+    if results is None:
         return ['Not judged (`--eval-images 0`).', '']
-    rows = []
-    for name, figures in content['held_out'].items():
-        rows.append((name, f'{figures["kl"]:.4f}', f'{figures["top1"]:.2f}' if 'top1' in figures else 'no labels'))
-    lines = Table(('network', 'KL to the dense network', 'top-1 %'), rows).markdown()
-    return [*lines, '', f'On {content["images"]} held-out images; nothing was fine-tuned.', '']
+    count = content['images']
+    on = 'the whole test set' if count is None else f'{count} held-out images'
+    return [*Table(*results).markdown(), '', f'On {on}; nothing was fine-tuned.', '']
 
 
 def _span(values: Sequence[int]) -> str:

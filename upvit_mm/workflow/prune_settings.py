@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.arch.size import Windows
+from upvit_mm.models.own_backbone import own_backbone
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.knobs import Grain
@@ -19,11 +20,18 @@ from upvit_mm.registry import require_family, scope_of
 GOALS = ('target', 'widths', 'budget', 'plan')
 WIDTHS = ('depths', 'embed_dims', 'num_heads', 'qk_dims', 'v_dims', 'mlp_hidden_dims', 'qk_scales')  # --widths
 Goal = ArchSpec | Budget | PrunePlan
+FOR_DETECTORS = dict(
+    num_images=128, non_uniform=True, compensate=True, eval_images=None, batch_size=8
+)  # other defaults
+NOT_FOR_DETECTORS = {
+    'per_class': 'pictures of a detector have several classes; give num_images',
+    'window_size': "the windows are those of the config's backbone",
+}
 
 
 @dataclass(frozen=True)
 class PruneSettings:
-    """Settings of a pruning job.
+    """Settings of a pruning job. The defaults are those of classifiers; ``FOR_DETECTORS`` has others.
 
     Attributes:
         method: of scoring, one of ``METHODS`` (``pruning/methods.py``).
@@ -31,7 +39,7 @@ class PruneSettings:
         near_share: share of each dim (or head) around the cut that a second method scores again, see ``Method``.
         per_class: images of every class in the proxy set.
         images: plain folder of images to use instead of the config's data.
-        num_images: size of the proxy set when it comes from ``images``.
+        num_images: size of the proxy set when it comes from ``images``; of a detector always.
         head_policy, tie_qkv: see ``plan_for_target``.
         round_to, min_share: see ``Grain``; for budgets.
         non_uniform: whether a budget gives each block its own widths, by score for cost.
@@ -39,7 +47,8 @@ class PruneSettings:
         compensate: re-solve the linear layers after slicing.
         ridge: see ``compensate``.
         seed: seed of the proxy set and of random parts of the method.
-        eval_images: largest number of held-out images for evaluation; 0 = no evaluation.
+        eval_images: largest number of held-out images for evaluation (the first ones of a detector's test set); None =
+            all; 0 = no evaluation.
         batch_size: images per batch.
         max_rows: images x candidates at once, see ``kl_sums``; limits the memory.
         device: ``'cpu'`` or ``'cuda'`` (``'cuda:3'``).
@@ -63,7 +72,7 @@ class PruneSettings:
     compensate: bool = False
     ridge: float = 1e-2
     seed: int = 0
-    eval_images: int = 1000
+    eval_images: int | None = 1000
     batch_size: int = 32
     max_rows: int = 256
     device: str = 'cpu'
@@ -76,7 +85,7 @@ class PruneSettings:
                 raise ValueError(f'{name} = {value!r}: must be one of {", ".join(known)}.')
         least = dict.fromkeys(('draws', 'per_class', 'num_images', 'round_to', 'batch_size', 'max_rows'), 1)
         for name, low in (least | {'window_size': 0, 'eval_images': 0}).items():
-            if getattr(self, name) < low:
+            if (value := getattr(self, name)) is not None and value < low:
                 raise ValueError(f'{name} = {getattr(self, name)}: must be at least {low}.')
         if not 0 < self.near_share <= 1:
             raise ValueError(f'near_share = {self.near_share}: must be above 0 and at most 1.')
@@ -114,7 +123,7 @@ def _check_type(field: Field, value: Any) -> None:
 
 
 def source_of(cfg: Config) -> ArchSpec:
-    """The architecture of a config's dense network.
+    """The architecture of a config's dense classifier.
 
     Raises:
         ValueError: a detector's config, a model without a backbone of this package, or a backbone without an arch.
@@ -132,6 +141,18 @@ def source_of(cfg: Config) -> ArchSpec:
     return resolve_arch(backbone.arch)
 
 
+def is_detector(cfg: Config) -> bool:
+    """Whether a config is of mmdet."""
+    return scope_of(cfg) == 'mmdet'
+
+
+def _arch_of(cfg: Config) -> ArchSpec:
+    if not is_detector(cfg):
+        return source_of(cfg)
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    return ArchSpec.from_dict(own_backbone(backbone, cfg.get('default_scope') or 'mmdet')['arch'])
+
+
 def goal_text(goal: Goal) -> str:
     """A goal in a few words, for the record."""
     if isinstance(goal, ArchSpec):
@@ -143,7 +164,7 @@ def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Prun
     """Goal and settings: the config's ``prune = dict(...)``, overridden by ``given``.
 
     Args:
-        cfg: mmpretrain config of the dense classifier.
+        cfg: config of the dense network: of a classifier (mmpretrain) or of a detector (mmdet).
         given: fields of ``PruneSettings``, and one of ``target`` (stock name or ``arch.json``), ``widths`` (fields of
             an ArchSpec that change), ``budget`` (see ``Budget.parse``) and ``plan`` (``plan.json``); other keys and
             None are ignored.
@@ -161,11 +182,16 @@ def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Prun
         raise ValueError(f'{len(goals)} goals are given; give one: {", ".join(GOALS)}.')
     settings = {name: value for name, value in chosen.items() if name in names}
     settings |= {name: given[name] for name in names if given.get(name) is not None}
+    if is_detector(cfg):
+        for name, reason in NOT_FOR_DETECTORS.items():
+            if name in settings:
+                raise ValueError(f'{name} = {settings[name]!r}: is not for a detector; {reason}.')
+        settings = FOR_DETECTORS | settings
     ((kind, value),) = goals.items()
     if kind == 'widths':
         if other := sorted(set(value) - set(WIDTHS)):
             raise ValueError(f'widths: {other[0]} cannot be pruned; known: {", ".join(WIDTHS)}.')
-        goal = source_of(cfg).with_widths(value)
+        goal = _arch_of(cfg).with_widths(value)
     else:
         goal = {'target': resolve_arch, 'budget': Budget.parse, 'plan': PrunePlan.load}[kind](value)
     return goal, PruneSettings(**settings)

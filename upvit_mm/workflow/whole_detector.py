@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,12 +33,21 @@ class WholeDetector(nn.Module):
 
     def forward(self, x: Tensor) -> list:
         """Normalised images ``(B, 3, h, w)``, padded like the detector's input -> a ``DetDataSample`` for each."""
-        from mmdet.structures import DetDataSample
+        return self.detector.predict(x, _samples(x), rescale=True)
 
-        size = tuple(x.shape[-2:])
-        shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
-        samples = [DetDataSample(metainfo={**shapes, 'scale_factor': (1.0, 1.0)}) for _ in x]
-        return self.detector.predict(x, samples, rescale=True)
+
+def map_outputs(detector: nn.Module, x: Tensor) -> object:
+    """What a detector computes from its backbone's maps of normalised images ``(B, 3, h, w)``: those of the neck, else
+    those of the heads; tensors in any nesting."""
+    return detector.extract_feat(x) if detector.with_neck else detector(x, _samples(x), mode='tensor')
+
+
+def _samples(x: Tensor) -> list:
+    from mmdet.structures import DetDataSample
+
+    size = tuple(x.shape[-2:])
+    shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
+    return [DetDataSample(metainfo={**shapes, 'scale_factor': (1.0, 1.0)}) for _ in x]
 
 
 def build_detector(cfg: Config) -> nn.Module:
@@ -46,7 +56,7 @@ def build_detector(cfg: Config) -> nn.Module:
 
     init_default_scope('mmdet')
     with torch.random.fork_rng(devices=[]):
-        return MODELS.build(cfg.model).eval()
+        return MODELS.build(copy.deepcopy(cfg.model)).eval()  # some detectors of mmdet change their settings
 
 
 def detector_state(path: str, arch: ArchSpec | None = None) -> dict[str, Tensor]:

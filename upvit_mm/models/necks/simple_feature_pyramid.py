@@ -25,6 +25,8 @@ class SimpleFeaturePyramid(BaseModule):
         out_channels: channels of every output map.
         num_outs: number of maps; 5 gives strides 4 to 64, or 8 to 128 with ``start_level=1``.
         start_level: 0 begins at stride 4 (Mask R-CNN), 1 at stride 8 (RetinaNet).
+        inner_channels: twice the output channels of the first deconvolution; None = ``in_channels``. So a pruned
+            detector can narrow its map and keep all else.
         init_cfg: mmengine's.
 
     Raises:
@@ -37,6 +39,7 @@ class SimpleFeaturePyramid(BaseModule):
         out_channels: int = 256,
         num_outs: int = 5,
         start_level: int = 0,
+        inner_channels: int | None = None,
         init_cfg=None,
     ):
         super().__init__(init_cfg=init_cfg)
@@ -52,7 +55,7 @@ class SimpleFeaturePyramid(BaseModule):
             )
         self.levels = nn.ModuleList()
         for level in range(start_level, start_level + num_outs):
-            scaling, dim = _scaling(widths[0], level)
+            scaling, dim = _scaling(widths[0], inner_channels or widths[0], level)
             self.levels.append(
                 nn.Sequential(*scaling, *_conv_norm(dim, out_channels, 1), *_conv_norm(out_channels, out_channels, 3))
             )
@@ -63,14 +66,14 @@ class SimpleFeaturePyramid(BaseModule):
         return tuple(outgoing(level(feats[0])) for level in self.levels)
 
 
-def _scaling(dim: int, level: int) -> tuple[list[nn.Module], int]:
+def _scaling(dim: int, inner: int, level: int) -> tuple[list[nn.Module], int]:
     """Layers from a stride-16 map of ``dim`` channels to stride ``4 * 2**level``, and the channels they give."""
-    halve = nn.ConvTranspose2d(dim, dim // 2, 2, stride=2)
+    halve = nn.ConvTranspose2d(dim, inner // 2, 2, stride=2)
     if level == 0:
-        quarter = nn.ConvTranspose2d(dim // 2, dim // 4, 2, stride=2)
-        return [halve, LayerNorm2d(dim // 2), nn.GELU(), quarter], dim // 4
+        quarter = nn.ConvTranspose2d(inner // 2, inner // 4, 2, stride=2)
+        return [halve, LayerNorm2d(inner // 2), nn.GELU(), quarter], inner // 4
     if level == 1:
-        return [halve], dim // 2
+        return [halve], inner // 2
     return [nn.MaxPool2d(2, ceil_mode=True) for _ in range(level - 2)], dim
 
 

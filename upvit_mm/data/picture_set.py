@@ -1,0 +1,164 @@
+"""The proxy set of a detector: pictures as it sees them in a test, without labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
+from torch import nn
+
+from upvit_mm.data.datasets import datasets_in, evaluation_part
+from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, leave_out, look_through
+from upvit_mm.pruning.importance import Batch
+from upvit_mm.registry import is_type
+
+logger = logging.getLogger('upvit_mm')
+
+
+def picture_pipeline(cfg: Config) -> list[dict[str, Any]]:
+    """The transforms of the test part, or of validation without one, except those that load annotations.
+
+    Raises:
+        ValueError: the config has neither part.
+    """
+    pipeline = datasets_in(cfg, evaluation_part(cfg))[0].settings.get('pipeline', ())
+    known = dict(registry=TRANSFORMS, scope=cfg.get('default_scope'))
+    return [dict(step) for step in pipeline if not is_type(step['type'], 'LoadAnnotations', **known)]
+
+
+class PictureSet(Sequence[Batch]):
+    """Some random pictures after a detector's test transforms, kept as uint8; a sequence of batches.
+
+    All pictures of a batch have the same size. So a batch is padded like a single picture in a test.
+
+    Args:
+        cfg: of mmdet; gives the transforms and, without ``folder``, the training data.
+        preprocessor: the detector's.
+        folder: plain folder of pictures to use instead; None = the training data.
+        count: largest number of pictures.
+        seed: seed of the choice.
+        batch_size: largest number of pictures in a batch.
+        device: device of the batches.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: there are no pictures, or more than 1 % of them cannot be read.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        preprocessor: nn.Module,
+        folder: str | None,
+        count: int,
+        seed: int,
+        batch_size: int,
+        device: str = 'cpu',
+    ):
+        init_default_scope('mmdet')
+        self._source = _Folder(Path(folder)) if folder else _TrainingData(cfg)
+        if (found := len(self._source)) < count:
+            if not found:
+                raise ValueError(f'{self._source.name} has no pictures; give others with --images FOLDER.')
+            logger.warning(
+                '%s has %d pictures, fewer than num_images = %d: all are used', self._source.name, found, count
+            )
+        chosen = np.sort(np.random.default_rng(seed).permutation(found)[:count]).tolist()
+        self.preprocessor, self.device = preprocessor, device
+        self._packed = self._read(chosen, Compose(picture_pipeline(cfg)))
+        self._batches = list(self._grouped(batch_size))
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the pictures in their source, in the order of the batches."""
+        return [number for batch in self._batches for number in batch]
+
+    @property
+    def paths(self) -> list[str]:
+        """The pictures' files, for the record."""
+        return [str(self._source.info(n).get('img_path', n)) for n in self.numbers]
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._batches)
+
+    def size_of(self, k: int) -> int:
+        """Pictures in batch k."""
+        return len(self._batches[k])
+
+    def __getitem__(self, k: int) -> Batch:
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        numbers = self._batches[k]
+        packed = [self._packed[number] for number in numbers]
+        data = {name: [item[name] for item in packed] for name in ('inputs', 'data_samples')}
+        inputs = self.preprocessor(data, False)['inputs'].to(self.device)
+        sizes = [tuple(item['inputs'].shape[-2:]) for item in packed]
+        return Batch(inputs, numbers, sizes=sizes)
+
+    def _read(self, numbers: Sequence[int], transforms: Compose) -> dict[int, dict[str, Any]]:
+        """Every picture as uint8. Unreadable ones are left out and listed; too many of them are an error."""
+        packed, unreadable = {}, {}
+        for number in numbers:
+            try:
+                packed[number] = transforms(self._source.info(number))
+                if packed[number] is None:
+                    raise ValueError('a transform of the test pipeline leaves it out')
+            except Exception as error:  # decoders raise what they like
+                packed.pop(number, None)
+                unreadable[Path(str(self._source.info(number).get('img_path', number)))] = error
+        leave_out(unreadable, len(numbers))
+        return packed
+
+    def _grouped(self, batch_size: int) -> Iterator[list[int]]:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for number, item in self._packed.items():
+            groups.setdefault(tuple(item['inputs'].shape), []).append(number)
+        for group in groups.values():
+            yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
+
+
+class _TrainingData:
+    """The pictures of a config's training data, wrappers left out."""
+
+    name = 'train_dataloader'
+
+    def __init__(self, cfg: Config):
+        found = datasets_in(cfg, 'train')
+        if not found:
+            raise ValueError('the config has no train_dataloader: give pictures with --images FOLDER.')
+        self._sets = [DATASETS.build(dict(d.settings, pipeline=[])) for d in found]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sets))
+
+    def info(self, number: int) -> dict[str, Any]:
+        for dataset in self._sets:
+            if number < len(dataset):
+                info: Mapping[str, Any] = dataset.get_data_info(number)
+                return {key: value for key, value in info.items() if key != 'instances'}
+            number -= len(dataset)
+        raise IndexError(number)
+
+
+class _Folder:
+    """The pictures of a folder and of the folders in it."""
+
+    def __init__(self, folder: Path):
+        if not folder.is_dir():
+            raise FileNotFoundError(f'image folder {str(folder)!r} does not exist.')
+        check_litter(folder, look_through(folder, PICTURE_ENDINGS).litter, 'their images would be used too')
+        self.name = f'image folder {str(folder)!r}'
+        self._paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in PICTURE_ENDINGS and p.is_file())
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def info(self, number: int) -> dict[str, Any]:
+        return {'img_path': str(self._paths[number]), 'img_id': number}

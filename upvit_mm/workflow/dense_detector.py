@@ -1,0 +1,189 @@
+"""The trained detector that a pruning job starts from."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.size import Size, Windows
+from upvit_mm.checkpoints import check_arch_of, is_harmless, model_state, read_checkpoint
+from upvit_mm.checkpoints.keys import check_state
+from upvit_mm.data.checks import check_datasets
+from upvit_mm.models.map_readers import MapReaders, find_map_readers
+from upvit_mm.models.map_repair import repair_readers
+from upvit_mm.openmmlab import require_mmcv_ops
+from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.criteria import Criterion, ReadTokensChange, token_deviations
+from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.methods import METHODS
+from upvit_mm.pruning.table import BACKBONE
+from upvit_mm.pruning.token_net import TokenNet
+from upvit_mm.registry import MODELS
+from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector
+from upvit_mm.workflow.detector_test import DetectorTest, check_countable
+from upvit_mm.workflow.job_images import DetectorImages
+from upvit_mm.workflow.ledger import Ledger
+from upvit_mm.workflow.prune_settings import PruneSettings
+from upvit_mm.workflow.subject import Figures, State, Subject
+from upvit_mm.workflow.whole_detector import build_detector, default_size, map_outputs
+
+logger = logging.getLogger('upvit_mm')
+
+
+class DenseDetector(Subject):
+    """A trained detector of mmdet. Its backbone is pruned, its neck and heads stay.
+
+    Args:
+        cfg: its whole config; the backbone is one of ours, or one that ``own_backbone`` converts.
+        checkpoint: its weights, neck and heads included.
+        device: where it runs.
+
+    Attributes:
+        state: all its tensors; the backbone has our names.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: the backbone cannot be pruned, or the checkpoint is not of the whole detector.
+    """
+
+    scope = 'mmdet'
+    result = 'detector.pth'
+
+    def __init__(self, cfg: Config, checkpoint: str, device: str = 'cpu'):
+        require_mmcv_ops()
+        init_default_scope('mmdet')
+        self.cfg, self._own = cfg, with_own_backbone(cfg)
+        self.arch = ArchSpec.from_dict(self._own.model.backbone.arch)
+        super().__init__(checkpoint, device)
+        content = read_checkpoint(self._file)
+        check_arch_of(content, self.arch, checkpoint)
+        self.detector = build_detector(self._own)
+        self._load(model_state(content, self.detector.state_dict(), [BACKBONE], checkpoint))
+        self.state = self.detector.state_dict()
+        meta = content.get('meta') or {}
+        self._meta = {'dataset_meta': meta['dataset_meta']} if 'dataset_meta' in meta else {}
+
+    @property
+    def identity(self) -> list[Any]:
+        return [*super().identity, self._own.model.backbone.to_dict()]
+
+    @cached_property
+    def readers(self) -> MapReaders:
+        """What reads the backbone's maps."""
+        side = max(128, 4 * self.detector.backbone.smallest_side)
+        image = torch.randn(1, self.arch.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+        return find_map_readers(
+            self.detector, lambda arch: build_detector(narrowed(self._own, arch)), map_outputs, image
+        )
+
+    @property
+    def fixed(self) -> Mapping[str, str]:
+        blocks = {} if self.arch.kind.is_pyramid else {'depths': 'its windows and outputs are given by block number'}
+        return {**self.readers.fixed, **blocks}
+
+    def criterion(self, batches: Sequence[Batch]) -> Criterion:
+        return ReadTokensChange(token_deviations(self.net, batches))
+
+    def net_of(self, arch: ArchSpec, state: State) -> TokenNet:
+        backbone = MODELS.build({**self._own.model.backbone.to_dict(), 'arch': arch.to_dict()})
+        backbone.load_state_dict({k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)})
+        return TokenNet(backbone).to(self.device)
+
+    def with_weights(self, state: State, net: TokenNet) -> State:
+        return state | {f'{BACKBONE}{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
+
+    def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float) -> State:
+        pruned = build_detector(narrowed(self._own, plan.target_arch))
+        pruned.load_state_dict(state)
+        names = [slot.tensor for slots in self.readers.slots.values() for slot in slots]
+        dense = copy.deepcopy(self.detector).to(self.device)
+        repair_readers(dense, pruned.to(self.device), names, batches, map_outputs, ridge)
+        return {key: tensor.cpu() for key, tensor in pruned.state_dict().items()}
+
+    def slice(self, plan: PrunePlan) -> State:
+        return self.readers.slice(self.state, plan)
+
+    def windows(self, settings: PruneSettings) -> Windows:
+        return self.detector.backbone.windows
+
+    @property
+    def sizes(self) -> list[Size]:
+        return [default_size(self.cfg)]
+
+    def images(self, settings: PruneSettings, ledger: Ledger) -> DetectorImages:
+        preprocessor: nn.Module = self.detector.data_preprocessor
+        return DetectorImages(self.cfg, settings, ledger, preprocessor)
+
+    def check(self, settings: PruneSettings, scored: bool) -> None:
+        fitting = [name for name, m in METHODS.items() if not m.needs_images or ReadTokensChange.name in m.criteria]
+        if settings.method not in fitting:
+            raise ValueError(
+                f'method = {settings.method!r}: reads class posteriors; a detector takes one of {", ".join(fitting)}.'
+            )
+        if settings.eval_images:
+            check_countable(self.cfg)
+
+    def check_data(self, settings: PruneSettings, proxy: bool) -> None:
+        parts = ['train'] * (proxy and not settings.images) + ['test'] * (settings.eval_images != 0)
+        check_datasets(self.cfg, parts)
+
+    def write_config(self, folder: Path, plan: PrunePlan) -> list[str]:
+        plan.target_arch.save_json(folder / 'arch.json')
+        pruned = narrowed(self._own, plan.target_arch)
+        return ['arch.json', *write_detector(folder, self.cfg, pruned, self.result)]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return self._meta
+
+    def judge(self, folder: Path, files: Mapping[str, str], arch: ArchSpec, images: DetectorImages) -> Figures:
+        """The metrics of the config's test evaluator."""
+        count, pruned = images.settings.eval_images, narrowed(self._own, arch)
+        figures = {'dense': DetectorTest(folder / 'test/dense', self.cfg, self._file, count).metrics()}
+        for name, file in files.items():
+            figures[name] = DetectorTest(folder / 'test' / name, pruned, folder / file, count).metrics()
+        return figures
+
+    def table(self, figures: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
+        """AP in %; mmdet leaves it out where nothing was detected."""
+        keys = dict.fromkeys(key for row in figures.values() for key in row)
+        shown = [key for key in keys if key.endswith(('mAP', 'mAP_50', 'mAP_75'))] or list(keys)
+        rows = [(name, *(f'{100 * row.get(key, 0):.1f}' for key in shown)) for name, row in figures.items()]
+        return ('detector', *(key.rpartition('/')[2] for key in shown)), rows
+
+    def lines(self, figures: Figures) -> list[str]:
+        (_, *names), rows = self.table(figures)
+        return [f'{name}: {", ".join(map(" ".join, zip(names, values)))}' for name, *values in rows]
+
+    def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
+        return ['```bash', *self._commands(folder), '```', '']
+
+    def next_steps(self, folder: Path) -> list[str]:
+        kept = [f'{name} keeps its width: {reason}' for name, reason in self.readers.fixed.items()]
+        return [*kept, f'{folder}: detector.py, detector.pth and report.md', f'go on: {self._commands(folder)[1]}']
+
+    def _commands(self, folder: Path) -> list[str]:
+        test = f'python tools/test.py {folder}/detector.py {folder}/detector.pth'
+        return [test, f'python tools/train.py {folder}/detector.py']
+
+    def _load(self, state: State) -> None:
+        own = self.detector.state_dict()
+        state = {k: v for k, v in state.items() if k in own or not is_harmless(k, extra=True)}
+        state |= {k: v for k, v in own.items() if k not in state and is_harmless(k, extra=False)}
+        if absent := sorted({key.partition('.')[0] for key in own} - {key.partition('.')[0] for key in state}):
+            raise ValueError(
+                f'checkpoint {self.checkpoint!r} has no tensors of {", ".join(absent)}: a trained detector is pruned '
+                'with its neck and heads. A backbone alone is pruned with the config of its classifier.'
+            )
+        check_state(state, own, f'the detector of the config (checkpoint={self.checkpoint})')
+        self.detector.load_state_dict(state)

@@ -1,0 +1,118 @@
+"""``detector.py``: the config of a pruned detector, which inherits that of the dense one."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pprint
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.files import write_atomically, write_text_atomically
+from upvit_mm.models.arch_in_config import map_widths, put_arch, reading_parts
+from upvit_mm.models.own_backbone import own_backbone
+from upvit_mm.registry import MODELS, is_type
+
+DENSE, PRUNED = 'dense.py', 'detector.py'
+TEXT = """\"\"\"The detector of {base} with its backbone pruned to {title}.
+
+Go on training: python tools/train.py {folder}/detector.py
+\"\"\"
+
+_base_ = {base!r}
+model = {model}
+load_from = '{{{{ fileDirname }}}}/{checkpoint}'
+"""
+
+
+def with_own_backbone(cfg: Config) -> Config:
+    """The detector's config with our backbone, without start weights.
+
+    Raises:
+        ValueError: see ``own_backbone``; no part reads the backbone's maps.
+    """
+    cfg = Config(copy.deepcopy(cfg.to_dict()))
+    model = cfg.get('model') or {}
+    cfg.model.backbone = ConfigDict(own_backbone(model.get('backbone') or {}, cfg.get('default_scope') or 'mmdet'))
+    cfg.model.init_cfg = None
+    if not reading_parts(cfg.model):
+        raise ValueError(
+            'the model has no neck, and no head with a list in_channels: nothing says what reads the maps.'
+        )
+    return cfg
+
+
+def narrowed(cfg: Config, arch: ArchSpec) -> Config:
+    """The config of ``with_own_backbone`` for another architecture; only the widths of maps change."""
+    cfg = copy.deepcopy(cfg)
+    dense = map_widths(cfg.model.backbone, ArchSpec.from_dict(cfg.model.backbone.arch))
+    put_arch(cfg.model, arch)
+    for part in reading_parts(cfg.model):
+        if is_type(part.get('type'), 'SimpleFeaturePyramid', registry=MODELS):
+            part.setdefault('inner_channels', dense[0])
+    return cfg
+
+
+def write_detector(folder: Path, cfg: Config, pruned: Config, checkpoint: str) -> list[str]:
+    """Write ``detector.py`` and, if it is needed, a dump of the dense detector's config that it inherits.
+
+    Args:
+        folder: the folder.
+        cfg: the dense detector's config, as it was read from its file and changed by options.
+        pruned: one of ``narrowed``.
+        checkpoint: name of the pruned weights in the folder.
+
+    Returns:
+        Names of the files.
+    """
+    model, files, base = pruned.model, [PRUNED], _inheritable(cfg)
+    if base is None:
+        write_atomically(folder / DENSE, lambda part: _dump(cfg, part))
+        files, base = [DENSE, PRUNED], folder / DENSE
+    changes: dict[str, Any] = {'backbone': {'_delete_': True, **model.backbone.to_dict()}}
+    for name, part in model.items():
+        if name != 'backbone' and part != cfg.model.get(name):
+            changes[name] = _difference(part, cfg.model.get(name))
+    arch = ArchSpec.from_dict(model.backbone.arch)
+    text = TEXT.format(
+        base=os.path.relpath(base, folder),
+        title=arch.name or 'other widths',
+        folder=folder,
+        model=pprint.pformat(changes, width=120, compact=True, sort_dicts=False),
+        checkpoint=checkpoint,
+    )
+    write_text_atomically(folder / PRUNED, text)
+    return files
+
+
+def _inheritable(cfg: Config) -> Path | None:
+    """The config's own file, if a text config can inherit it and gives this config."""
+    file = cfg.filename
+    if not file or not Path(file).is_file():
+        return None
+    try:
+        same = Config.fromfile(file, lazy_import=False).to_dict()
+    except Exception:  # a new-style config cannot be inherited
+        return None
+    ours = cfg.to_dict()
+    return Path(file) if {**same, 'work_dir': None} == {**ours, 'work_dir': None} else None
+
+
+def _difference(ours: Any, theirs: Any) -> Any:
+    """What a child config must say so that ``theirs`` becomes ``ours``."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping) and theirs.keys() <= ours.keys():
+        changed = {key for key in ours if key not in theirs or ours[key] != theirs[key]}
+        return {key: _difference(value, theirs.get(key)) for key, value in ours.items() if key in changed}
+    if isinstance(ours, Mapping):
+        return {'_delete_': True, **Config(dict(ours)).to_dict()}
+    if isinstance(ours, Sequence) and not isinstance(ours, str):
+        return [item.to_dict() if isinstance(item, ConfigDict) else item for item in ours]
+    return ours
+
+
+def _dump(cfg: Config, part: Path) -> None:
+    part.write_text(cfg.pretty_text, encoding='utf-8')

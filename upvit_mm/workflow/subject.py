@@ -1,0 +1,155 @@
+"""What a pruning job prunes: a classifier, or a trained detector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.size import Size, Windows
+from upvit_mm.checkpoints import local_file
+from upvit_mm.files import sha256_of
+from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.criteria import Criterion
+from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.walk import Walk
+from upvit_mm.workflow.job_images import JobImages
+from upvit_mm.workflow.ledger import Ledger
+from upvit_mm.workflow.prune_settings import PruneSettings
+
+State = dict[str, Tensor]
+Figures = dict[str, dict[str, float]]  # by network and measure
+
+
+class Subject(ABC):
+    """The network that a pruning job starts from.
+
+    Args:
+        checkpoint: file of its weights.
+        device: where it runs.
+
+    Attributes:
+        scope: mmengine's scope of its config.
+        result: name of the file with the pruned network.
+        arch: its architecture.
+        state: its tensors; those of the backbone are ``backbone.*``.
+        num_classes: outputs of a classifier's head, which is counted in costs; 0 = only the backbone is counted.
+        fixed: names of dims that keep their width, and ``'depths'`` if all blocks stay, with the reason.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+    """
+
+    scope: ClassVar[str]
+    result: ClassVar[str]
+    arch: ArchSpec
+    state: State
+    num_classes: int = 0
+    fixed: Mapping[str, str] = {}
+
+    def __init__(self, checkpoint: str, device: str = 'cpu'):
+        self.checkpoint, self.device = checkpoint, device
+        self._file = local_file(checkpoint)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the checkpoint's file."""
+        return sha256_of(self._file)
+
+    @property
+    def identity(self) -> list[Any]:
+        """Plain data that decide what it computes."""
+        return [self.sha256, self.arch.to_dict()]
+
+    @abstractmethod
+    def criterion(self, batches: Sequence[Batch]) -> Criterion:
+        """What an importance looks at, for the proxy set of a job."""
+
+    @cached_property
+    def net(self) -> Walk:
+        """The network that is scored and repaired."""
+        return self.net_of(self.arch, self.state)
+
+    @abstractmethod
+    def net_of(self, arch: ArchSpec, state: State) -> Walk:
+        """The same with another architecture and its tensors."""
+
+    @abstractmethod
+    def with_weights(self, state: State, net: Walk) -> State:
+        """A pruned network's tensors with the weights that a repair has changed."""
+
+    def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float) -> State:
+        """Tensors after the repair of what reads the backbone; a classifier's head is repaired with its backbone."""
+        return state
+
+    @abstractmethod
+    def slice(self, plan: PrunePlan) -> State:
+        """The tensors that a plan leaves."""
+
+    @abstractmethod
+    def windows(self, settings: PruneSettings) -> Windows:
+        """Windows of attention, for costs."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Sequence[Size]:
+        """``(height, width)`` in pixels at which costs are shown; the first is that of a budget without a size."""
+
+    @abstractmethod
+    def images(self, settings: PruneSettings, ledger: Ledger) -> JobImages:
+        """Images of a job."""
+
+    @abstractmethod
+    def check(self, settings: PruneSettings, scored: bool) -> None:
+        """Refuse settings and weights that cannot be used.
+
+        Args:
+            settings: of the job.
+            scored: whether the network's outputs decide what is removed.
+
+        Raises:
+            ValueError: which, and why.
+        """
+
+    @abstractmethod
+    def check_data(self, settings: PruneSettings, proxy: bool) -> None:
+        """Refuse missing data before hours of work; ``proxy``: whether images are needed before the evaluation.
+
+        Raises:
+            FileNotFoundError: a folder is missing.
+            ValueError: see ``check_datasets``.
+        """
+
+    @abstractmethod
+    def write_config(self, folder: Path, plan: PrunePlan) -> list[str]:
+        """Write what is needed to build the pruned network; returns names of files in ``folder``."""
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """More plain data for the checkpoint of the pruned network."""
+        return {}
+
+    @abstractmethod
+    def judge(self, folder: Path, files: Mapping[str, str], arch: ArchSpec, images: JobImages) -> Figures:
+        """Evaluate the dense network, and pruned ones of architecture ``arch``: files in ``folder`` by name."""
+
+    @abstractmethod
+    def table(self, figures: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
+        """Header and rows of results, for the report."""
+
+    @abstractmethod
+    def lines(self, figures: Figures) -> list[str]:
+        """The same for the terminal, one line for each network."""
+
+    @abstractmethod
+    def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
+        """Lines of Markdown: how to go on with the files of a job."""
+
+    @abstractmethod
+    def next_steps(self, folder: Path) -> list[str]:
+        """Lines for the terminal: which files there are, and the commands that use them."""
