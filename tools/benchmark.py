@@ -94,7 +94,9 @@ def add_pruning(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     pruning.add_argument('--seeds', type=int, nargs='+', default=(0, 1, 2), help='seeds of proxy sets and methods')
     pruning.add_argument('--per-class', type=int, default=10, help='images of every class for scoring')
     pruning.add_argument('--compensate-per-class', type=int, default=40, help='images of every class for compensation')
-    pruning.add_argument('--ridge', type=float, default=1e-2, help='regularisation strength of the compensation')
+    pruning.add_argument(
+        '--ridge', type=float, help='regularisation strength of the compensation (default: chosen for each layer)'
+    )
     pruning.add_argument('--eval-images', type=int, default=1000, help='held-out images for evaluation')
     return pruning
 

@@ -15,15 +15,17 @@ from rich.console import Console
 
 from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
+from upvit_mm.pruning.criteria import CRITERIA
 from upvit_mm.pruning.methods import METHODS, readers_of
 from upvit_mm.runner import OptionsAction, leave_processes
 from upvit_mm.workflow.processes import LAUNCHERS, join_crew
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_report import cost_rows, width_rows
-from upvit_mm.workflow.prune_settings import FOR_DETECTORS, PruneSettings, goal_and_settings
+from upvit_mm.workflow.prune_settings import ATTENTION, EMBED, FOR_DETECTORS, PruneSettings, goal_and_settings
 
 DEFAULTS = PruneSettings()
-CHOICES = {'method': tuple(METHODS), 'head_policy': HEAD_POLICIES}
+CHOICES = {'method': tuple(METHODS), 'criterion': CRITERIA, 'attention': ATTENTION, 'embed': EMBED}
+CHOICES |= {'head_policy': HEAD_POLICIES}
 
 
 def read_by(setting: str) -> str:
@@ -33,6 +35,8 @@ def read_by(setting: str) -> str:
 SETTINGS = {  # help by group and setting
     'scoring': {
         'method': f'how channels are scored. {"; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())}',
+        'criterion': 'what is looked at: posteriors, or the tokens that a detector reads (default: posterior; of a '
+        'detector or a network without a head tokens)',
         'draws': f'backward passes per image{read_by("draws")}',
         'near_share': f'share of each dim around the cut that is scored exactly{read_by("near_share")}',
         'per_class': 'images of every class in the proxy set',
@@ -40,6 +44,8 @@ SETTINGS = {  # help by group and setting
         'num_images': 'size of the proxy set when it comes from --images; of a detector always',
     },
     'planning': {
+        'attention': 'cut channels of heads, or directions of what they compute',
+        'embed': 'cut channels of the embedding, or directions of the residual stream (rotate: DeiT classifiers)',
         'head_policy': 'narrow every head (within), keep whole heads (select), or mix heads like the authors (regroup)',
         'tie_qkv': 'one index set for q, k and v',
         'round_to': 'widths chosen by a budget are multiples of it; for q, k and v in each head',
@@ -48,8 +54,8 @@ SETTINGS = {  # help by group and setting
         'window_size': "side in tokens of a DeiT detector's windows, for budgets in MACs; 0 = global",
     },
     'result': {
-        'compensate': 're-solve the linear layers after slicing',
-        'ridge': 'regularisation strength of the compensation',
+        'compensate': 're-solve the layers after slicing',
+        'ridge': 'regularisation strength of the compensation (default: chosen for each layer)',
         'eval_images': "largest number of held-out images for evaluation, a detector's first ones; 0 = no evaluation",
     },
     'running': {
@@ -102,6 +108,8 @@ def add_setting(group: argparse._ArgumentGroup, name: str, text: str) -> None:
     if isinstance(default, bool):
         options['action'] = argparse.BooleanOptionalAction  # a config may set it
         text = f'{text} (default: {"on" if default else "off"}{detector_default(name)})'
+    elif name == 'ridge':
+        options['type'] = float
     elif default is not None:
         options['type'] = type(default)
         text = f'{text} (default: {default}{detector_default(name)})'

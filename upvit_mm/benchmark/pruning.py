@@ -40,7 +40,7 @@ def benchmark_pruning(
     seeds: Sequence[int] = (0, 1, 2),
     per_class: int = 10,
     compensate_per_class: int = 40,
-    ridge: float = 1e-2,
+    ridge: float | None = None,
     eval_images: int = 1000,
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def one_shot(
     scores: dict[int, dict[str, Scores]],
     images: dict[int, ImageSet],
     held_out: ImageSet,
-    ridge: float,
+    ridge: float | None,
 ) -> dict[str, dict[str, list[dict[str, float]]]]:
     """Results of ``judge`` for each method: plain and compensated, one result per seed.
 

@@ -101,19 +101,36 @@ def _left(change: Tensor, gram: Tensor, moment: Tensor, square: Tensor) -> float
 class LayerSystem(System):
     """For Linear layers, or for one convolution, that read the same input; a column of ones stands for the bias.
 
+    A transposed convolution has one bias for all places of a patch, so its bias stays.
+
     Args:
-        layers: all with biases.
+        layers: with biases or without, all alike; see ``takes``.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear | nn.Conv2d]):
+    def __init__(self, layers: Sequence[nn.Module]):
         self.layers, weight = layers, layers[0].weight
-        size = weight[0].numel() + 1
-        super().__init__((size, size), sum(len(layer.weight) for layer in layers), weight)
+        self.transposed = isinstance(layers[0], nn.ConvTranspose2d)
+        self.with_bias = layers[0].bias is not None and not self.transposed
+        inside, outside = weight[0].numel(), sum(len(layer.weight) for layer in layers)
+        if self.transposed:
+            inside, outside = outside, inside
+        size = inside + self.with_bias
+        super().__init__((size, size), outside, weight)
+
+    @staticmethod
+    def takes(layer: nn.Module) -> bool:
+        """Whether each output is a linear function of one patch of the input."""
+        if isinstance(layer, nn.ConvTranspose2d):
+            whole = layer.kernel_size == layer.stride and layer.padding == layer.output_padding == (0, 0)
+            return whole and layer.groups == 1 and layer.dilation == (1, 1)
+        if isinstance(layer, nn.Conv2d):
+            return layer.groups == 1 and isinstance(layer.padding, tuple) and layer.padding_mode == 'zeros'
+        return isinstance(layer, nn.Linear)
 
     def add(self, x: Tensor, lacks: Sequence[Tensor], weights: Tensor | None) -> None:
-        lack = torch.cat([self._rows_of(part) for part in lacks], dim=-1)
-        x = self._patches(x)
-        x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1)  # (B, ..., in + 1)
+        x, lack = self._inputs(x), torch.cat([self._outputs(part) for part in lacks], dim=-1)
+        if self.with_bias:
+            x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1)  # (B, ..., in + 1)
         if weights is not None:
             x, lack = x * weights[..., None], lack * weights[..., None]
         for k, half in enumerate(self.halves(len(x))):
@@ -125,19 +142,35 @@ class LayerSystem(System):
             self.rows += len(inputs)
 
     def change(self, change: Tensor) -> None:
-        for layer, part in zip(self.layers, change.split([len(layer.weight) for layer in self.layers], dim=1)):
-            layer.weight += part[:-1].T.reshape(layer.weight.shape).to(layer.weight)
-            layer.bias += part[-1].to(layer.bias)
+        weights, biases = (change[:-1], change[-1]) if self.with_bias else (change, None)
+        if self.transposed:
+            (layer,) = self.layers
+            layer.weight += weights.reshape(layer.weight.shape).to(layer.weight)
+            return
+        sizes = [len(layer.weight) for layer in self.layers]
+        for layer, part in zip(self.layers, weights.split(sizes, dim=1)):
+            layer.weight += part.T.reshape(layer.weight.shape).to(layer.weight)
+        if biases is not None:
+            for layer, part in zip(self.layers, biases.split(sizes)):
+                layer.bias += part.to(layer.bias)
 
-    def _patches(self, x: Tensor) -> Tensor:
+    def _inputs(self, x: Tensor) -> Tensor:
         """The rows that the layer multiplies, ``(B, ..., in)``."""
-        if isinstance(self.layers[0], nn.Linear):
+        layer = self.layers[0]
+        if isinstance(layer, nn.Linear):
             return x
-        conv = self.layers[0]
-        return F.unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride).transpose(1, 2)
+        if self.transposed:
+            return x.flatten(2).transpose(1, 2)
+        return F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)
 
-    def _rows_of(self, out: Tensor) -> Tensor:
-        return out if isinstance(self.layers[0], nn.Linear) else out.flatten(2).transpose(1, 2)
+    def _outputs(self, out: Tensor) -> Tensor:
+        """The rows that the layer gives, ``(B, ..., out)``."""
+        layer = self.layers[0]
+        if isinstance(layer, nn.Linear):
+            return out
+        if self.transposed:
+            return F.unfold(out, layer.kernel_size, stride=layer.stride).transpose(1, 2)
+        return out.flatten(2).transpose(1, 2)
 
 
 class ChannelSystem(System):

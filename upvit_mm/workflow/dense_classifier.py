@@ -12,10 +12,12 @@ from mmengine.config import Config
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Size, Windows
 from upvit_mm.checkpoints import load_classifier
+from upvit_mm.models import build_backbone
 from upvit_mm.pruning import PrunePlan, slice_state
-from upvit_mm.pruning.criteria import Criterion
+from upvit_mm.pruning.criteria import Criterion, Posterior, ReadTokensChange, token_deviations
 from upvit_mm.pruning.importance import POSTERIOR, Batch
 from upvit_mm.pruning.methods import METHODS
+from upvit_mm.pruning.token_net import TokenNet
 from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.job_images import ClassifierImages
 from upvit_mm.workflow.ledger import Ledger
@@ -71,8 +73,19 @@ class DenseClassifier(Subject):
         self.state = load_classifier(self._file, arch=self.arch)
         self.num_classes = len(self.state.get('head.fc.bias', ()))
 
-    def criterion(self, batches: Sequence[Batch]) -> Criterion:
-        return POSTERIOR
+    def criterion_name(self, settings: PruneSettings) -> str:
+        """Tokens, if nothing is said and the network has no head."""
+        return settings.criterion or (Posterior.name if self.num_classes else ReadTokensChange.name)
+
+    def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
+        if self.criterion_name(settings) == Posterior.name:
+            return self.net, POSTERIOR
+        windows = {'window_size': settings.window_size} if settings.window_size else {}
+        net = TokenNet(build_backbone(self.arch, **windows))
+        net.backbone.load_state_dict(self.net.backbone.state_dict())
+        net.turned = self.turned
+        net = net.to(self.device)
+        return net, ReadTokensChange(token_deviations(net, batches))
 
     def net_of(self, arch: ArchSpec, state: State) -> Walk:
         return build_net(arch, state, self.device)
@@ -98,13 +111,15 @@ class DenseClassifier(Subject):
 
     def check(self, settings: PruneSettings, scored: bool) -> None:
         """If posteriors are needed, refuse a checkpoint without a head, or a config that uses it in another way."""
+        reads_tokens = self.criterion_name(settings) == ReadTokensChange.name and METHODS[settings.method].criteria
+        posteriors = (scored and not reads_tokens) or settings.eval_images != 0
         needed = scored or settings.eval_images != 0
-        if not self.num_classes and needed:
-            without = ' or '.join(name for name, method in METHODS.items() if not method.needs_images)
+        if not self.num_classes and posteriors:
+            without = ' or '.join(name for name, m in METHODS.items() if m.criteria or not m.needs_images)
             raise ValueError(
-                f'checkpoint {self.checkpoint!r} has no linear head: importance and KL are measured on class '
-                f'posteriors. A backbone alone needs --scores, --plan or --method {without}, a target of the same '
-                'depth, and --eval-images 0.'
+                f'checkpoint {self.checkpoint!r} has no linear head, and class posteriors are needed: of a backbone '
+                f'alone the tokens are scored. Take --criterion {ReadTokensChange.name} (or none), --method {without}, '
+                'and --eval-images 0.'
             )
         if self.num_classes and (needed or settings.compensate):
             check_readout(self.cfg, self.arch.kind)

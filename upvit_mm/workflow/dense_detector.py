@@ -28,6 +28,7 @@ from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.table import BACKBONE
 from upvit_mm.pruning.token_net import TokenNet
+from upvit_mm.pruning.walk import Walk
 from upvit_mm.registry import MODELS
 from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector
 from upvit_mm.workflow.detector_test import DetectorTest, check_countable
@@ -91,8 +92,11 @@ class DenseDetector(Subject):
         blocks = {} if self.arch.kind.is_pyramid else {'depths': 'its windows and outputs are given by block number'}
         return {**self.readers.fixed, **blocks}
 
-    def criterion(self, batches: Sequence[Batch]) -> Criterion:
-        return ReadTokensChange(token_deviations(self.net, batches))
+    def criterion_name(self, settings: PruneSettings) -> str:
+        return ReadTokensChange.name
+
+    def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
+        return self.net, ReadTokensChange(token_deviations(self.net, batches))
 
     def net_of(self, arch: ArchSpec, state: State) -> TokenNet:
         backbone = MODELS.build({**self._own.model.backbone.to_dict(), 'arch': arch.to_dict()})
@@ -102,7 +106,7 @@ class DenseDetector(Subject):
     def with_weights(self, state: State, net: TokenNet) -> State:
         return state | {f'{BACKBONE}{k}': v.cpu() for k, v in net.backbone.state_dict().items()}
 
-    def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float) -> State:
+    def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float | None) -> State:
         pruned = build_detector(narrowed(self._own, plan.target_arch))
         pruned.load_state_dict(state)
         names = [slot.tensor for slots in self.readers.slots.values() for slot in slots]
@@ -130,6 +134,12 @@ class DenseDetector(Subject):
             raise ValueError(
                 f'method = {settings.method!r}: reads class posteriors; a detector takes one of {", ".join(fitting)}.'
             )
+        for name, wanted, reason in (
+            ('criterion', ReadTokensChange.name, 'a detector has no class posteriors'),
+            ('embed', 'channels', 'layers after the backbone pool its maps, channel by channel'),
+        ):
+            if (value := getattr(settings, name)) not in (None, wanted):
+                raise ValueError(f'{name} = {value!r}: a detector takes {wanted!r}; {reason}.')
         if settings.eval_images:
             check_countable(self.cfg)
 

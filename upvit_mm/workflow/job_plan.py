@@ -42,7 +42,8 @@ class JobPlan:
     def blocks(self) -> Blocks:
         """The blocks that stay for a target of other depths."""
         proxy = self.images.proxy
-        return choose_blocks(self.dense.net, proxy, self.goal.depths, self.dense.criterion(proxy))
+        net, criterion = self.dense.scored(self.settings, proxy)
+        return choose_blocks(net, proxy, self.goal.depths, criterion)
 
     @property
     def grain(self) -> Grain:
@@ -79,7 +80,8 @@ class JobPlan:
         if target.depths != self.dense.arch.depths:
             blocks = self.blocks
         s = self.settings
-        return plan_for_target(self.dense.arch, target, scores, s.head_policy, s.tie_qkv, blocks)
+        turned = self.dense.turned
+        return plan_for_target(self.dense.arch, target, scores, s.head_policy, s.tie_qkv, blocks, turned)
 
     def cut(self, scores: Scores) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Kept channels of a plan from these scores, and the runs of each dim in which it chose."""

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 
 from upvit_mm.files import write_text_atomically
+from upvit_mm.pruning.criteria import Posterior
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.score_file import load_scores, save_scores
@@ -84,8 +85,8 @@ class JobScores:
     def _score(self, inputs: str) -> Scores | None:
         """Scores from images, by all processes; ``inputs`` is the fingerprint of everything that decides the scores."""
         s, proxy, parts = self.settings, self.images.proxy, self.folder / 'partial'
-        criterion, folder = self.dense.criterion(proxy), parts / inputs[:16]
-        scores = score_images(self.dense.net, criterion, proxy, s, folder, self.crew, self.planning.cut)
+        net, criterion = self.dense.scored(s, proxy)
+        scores = score_images(net, criterion, proxy, s, parts / inputs[:16], self.crew, self.planning.cut)
         if scores is not None:
             write_text_atomically(self.folder / 'proxy.txt', '\n'.join(proxy.paths) + '\n')
             logger.info('scored; peak memory of this process %.0f MiB', process_peak(s.device) / 2**20)
@@ -100,6 +101,10 @@ class JobScores:
         method = METHODS[self.settings.method]
         data = self.images.proxy_data if method.needs_images else None
         decides = self.settings.some('method', 'seed', *method.reads)
+        if method.criteria:
+            decides |= {'criterion': self.dense.criterion_name(self.settings)}
+            if decides['criterion'] != Posterior.name:
+                decides |= self.settings.some('window_size')
         if method.near_cut:
             decides |= {'goal': str(self.planning.goal), **self.planning.inputs}
         inputs = fingerprint('scores', self.dense.identity, data, decides)

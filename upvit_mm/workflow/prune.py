@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.checkpoints import save_checkpoint
+from upvit_mm.checkpoints import read_checkpoint, save_checkpoint
 from upvit_mm.data.image_set import ImageSet
 from upvit_mm.data.picture_set import PictureSet
 from upvit_mm.files import sha256_of, write_text_atomically
@@ -95,7 +95,7 @@ class PruneJob:
         self.scoring = JobScores(self.subject, self.images, self.planning, crew, self._check_data, scores_file)
         scores_images = not (scores_file or isinstance(goal, PrunePlan)) and METHODS[settings.method].needs_images
         scored = scores_images or self.planning.chooses_blocks
-        self._reads_proxy = scored or settings.compensate
+        self._reads_proxy = scored or settings.compensate or settings.turns
         self.subject.check(settings, scored)
         windows = self.subject.windows(settings)
         check_goal(goal, self.source, settings, self.subject.num_classes, self.subject.fixed, windows)
@@ -116,6 +116,7 @@ class PruneJob:
 
     def run(self) -> Outcome | None:
         """Run all steps; None in all processes except the first."""
+        self._turn()
         if isinstance(self.goal, PrunePlan):
             plan, scores = None if self.crew.rank else self._given_plan(self.goal), None
         else:
@@ -131,6 +132,8 @@ class PruneJob:
 
         Scores are made only if each block gets its own widths; all processes take part in that.
         """
+        if self.planning.spends_by_score:
+            self._turn()
         scores = self.scores() if self.planning.spends_by_score else None
         return None if self.crew.rank else self.planning.target(scores)
 
@@ -157,7 +160,7 @@ class PruneJob:
         without it."""
         s, subject = self.settings, self.subject
         plan_text = [plan.source_arch.to_dict(), plan.target_arch.to_dict(), plan.kept_blocks]
-        plan_text += [{name: kept.tolist() for name, kept in plan.kept.items()}]
+        plan_text += [sorted(plan.turned), {name: kept.tolist() for name, kept in plan.kept.items()}]
         inputs = [plan_text, subject.identity, s.some('compensate', 'ridge')]
         inputs = fingerprint('slice', inputs, self.images.proxy_data if s.compensate else None)
         if self.ledger.is_current('slice', inputs):
@@ -212,6 +215,25 @@ class PruneJob:
 
     # --------------------------------------------------------------------- parts
 
+    def _turn(self) -> None:
+        """Go on with the same network in other axes, if the settings ask for it: ``turned.pth``."""
+        s, subject, path = self.settings, self.subject, self.work_dir / 'turned.pth'
+        if not s.turns or subject.is_turned:
+            return
+        inputs = fingerprint('turn', subject.identity, self.images.proxy_data, s.some('attention', 'embed'))
+
+        def make() -> tuple[dict[str, Tensor], str]:
+            if self.ledger.is_current('turn', inputs):
+                return read_checkpoint(str(path))['state_dict'], sha256_of(path)
+            self._check_data()
+            state = subject.turn(s, self.proxy)
+            meta = subject.meta | {'turned': s.some('attention', 'embed'), 'source_sha256': subject.sha256}
+            save_checkpoint(path, state, arch=self.source.to_dict(), **meta)
+            self._record('turn', inputs, 'turned.pth')
+            return state, sha256_of(path)
+
+        subject.take_turned(s, *self.crew.share(make))
+
     def _check_data(self) -> None:
         """Refuse missing data before hours of work, if there is work to do."""
         self.subject.check_data(self.settings, self._reads_proxy)
@@ -227,6 +249,12 @@ class PruneJob:
 
     def _given_plan(self, plan: PrunePlan) -> PrunePlan:
         belongs_to = plan.meta.get('sha256')
+        turned = plan.turned or plan.meta.get('settings', {}).get('attention') == 'lowrank'
+        if turned and belongs_to != self.subject.sha256:
+            raise ValueError(
+                f'the plan keeps directions of a turned network (sha256 {str(belongs_to)[:12]}...), and this one has '
+                f'{self.subject.sha256[:12]}...: give the turned.pth of the job that made the plan.'
+            )
         if belongs_to not in (None, self.subject.sha256):
             logger.warning('the plan was made for another checkpoint of this architecture (%s...)', belongs_to[:12])
         meta = {'goal': 'a given plan', 'method': 'unknown', **plan.meta, **self._provenance(plan.target_arch)}

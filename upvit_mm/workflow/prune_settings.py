@@ -13,15 +13,17 @@ from upvit_mm.arch.size import Windows
 from upvit_mm.models.own_backbone import own_backbone
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
 from upvit_mm.pruning.budget import Budget
+from upvit_mm.pruning.criteria import CRITERIA
 from upvit_mm.pruning.knobs import Grain
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.registry import require_family, scope_of
 
+ATTENTION, EMBED = ('channels', 'lowrank'), ('channels', 'rotate')
 GOALS = ('target', 'widths', 'budget', 'plan')
 WIDTHS = ('depths', 'embed_dims', 'num_heads', 'qk_dims', 'v_dims', 'mlp_hidden_dims', 'qk_scales')  # --widths
 Goal = ArchSpec | Budget | PrunePlan
 FOR_DETECTORS = dict(
-    num_images=128, non_uniform=True, compensate=True, eval_images=None, batch_size=8
+    num_images=128, non_uniform=True, attention='lowrank', compensate=True, eval_images=None, batch_size=8
 )  # other defaults
 NOT_FOR_DETECTORS = {
     'per_class': 'pictures of a detector have several classes; give num_images',
@@ -40,12 +42,18 @@ class PruneSettings:
         per_class: images of every class in the proxy set.
         images: plain folder of images to use instead of the config's data.
         num_images: size of the proxy set when it comes from ``images``; of a detector always.
+        criterion: what the importance looks at, one of ``CRITERIA``; None = tokens of detectors and of networks without
+            a head, else class posteriors.
+        attention: ``'channels'`` cuts channels of heads, ``'lowrank'`` directions of what they compute
+            (``pruning/head_axes.py``).
+        embed: ``'channels'`` cuts channels of the embedding, ``'rotate'`` directions of the residual stream
+            (``pruning/stream_axes.py``; DeiT classifiers).
         head_policy, tie_qkv: see ``plan_for_target``.
         round_to, min_share: see ``Grain``; for budgets.
         non_uniform: whether a budget gives each block its own widths, by score for cost.
         window_size: windows of the detector's attention (DeiT), for budgets in MACs; 0 = global.
         compensate: re-solve the linear layers after slicing.
-        ridge: see ``compensate``.
+        ridge: see ``compensate``; None = chosen for each layer.
         seed: seed of the proxy set and of random parts of the method.
         eval_images: largest number of held-out images for evaluation (the first ones of a detector's test set); None =
             all; 0 = no evaluation.
@@ -63,6 +71,9 @@ class PruneSettings:
     per_class: int = 5
     images: str | None = None
     num_images: int = 1000
+    criterion: str | None = None
+    attention: str = 'channels'
+    embed: str = 'channels'
     head_policy: str = 'within'
     tie_qkv: bool = False
     round_to: int = 8
@@ -70,7 +81,7 @@ class PruneSettings:
     non_uniform: bool = False
     window_size: int = 0
     compensate: bool = False
-    ridge: float = 1e-2
+    ridge: float | None = None
     seed: int = 0
     eval_images: int | None = 1000
     batch_size: int = 32
@@ -80,7 +91,8 @@ class PruneSettings:
     def __post_init__(self):
         for field in fields(self):
             _check_type(field, getattr(self, field.name))
-        for name, known in (('method', METHODS), ('head_policy', HEAD_POLICIES)):
+        choices = {'method': METHODS, 'head_policy': HEAD_POLICIES, 'attention': ATTENTION, 'embed': EMBED}
+        for name, known in (choices | ({'criterion': CRITERIA} if self.criterion else {})).items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f'{name} = {value!r}: must be one of {", ".join(known)}.')
         least = dict.fromkeys(('draws', 'per_class', 'num_images', 'round_to', 'batch_size', 'max_rows'), 1)
@@ -91,7 +103,13 @@ class PruneSettings:
             raise ValueError(f'near_share = {self.near_share}: must be above 0 and at most 1.')
         if not 0 <= self.min_share <= 1:
             raise ValueError(f'min_share = {self.min_share}: must lie in 0 to 1.')
-        if not self.ridge > 0:
+        if self.embed == 'rotate' and not METHODS[self.method].criteria:
+            fitting = [name for name, method in METHODS.items() if method.criteria]
+            raise ValueError(
+                f"embed = 'rotate', method = {self.method!r}: it does not score directions; take one of "
+                f'{", ".join(fitting)}.'
+            )
+        if self.ridge is not None and not self.ridge > 0:
             raise ValueError(f'ridge = {self.ridge}: must be above 0.')
 
     @property
@@ -102,6 +120,11 @@ class PruneSettings:
             ValueError: a head policy that budgets do not allow.
         """
         return Grain(self.round_to, self.min_share, self.head_policy, self.tie_qkv)
+
+    @property
+    def turns(self) -> bool:
+        """Whether the network is put into other axes before it is scored."""
+        return self.attention == 'lowrank' or self.embed == 'rotate'
 
     @property
     def windows(self) -> Windows:

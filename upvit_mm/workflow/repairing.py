@@ -22,7 +22,7 @@ SAVE_EVERY = 10.0  # seconds
 
 
 def compensate_resumably(
-    dense: Walk, sliced: Walk, plan: PrunePlan, batches: Sequence[Batch], ridge: float, file: Path
+    dense: Walk, sliced: Walk, plan: PrunePlan, batches: Sequence[Batch], ridge: float | None, file: Path
 ) -> None:
     """``compensate`` that saves the layers that it has corrected.
 

@@ -16,7 +16,10 @@ from upvit_mm.checkpoints import local_file
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.criteria import Criterion
+from upvit_mm.pruning.head_axes import turn_heads
 from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.stream_axes import turn_stream
+from upvit_mm.pruning.table import stage_name
 from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.ledger import Ledger
@@ -40,6 +43,8 @@ class Subject(ABC):
         state: its tensors; those of the backbone are ``backbone.*``.
         num_classes: outputs of a classifier's head, which is counted in costs; 0 = only the backbone is counted.
         fixed: names of dims that keep their width, and ``'depths'`` if all blocks stay, with the reason.
+        is_turned: whether ``take_turned`` was called.
+        turned: names of the ``embed`` dims whose channels are directions then.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -51,6 +56,8 @@ class Subject(ABC):
     state: State
     num_classes: int = 0
     fixed: Mapping[str, str] = {}
+    is_turned: bool = False
+    turned: frozenset[str] = frozenset()
 
     def __init__(self, checkpoint: str, device: str = 'cpu'):
         self.checkpoint, self.device = checkpoint, device
@@ -58,7 +65,7 @@ class Subject(ABC):
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the checkpoint's file."""
+        """SHA-256 of the checkpoint's file, or of the file of the turned network."""
         return sha256_of(self._file)
 
     @property
@@ -67,13 +74,34 @@ class Subject(ABC):
         return [self.sha256, self.arch.to_dict()]
 
     @abstractmethod
-    def criterion(self, batches: Sequence[Batch]) -> Criterion:
-        """What an importance looks at, for the proxy set of a job."""
+    def criterion_name(self, settings: PruneSettings) -> str:
+        """What an importance looks at, one of ``CRITERIA``."""
+
+    @abstractmethod
+    def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
+        """The network that is scored, and what is measured at its outputs, for the proxy set of a job."""
 
     @cached_property
     def net(self) -> Walk:
-        """The network that is scored and repaired."""
-        return self.net_of(self.arch, self.state)
+        """The network that is repaired and compared with."""
+        net = self.net_of(self.arch, self.state)
+        net.turned = self.turned
+        return net
+
+    def turn(self, settings: PruneSettings, batches: Sequence[Batch]) -> State:
+        """The tensors of the same network in the axes that the settings ask for (``head_axes``, ``stream_axes``)."""
+        state = self.state
+        if settings.attention == 'lowrank':
+            state = turn_heads(self.net, state, batches)
+        if settings.embed == 'rotate':
+            state = turn_stream(self.net_of(self.arch, state), state, batches)
+        return state
+
+    def take_turned(self, settings: PruneSettings, state: State, sha256: str) -> None:
+        """Go on with the tensors of ``turn``, which are in a file with this SHA-256."""
+        self.state, self.sha256, self.is_turned = state, sha256, True
+        self.turned = frozenset({f'{stage_name(0)}.embed'} if settings.embed == 'rotate' else ())
+        self.__dict__.pop('net', None)
 
     @abstractmethod
     def net_of(self, arch: ArchSpec, state: State) -> Walk:
@@ -83,7 +111,7 @@ class Subject(ABC):
     def with_weights(self, state: State, net: Walk) -> State:
         """A pruned network's tensors with the weights that a repair has changed."""
 
-    def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float) -> State:
+    def repair_rest(self, state: State, plan: PrunePlan, batches: Sequence[Batch], ridge: float | None) -> State:
         """Tensors after the repair of what reads the backbone; a classifier's head is repaired with its backbone."""
         return state
 
