@@ -188,6 +188,36 @@ def test_plan_survives_its_file(family, build, tmp_path):
     assert all(torch.equal(loaded.kept[name], plan.kept[name]) for name in plan.kept)
 
 
+def test_a_plan_of_directions_is_a_file_of_its_own_version(build, tmp_path):
+    """An older package, which takes every kept index for a channel, must refuse it."""
+    spec = build('deit').arch
+    for turned, version in (((), 1), (('stages.0.embed',), 2)):
+        plan = make_plan(spec, random_kept(spec, 5) | {'stages.0.embed': [0, 3, 9]}, turned=turned)
+        path = plan.save(tmp_path / 'plan.json')
+        content = json.loads(path.read_text())
+        assert content['version'] == version
+        assert content.get('turned', []) == list(turned)
+        loaded = PrunePlan.load(path)
+        assert loaded.turned == turned
+        assert loaded.target_arch == plan.target_arch
+        assert all(torch.equal(loaded.kept[name], plan.kept[name]) for name in plan.kept)
+    text = json.dumps(unsealed(content, 'plan'))
+    path.write_text(text.replace('"stages.0.embed": [0, 3, 9]', '"stages.0.embed": [1, 3, 9]'))
+    with pytest.raises(ValueError, match=r"damaged or no plan: turned has 'stages.0.embed': must name an embed dim"):
+        PrunePlan.load(path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kept'),
+    [('stages.0.embed', [1, 2]), ('stages.0.blocks.0.mlp_hidden', [0, 1]), ('stages.1.embed', [0]), ('embed', [0])],
+)
+def test_only_an_embedding_with_its_mean_has_directions(build, name, kept):
+    spec = build('deit').arch
+    given = {name: kept} if name in prunable_dims(spec) else {}
+    with pytest.raises(ValueError, match=f"turned has '{name}': must name an embed dim of the source that keeps"):
+        make_plan(spec, given, turned=[name])
+
+
 def test_a_damaged_plan_is_refused(build, tmp_path):
     spec = build('pvtv2').arch
     path = make_plan(spec, {'stages.0.embed': [0, 2]}).save(tmp_path / 'plan.json')

@@ -10,6 +10,7 @@ from torch import Tensor
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # made once for all; no gradient goes through a tensor of inference mode
 def cosines(size: int) -> Tensor:
     """The orthonormal cosine matrix (DCT-II), ``(size, size)`` float64: direction k is row k; row 0 is the mean."""
     k, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)

@@ -32,30 +32,40 @@ def slice_state(state: Mapping[str, Tensor], plan: PrunePlan) -> State:
     Raises:
         ValueError: a tensor that a kept dim owns is missing or has another size than the source architecture.
     """
-    sliced = dict(state)
+    sliced, dims = dict(state), prunable_dims(plan.source_arch).values()
+    for dim in dims:
+        _check_slots(state, dim)
     for name in plan.turned:
         sliced |= _narrow_stream(state, plan, int(name.split('.')[1]))
-    for dim in prunable_dims(plan.source_arch).values():
-        if dim.name in plan.turned:
-            continue
+    for dim in dims:
         kept = plan.kept[dim.name]
-        for slot in dim.slots:
+        if dim.name in plan.turned or len(kept) == dim.size:
+            continue
+        for slot in (slot for slot in dim.slots if slot.tensor in sliced):
             key, axis = slot.tensor, slot.axis
-            if key not in sliced:
-                if key.startswith('head.'):
-                    continue  # a backbone alone
-                raise ValueError(f'checkpoint has no {key}, which {dim.name} of the plan prunes; another arch?')
-            length = slot.length(dim.size, dim.groups)
-            if state[key].shape[axis] != length:
-                raise ValueError(
-                    f'{key} has shape {tuple(state[key].shape)}: {dim.name} of the plan has {length} channels on '
-                    f'axis {axis}; is the checkpoint of another arch?'
-                )
-            if len(kept) < dim.size:
-                stays = _kept_heads(plan, dim, key) if slot.per_head else kept
-                places = slot.places(stays, length).to(sliced[key].device)
-                sliced[key] = sliced[key].index_select(axis, places)
+            stays = _kept_heads(plan, dim, key) if slot.per_head else kept
+            places = slot.places(stays, slot.length(dim.size, dim.groups)).to(sliced[key].device)
+            sliced[key] = sliced[key].index_select(axis, places)
     return _fold_scales(_restack({k: v.clone() for k, v in sliced.items()}, plan), plan)
+
+
+def _check_slots(state: Mapping[str, Tensor], dim: PrunableDim) -> None:
+    """Refuse a state dict without the tensors of a dim, or with other widths; a backbone alone has no head.
+
+    Raises:
+        ValueError: the tensor and what the plan says of it.
+    """
+    for slot in dim.slots:
+        key, axis, length = slot.tensor, slot.axis, slot.length(dim.size, dim.groups)
+        if key not in state:
+            if key.startswith('head.'):
+                continue
+            raise ValueError(f'checkpoint has no {key}, which {dim.name} of the plan prunes; another arch?')
+        if state[key].shape[axis] != length:
+            raise ValueError(
+                f'{key} has shape {tuple(state[key].shape)}: {dim.name} of the plan has {length} channels on axis '
+                f'{axis}; is the checkpoint of another arch?'
+            )
 
 
 def _narrow_stream(state: Mapping[str, Tensor], plan: PrunePlan, stage: int) -> State:

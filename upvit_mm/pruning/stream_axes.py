@@ -80,19 +80,18 @@ def _principal_directions(
 ) -> Tensor:
     """Orthonormal columns ``(C, C - 1)``, orthogonal to the ones vector, those that matter most first."""
     size = net.backbone.arch.embed_dims[stage]
-    keep_out = torch.eye(size, dtype=torch.float64) - 1 / size  # of the mean
+    mean = torch.full((size, size), 1 / size, dtype=torch.float64)  # the projection to it
+    keep_out = torch.eye(size, dtype=torch.float64) - mean
     total = torch.zeros(size, size, dtype=torch.float64)
     for norm, moment in _moments_of(net, readers, batches).items():
         gain = state[f'{norm}.weight'].double()
         weights = [state[key].double().movedim(1, -1).flatten(0, -2) * gain for key in readers[norm]]
-        total += moment / moment.trace()
-        if weights:
-            used = keep_out @ sum(w.T @ w for w in weights) @ keep_out
-            total += used / used.trace()
-    values, vectors = torch.linalg.eigh(keep_out @ total @ keep_out)
-    mean = vectors.sum(dim=0).abs()
-    order = [k for k in values.argsort(descending=True).tolist() if k != int(mean.argmax())]
-    return vectors[:, order]
+        for part in (moment, *([sum(w.T @ w for w in weights)] if weights else [])):
+            part = keep_out @ part @ keep_out
+            if part.trace() > 0:  # a branch that is switched off reads nothing
+                total += part / part.trace()
+    _, vectors = torch.linalg.eigh(total - mean)  # others have values of at least 0, so the mean is the first
+    return vectors[:, 1:].flip(1)
 
 
 def _moments_of(net: Walk, readers: Mapping[str, list[str]], batches: Iterable[Batch]) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def score_images(
     first = _score(method, net, criterion, proxy, all_channels(net.backbone.arch), settings, folder / method.name, crew)
     second = method.near_cut
     if second is None:
-        return first if first is None else net.with_means(first)
+        return first
     ranked = tied if settings.tie_qkv else dict  # the scores by which the plan chooses channels
 
     def look() -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -92,4 +92,5 @@ def _score(
         def resumed(name: str, images: int) -> None:
             progress.resume(dims[name].kind, images * len(channels[name]))
 
-        return score_in_parts(proxy, of_batch, list(channels), folder, crew, resumed)
+        scores = score_in_parts(proxy, of_batch, list(channels), folder, crew, resumed)
+    return None if scores is None else net.with_means(scores)
