@@ -151,7 +151,7 @@ def test_bad_input(cfg, checkpoint, target, tmp_path):
     state = torch.load(checkpoint, weights_only=True)['state_dict']
     headless = {k: v for k, v in state.items() if not k.startswith('head')}
     torch.save(headless, tmp_path / 'headless.pth')
-    for settings in (quick, dict(method='fisher', eval_images=0)):
+    for settings in (quick, dict(method='taylor', eval_images=0)):
         with pytest.raises(ValueError, match='has no linear head'):
             prune(cfg, str(tmp_path / 'headless.pth'), target, tmp_path, PruneSettings(**settings))
     wider = ArchSpec.from_dict({**target.to_dict(), 'mlp_hidden_dims': 4096})

@@ -245,16 +245,12 @@ def test_a_finished_job_does_without_the_data(cfg, checkpoint, target, tmp_path,
 
 @pytest.mark.parametrize('family', ['deit'])
 def test_blocks_are_chosen_by_the_head(cfg, checkpoint, tmp_path):
-    """By KL, whatever method ranks the channels: so the head must be there, and be read as it is scored."""
+    """By KL, whatever method ranks the channels: so the head must be read as it is scored."""
     goal, settings = goal_and_settings(cfg, QUICK | {'widths': {'depths': [1]}})
     cfg.model.backbone.window_size = 4
     with pytest.raises(ValueError, match='window_size = 4: importance is measured with global attention'):
         PruneJob(cfg, checkpoint, goal, tmp_path, settings)
     cfg.model.backbone.pop('window_size')
-    headless = {k: v for k, v in torch.load(checkpoint)['state_dict'].items() if not k.startswith('head.')}
-    torch.save(headless, tmp_path / 'headless.pth')
-    with pytest.raises(ValueError, match=r'has no linear head: .* a target of the same depth'):
-        PruneJob(cfg, str(tmp_path / 'headless.pth'), goal, tmp_path, settings)
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])

@@ -15,6 +15,7 @@ from upvit_mm.checkpoints import load_classifier
 from upvit_mm.models import build_backbone
 from upvit_mm.pruning import PrunePlan, slice_state
 from upvit_mm.pruning.criteria import Criterion, Posterior, ReadTokensChange, token_deviations
+from upvit_mm.pruning.dims import table_of
 from upvit_mm.pruning.importance import POSTERIOR, Batch
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.token_net import TokenNet
@@ -111,16 +112,19 @@ class DenseClassifier(Subject):
 
     def check(self, settings: PruneSettings, scored: bool) -> None:
         """If posteriors are needed, refuse a checkpoint without a head, or a config that uses it in another way."""
-        reads_tokens = self.criterion_name(settings) == ReadTokensChange.name and METHODS[settings.method].criteria
-        posteriors = (scored and not reads_tokens) or settings.eval_images != 0
+        method = METHODS[settings.method]
+        of_classes = self.criterion_name(settings) == Posterior.name or (method.needs_images and not method.criteria)
+        posteriors = (scored and of_classes) or settings.eval_images != 0
         needed = scored or settings.eval_images != 0
         if not self.num_classes and posteriors:
             without = ' or '.join(name for name, m in METHODS.items() if m.criteria or not m.needs_images)
             raise ValueError(
                 f'checkpoint {self.checkpoint!r} has no linear head, and class posteriors are needed: of a backbone '
-                f'alone the tokens are scored. Take --criterion {ReadTokensChange.name} (or none), --method {without}, '
-                'and --eval-images 0.'
+                f'alone the tokens are scored, and nothing is judged: --criterion {ReadTokensChange.name}, --method '
+                f'{without}, and --eval-images 0.'
             )
+        if settings.embed == 'rotate':
+            table_of(self.arch).stream_readers(self.arch, 0)  # refuses a family that does not allow it
         if self.num_classes and (needed or settings.compensate):
             check_readout(self.cfg, self.arch.kind)
 
