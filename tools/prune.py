@@ -56,6 +56,7 @@ SETTINGS = {  # help by group and setting
     'result': {
         'compensate': 're-solve the layers after slicing',
         'ridge': 'regularisation strength of the compensation (default: chosen for each layer)',
+        'heal': 'minutes in which a pruned detector follows the dense one on unlabelled pictures',
         'eval_images': "largest number of held-out images for evaluation, a detector's first ones; 0 = no evaluation",
     },
     'running': {

@@ -123,6 +123,8 @@ class DenseClassifier(Subject):
                 f'alone the tokens are scored, and nothing is judged: --criterion {ReadTokensChange.name}, --method '
                 f'{without}, and --eval-images 0.'
             )
+        if settings.heal:
+            raise ValueError(f'heal = {settings.heal}: is for detectors; train a pruned classifier by distillation.')
         if settings.embed == 'rotate':
             table_of(self.arch).stream_readers(self.arch, 0)  # refuses a family that does not allow it
         if self.num_classes and (needed or settings.compensate):

@@ -32,6 +32,7 @@ from upvit_mm.pruning.walk import Walk
 from upvit_mm.registry import MODELS
 from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector
 from upvit_mm.workflow.detector_test import DetectorTest, check_countable
+from upvit_mm.workflow.healing import heal
 from upvit_mm.workflow.job_images import DetectorImages
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.prune_settings import PruneSettings
@@ -112,6 +113,16 @@ class DenseDetector(Subject):
         names = [slot.tensor for slots in self.readers.slots.values() for slot in slots]
         dense = copy.deepcopy(self.detector).to(self.device)
         repair_readers(dense, pruned.to(self.device), names, batches, map_outputs, ridge)
+        return {key: tensor.cpu() for key, tensor in pruned.state_dict().items()}
+
+    def heal(
+        self, state: State, batches: Sequence[Batch], settings: PruneSettings, arch: ArchSpec, file: Path
+    ) -> State:
+        pruned = build_detector(narrowed(self._own, arch))
+        pruned.load_state_dict(state)
+        names = [slot.tensor for slots in self.readers.slots.values() for slot in slots]
+        dense = copy.deepcopy(self.detector).to(self.device)
+        heal(dense, pruned.to(self.device), names, batches, settings.heal, settings.seed, file)
         return {key: tensor.cpu() for key, tensor in pruned.state_dict().items()}
 
     def slice(self, plan: PrunePlan) -> State:

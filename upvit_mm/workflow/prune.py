@@ -95,7 +95,7 @@ class PruneJob:
         self.scoring = JobScores(self.subject, self.images, self.planning, crew, self._check_data, scores_file)
         scores_images = not (scores_file or isinstance(goal, PrunePlan)) and METHODS[settings.method].needs_images
         scored = scores_images or self.planning.chooses_blocks
-        self._reads_proxy = scored or settings.compensate or settings.turns
+        self._reads_proxy = scored or settings.compensate or settings.turns or settings.heal > 0
         self.subject.check(settings, scored)
         windows = self.subject.windows(settings)
         check_goal(goal, self.source, settings, self.subject.num_classes, self.subject.fixed, windows)
@@ -161,19 +161,26 @@ class PruneJob:
         s, subject = self.settings, self.subject
         plan_text = [plan.source_arch.to_dict(), plan.target_arch.to_dict(), plan.kept_blocks]
         plan_text += [sorted(plan.turned), {name: kept.tolist() for name, kept in plan.kept.items()}]
-        inputs = [plan_text, subject.identity, s.some('compensate', 'ridge')]
-        inputs = fingerprint('slice', inputs, self.images.proxy_data if s.compensate else None)
+        inputs = [plan_text, subject.identity, s.some('compensate', 'ridge', 'heal')]
+        inputs = fingerprint('slice', inputs, self.images.proxy_data if s.compensate or s.heal else None)
         if self.ledger.is_current('slice', inputs):
             return
         self._check_data()
         state, files = subject.slice(plan), [*subject.write_config(self.work_dir, plan), subject.result]
-        if s.compensate:
+        if s.compensate or s.heal:
             self._save(plan, state, 'plain.pth')
             files.append('plain.pth')
+        if s.compensate:
             net = subject.net_of(plan.target_arch, state)
             partial = self.work_dir / 'partial' / f'compensation-{inputs[:16]}.pt'
             compensate_resumably(self.dense, net, plan, self.proxy, s.ridge, partial)
             state = subject.repair_rest(subject.with_weights(state, net), plan, self.proxy, s.ridge)
+        if s.heal:
+            if s.compensate:
+                self._save(plan, state, 'compensated.pth')
+                files.append('compensated.pth')
+            partial = self.work_dir / 'partial' / f'healing-{inputs[:16]}.pt'
+            state = subject.heal(state, self.proxy, s, plan.target_arch, partial)
         self._save(plan, state, subject.result)
         self._record('slice', inputs, *files)
         shutil.rmtree(self.work_dir / 'partial', ignore_errors=True)
@@ -190,7 +197,8 @@ class PruneJob:
         figures, count = {}, 0
         if s.eval_images != 0:
             result = subject.result
-            files = {'sliced': 'plain.pth', 'compensated': result} if s.compensate else {'sliced': result}
+            files = {'sliced': 'plain.pth'} | ({'compensated': 'compensated.pth'} if s.compensate else {})
+            files |= {'healed': result} if s.heal else {list(files)[-1]: result}
             figures = subject.judge(self.work_dir, files, plan.target_arch, self.images)
             count = self.images.held_out_count
         content = {'held_out': figures, 'images': count, **plan.meta}

@@ -54,6 +54,8 @@ class PruneSettings:
         window_size: windows of the detector's attention (DeiT), for budgets in MACs; 0 = global.
         compensate: re-solve the linear layers after slicing.
         ridge: see ``compensate``; None = chosen for each layer.
+        heal: minutes of training after the compensation in which a pruned detector follows the dense one on the proxy set
+            (``workflow/healing.py``); 0 = none.
         seed: seed of the proxy set and of random parts of the method.
         eval_images: largest number of held-out images for evaluation (the first ones of a detector's test set); None =
             all; 0 = no evaluation.
@@ -82,6 +84,7 @@ class PruneSettings:
     window_size: int = 0
     compensate: bool = False
     ridge: float | None = None
+    heal: float = 0.0
     seed: int = 0
     eval_images: int | None = 1000
     batch_size: int = 32
@@ -103,6 +106,8 @@ class PruneSettings:
             raise ValueError(f'near_share = {self.near_share}: must be above 0 and at most 1.')
         if not 0 <= self.min_share <= 1:
             raise ValueError(f'min_share = {self.min_share}: must lie in 0 to 1.')
+        if self.heal < 0:
+            raise ValueError(f'heal = {self.heal}: minutes, 0 or more.')
         if self.embed == 'rotate' and not METHODS[self.method].criteria:
             fitting = [name for name, method in METHODS.items() if method.criteria]
             raise ValueError(

@@ -115,6 +115,12 @@ class Subject(ABC):
         """Tensors after the repair of what reads the backbone; a classifier's head is repaired with its backbone."""
         return state
 
+    def heal(
+        self, state: State, batches: Sequence[Batch], settings: PruneSettings, arch: ArchSpec, file: Path
+    ) -> State:
+        """Tensors after some minutes of training, see ``healing.py``; ``file`` is for resuming."""
+        raise AssertionError('only detectors heal')
+
     @abstractmethod
     def slice(self, plan: PrunePlan) -> State:
         """The tensors that a plan leaves."""
