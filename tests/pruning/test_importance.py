@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning import gates, importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.criteria import log_posteriors
 from upvit_mm.pruning.importance import Batch, exact_scores, exact_sums, fisher_scores, taylor_sums
@@ -84,7 +84,7 @@ def test_kl_of_head_channels_equals_slicing_one_from_each_head(family, build, ne
         with torch.no_grad():
             for images, *_ in batches:
                 reference = log_posteriors(net(images))
-                with importance.gates(net.backbone, {dim.name: gate}):
+                with gates(net.backbone, {dim.name: gate}):
                     pruned = log_posteriors(net(images))
                 total += (reference.exp() * (reference - pruned)).sum().item()
         assert total / 5 == pytest.approx(divergence(family, build, net, state_of(net), plan, batches), rel=1e-6)
@@ -119,7 +119,7 @@ def test_fisher_expects_the_fisher_information(net, batches, monkeypatch):
     for images, *_ in batches:
         for image in images.split(1):
             leaves = {n: image.new_ones(len(s), requires_grad=True) for n, s in scores.items()}
-            with importance.gates(net.backbone, leaves):
+            with gates(net.backbone, leaves):
                 log_p = log_posteriors(net(image))[0]
             for k in range(CLASSES):
                 gradients = torch.autograd.grad(log_p[k], list(leaves.values()), retain_graph=True)
@@ -161,7 +161,7 @@ def test_taylor_is_the_mean_size_of_the_slope(net, batches):
         for batch in some:
             for k, image in enumerate(batch.images.split(1)):
                 leaf = image.new_ones(len(total), requires_grad=True)
-                with importance.gates(net.backbone, {name: leaf}):
+                with gates(net.backbone, {name: leaf}):
                     log_p = log_posteriors(net(image))[0]
                 label = log_p.argmax() if batch.labels is None else batch.labels[k]
                 expected += torch.autograd.grad(-log_p[label], leaf)[0].abs()
