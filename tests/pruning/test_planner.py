@@ -11,6 +11,7 @@ from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.pruning import plan_for_target, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.planner import best
+from upvit_mm.pruning.token_net import TokenNet
 
 SOURCE = dict(family='deit', embed_dims=[24], depths=[2], num_heads=4, mlp_hidden_dims=48, img_size=64)
 
@@ -91,6 +92,22 @@ def test_embedding_and_mlp_follow_their_scores(source):
         assert len(kept) == count
         lost = [c for c in range(len(scores[name])) if c not in kept]
         assert scores[name][kept].min() >= scores[name][lost].max()
+
+
+def test_the_mean_of_a_turned_stream_always_stays(source, build):
+    embed, target = 'stages.0.embed', target_of(embed_dims=[3], qk_dims=24, v_dims=24)
+    scores, net = scores_of(source, embed=[9.0, *range(23)]), TokenNet(build('deit', SOURCE))
+    scores[embed][[4, 8]] = 30.0
+    assert net.with_means(scores)[embed] is scores[embed]
+    net.turned = frozenset([embed])
+    with_means = net.with_means(scores)
+    assert with_means[embed].tolist() == [scores[embed][1:].sum() + 1, *scores[embed][1:].tolist()]
+    assert all(with_means[name] is scores[name] for name in scores if name != embed)
+    plan = plan_for_target(source, target, with_means, turned=[embed])
+    assert plan.turned == (embed,)
+    assert plan.kept[embed].tolist() == [0, 4, 8]
+    with pytest.raises(ValueError, match=r"turned has 'stages.0.embed': must name an embed dim .* keeps direction 0"):
+        plan_for_target(source, target, scores, turned=[embed])
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from upvit_mm.pruning import PrunePlan, gates, importance, make_plan, plan_for_target, prunable_dims, slice_state
+from upvit_mm.pruning import PrunePlan, gates, importance, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.cosines import cosines, narrowing
 from upvit_mm.pruning.criteria import ReadTokensChange, token_deviations
 from upvit_mm.pruning.head_axes import turn_heads
-from upvit_mm.pruning.importance import Batch, exact_scores, fisher_scores, taylor_scores
+from upvit_mm.pruning.importance import Batch, exact_scores, fisher_scores
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.stream_axes import reading_of, turn_stream
 from upvit_mm.pruning.token_net import TokenNet
@@ -209,6 +210,23 @@ def test_pruned_and_turned_again(build, settings, turned, image, images, distanc
             assert distance(twice(x), again(x)) < 1e-10
 
 
+def test_compensation_keeps_the_mean_out(build, settings, turned, images):
+    """What lacks has no mean, so its correction has none; the network may be pruned by directions again."""
+    plan = make_plan(turned.backbone.arch, {EMBED: range(22)}, turned=[EMBED])
+    net = load(build, settings, slice_state(state_of(turned), plan), plan.target_arch)
+    lacks = []
+    for repaired in (False, True):
+        if repaired:
+            compensate(turned, net, plan, batches(images))
+        with torch.no_grad():
+            passed, logits = net.activations(images)
+            lacks.append((logits - turned(images)).square().sum().item())
+        for entry, (tokens, _grid) in passed.items():
+            if entry.half >= 0:
+                assert tokens.mean(dim=-1).abs().max() < 1e-12 * tokens.abs().max()
+    assert lacks[1] < 0.2 * lacks[0]
+
+
 # ---------------------------------------------------------------------- scores
 
 
@@ -268,23 +286,6 @@ def test_exact_before_fisher(net, images):
         assert scores_of(net, batches(images[:1]), [EMBED], criterion=criterion)[EMBED].min() >= 0
 
 
-def test_the_mean_always_stays(turned, images, tiny_arch):
-    turned.turned = frozenset([EMBED])
-    scores = taylor_scores(turned, batches(images))
-    assert int(scores[EMBED].argmax()) == 0
-    arch = turned.backbone.arch
-    target = type(arch).from_dict(tiny_arch('deit', embed_dims=[3]))
-    plan = plan_for_target(arch, target, scores, turned=turned.turned)
-    assert plan.turned == (EMBED,)
-    top = scores[EMBED][1:].argsort(stable=True)[-2:] + 1
-    assert plan.kept[EMBED].tolist() == [0, *top.sort().values.tolist()]
-    turned.turned = frozenset()
-    assert torch.equal(turned.with_means(scores)[EMBED], scores[EMBED])
-    scores[EMBED] = torch.arange(45).double()
-    with pytest.raises(ValueError, match=r"turned has 'stages.0.embed'"):
-        plan_for_target(arch, target, scores, turned=[EMBED])
-
-
 # ------------------------------------------------------------------- bad input
 
 
@@ -298,6 +299,13 @@ def test_a_pvtv2_cannot_be_rotated(build, images):
     net = TokenNet(build('pvtv2')).double()
     with pytest.raises(ValueError, match="embed = 'rotate': a stage of a PVTv2 starts with a LayerNorm whose gains"):
         turn_stream(net, {}, batches(images), stage=1)
+
+
+def test_maps_from_the_middle_cannot_be_rotated(build, images):
+    """No norm stands before them, and their mean would be lost."""
+    net = TokenNet(build('deit', out_indices=(1, 4))).double()
+    with pytest.raises(ValueError, match='the map after block 1 of stage 0 is the residual stream itself'):
+        turn_stream(net, {}, batches(images))
 
 
 def test_a_network_that_is_not_turned_loses_no_directions(dense, turned):

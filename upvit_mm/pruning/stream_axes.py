@@ -45,8 +45,9 @@ def turn_stream(net: Walk, state: Mapping[str, Tensor], batches: Iterable[Batch]
         A new state dict of the same architecture and outputs.
 
     Raises:
-        ValueError: no pictures, or a family whose stream does not allow it.
+        ValueError: no pictures, a family whose stream does not allow it, or a map that is read from the middle of it.
     """
+    _check_places(net, stage)
     readers = _readers(net, state, stage)
     basis = _principal_directions(net, state, readers, batches, stage)  # (C, C - 1)
     size = len(basis)
@@ -68,6 +69,16 @@ def reading_of(state: Mapping[str, Tensor], norm: str, basis: Tensor) -> Tensor:
     gain, offset = state[f'{norm}.weight'].double(), state[f'{norm}.bias'].double()
     size = len(basis)
     return gain[:, None] * (basis @ cosines(size)[1:]) + offset[:, None] / size
+
+
+def _check_places(net: Walk, stage: int) -> None:
+    """Refuse maps from the middle of a stage: they are the residual stream itself, and the turned one has no mean."""
+    middle = [j for i, j in net.places if i == stage and j + 1 < net.backbone.arch.depths[stage]]
+    if middle:
+        raise ValueError(
+            f'embed: the map after block {middle[0]} of stage {stage} is the residual stream itself, which a rotation '
+            'changes; take out_indices = (-1,), or cut channels (embed = channels).'
+        )
 
 
 def _readers(net: Walk, state: Mapping[str, Tensor], stage: int) -> dict[str, list[str]]:
