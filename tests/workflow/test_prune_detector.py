@@ -80,6 +80,7 @@ def test_a_detector_becomes_a_smaller_one(family, kind, dense, job, tmp_path):
     cfg = Config.fromfile(out / 'detector.py')
     assert cfg.load_from == str(out / 'detector.pth')
     assert not cfg.model.backbone.get('init_cfg')
+    assert cfg.arch == cfg.model.backbone.arch == arch.to_dict()
     detector = build_detector(cfg)
     detector.load_state_dict(content['state_dict'])
     again = DetectorTest(tmp_path / 'again', cfg, out / 'detector.pth').metrics()
