@@ -26,6 +26,8 @@ Go on training: python tools/train.py {folder}/detector.py
 _base_ = {base!r}
 model = {model}{arch}
 load_from = '{{{{ fileDirname }}}}/{checkpoint}'
+resume = False
+work_dir = None  # never that of the dense detector
 """
 
 
