@@ -35,6 +35,16 @@ def test_without_a_size_it_is_that_of_the_network():
     assert 0.495 <= count_macs(target, (96, 96), 1000) / count_macs(arch, (96, 96), 1000) <= 0.5
 
 
+@pytest.mark.parametrize('non_uniform', [False, True])
+def test_fixed_dims_keep_their_width(non_uniform):
+    arch, budget = get_arch('pvtv2-b0'), Budget.parse('macs=60%')
+    grain, scores = Grain(fixed=('stages.1.embed', 'stages.3.embed')), like_real_scores(arch)
+    target = target_for_budget(arch, budget, grain, 1000, scores if non_uniform else None)
+    assert 0.594 <= cost(budget, target) / cost(budget, arch) <= 0.6
+    assert target.embed_dims[1::2] == arch.embed_dims[1::2]
+    assert target.embed_dims[0] < arch.embed_dims[0] or non_uniform
+
+
 @pytest.mark.parametrize('name', ['deit-small', 'deit-base', 'pvtv2-b1', 'pvtv2-b2'])
 @pytest.mark.parametrize('text', ['macs=50%@800x1333', 'macs=35%', 'params=45%', 'params=70%'])
 @pytest.mark.parametrize('non_uniform', [False, True])

@@ -16,7 +16,7 @@ from upvit_mm.models.map_repair import repair_readers
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.workflow.dense_detector import DenseDetector
-from upvit_mm.workflow.detector_file import narrowed, write_detector
+from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector
 from upvit_mm.workflow.detector_test import DetectorTest
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings
@@ -80,6 +80,7 @@ def test_a_detector_becomes_a_smaller_one(family, kind, dense, job, tmp_path):
     cfg = Config.fromfile(out / 'detector.py')
     assert cfg.load_from == str(out / 'detector.pth')
     assert not cfg.model.backbone.get('init_cfg')
+    assert cfg.arch == cfg.model.backbone.arch == arch.to_dict()
     detector = build_detector(cfg)
     detector.load_state_dict(content['state_dict'])
     again = DetectorTest(tmp_path / 'again', cfg, out / 'detector.pth').metrics()
@@ -173,11 +174,23 @@ def test_a_stock_backbone_is_replaced_by_ours(dense, job, mmdet_source, tmp_path
 
 def test_options_of_the_command_line_are_in_the_file_that_is_inherited(dense, tmp_path):
     cfg = Config.fromfile(dense('pvtv2')[0])
-    cfg.merge_from_dict({'model.bbox_head.stacked_convs': 1})
+    cfg.merge_from_dict({'model.bbox_head.stacked_convs': 1, 'work_dir': 'dense', 'resume': True})
     assert write_detector(tmp_path / 'out', cfg, narrowed(cfg, _arch(cfg)), 'x.pth') == ['dense.py', 'detector.py']
     made = Config.fromfile(tmp_path / 'out/detector.py')
     assert made.model.bbox_head.stacked_convs == 1
     assert made.load_from == str(tmp_path / 'out/x.pth')
+    assert made.resume is False
+    assert made.work_dir is None  # the dense detector's files would be overwritten
+
+
+def test_a_config_with_imported_types_is_written_as_text(dense, tmp_path):
+    """A text config cannot inherit such a file."""
+    text = dense('pvtv2')[0].read_text().replace("type='RetinaNet'", 'type=RetinaNet')
+    (tmp_path / 'new.py').write_text(f'from mmdet.models import RetinaNet\n{text}')
+    cfg = Config.fromfile(tmp_path / 'new.py')
+    own = with_own_backbone(cfg)
+    assert write_detector(tmp_path / 'out', cfg, narrowed(own, _arch(own)), 'x.pth') == ['dense.py', 'detector.py']
+    assert Config.fromfile(tmp_path / 'out/detector.py').model.type == 'mmdet.models.RetinaNet'
 
 
 def test_repair_brings_back_a_lost_lateral(dense, tmp_path):

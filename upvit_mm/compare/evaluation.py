@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
+from mmengine.runner import Runner
 
 from upvit_mm.compare.contestants import ap_kinds
 from upvit_mm.compare.predictions import PredictionsFile
 from upvit_mm.data.identity import looked_at_once, run_identity
 from upvit_mm.files import sha256_of, write_text_atomically
-from upvit_mm.runner import build_runner
+from upvit_mm.workflow.detector_test import run_test, tested_data
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.record import Say
-from upvit_mm.workflow.trainings import console_of, placed
 
 METRICS, PREDICTIONS = 'metrics.json', 'predictions.json'
 AREAS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -57,22 +56,16 @@ class Evaluation:
 
     def run(self) -> None:
         """Evaluate it, in all processes of the job together."""
-        cfg = placed(Config(self.cfg.to_dict()), self.folder / 'test')
-        cfg.update(load_from=str(self.checkpoint), resume=False)
-        with console_of(self.folder):
-            runner = build_runner(cfg, parts=('test',))
-            dataset = runner.test_loop.dataloader.dataset
-            while not hasattr(dataset, 'cat_ids') and hasattr(dataset, 'dataset'):
-                dataset = dataset.dataset  # of a wrapper
-            predictions = PredictionsFile(self.folder / PREDICTIONS, dataset.cat_ids)
+
+        def keep_predictions(runner: Runner) -> None:
+            predictions = PredictionsFile(self.folder / PREDICTIONS, tested_data(runner).cat_ids)
             runner.test_evaluator.metrics.append(predictions)
-            metrics = runner.test()
+
+        metrics = run_test(self.cfg, self.checkpoint, self.folder, keep_predictions)
         if is_main_process():
             content = {'metrics': metrics, 'checkpoint': str(self.checkpoint), 'sha256': sha256_of(self.checkpoint)}
             write_text_atomically(self.folder / METRICS, json.dumps(content, indent=2, default=float) + '\n')
             Ledger(self.folder).record('evaluation', self._inputs(), METRICS, PREDICTIONS)
-        del runner
-        gc.collect()  # a runner has reference cycles, which keep its loaders' processes alive
 
     def _inputs(self) -> str:
         read = run_identity(self.cfg, ('test',))

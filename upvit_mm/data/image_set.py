@@ -60,8 +60,8 @@ def proxy_set(cfg: Config, per_class: int, seed: int, batch_size: int = 32, devi
     return ImageSet(cfg, part_data(cfg, 'train'), choose, batch_size, device)
 
 
-def held_out_set(cfg: Config, count: int, seed: int, batch_size: int = 32, device: str = 'cpu') -> ImageSet:
-    """At most ``count`` random images of the validation set, on which results are reported.
+def held_out_set(cfg: Config, count: int | None, seed: int, batch_size: int = 32, device: str = 'cpu') -> ImageSet:
+    """At most ``count`` random images of the validation set (None = all), on which results are reported.
 
     Raises:
         ValueError: see ``ImageSet``.
@@ -82,9 +82,10 @@ def part_data(cfg: Config, part: str) -> dict:
 
 
 def folder_sets(
-    cfg: Config, folder: str, count: int, eval_count: int, seed: int, batch_size: int = 32, device: str = 'cpu'
+    cfg: Config, folder: str, count: int, eval_count: int | None, seed: int, batch_size: int = 32, device: str = 'cpu'
 ) -> tuple[ImageSet, ImageSet]:
-    """A proxy set of ``count`` random images of a plain folder, and at most ``eval_count`` others of it.
+    """A proxy set of ``count`` random images of a plain folder, and at most ``eval_count`` others of it
+    (None = all).
 
     Without labels there is no class balance and no accuracy.
 
@@ -106,10 +107,11 @@ def folder_sets(
     dataset = dict(type='CustomDataset', data_root=folder, with_label=False, extensions=PICTURE_ENDINGS)
     proxy = ImageSet(cfg, dataset, _random_numbers(seed, 0, count), batch_size, device)
     logger.info('%s: images without labels, so the proxy set is not balanced over classes', folder)
-    return proxy, ImageSet(cfg, dataset, _random_numbers(seed, count, count + eval_count), batch_size, device)
+    last = None if eval_count is None else count + eval_count
+    return proxy, ImageSet(cfg, dataset, _random_numbers(seed, count, last), batch_size, device)
 
 
-def _random_numbers(seed: int, start: int, stop: int) -> Callable[[Sequence], list[int]]:
+def _random_numbers(seed: int, start: int, stop: int | None) -> Callable[[Sequence], list[int]]:
     """A function from all images to those at these positions of a random order."""
     return lambda images: np.sort(np.random.default_rng(seed).permutation(len(images))[start:stop]).tolist()
 

@@ -24,8 +24,10 @@ Go on training: python tools/train.py {folder}/detector.py
 \"\"\"
 
 _base_ = {base!r}
-model = {model}
+model = {model}{arch}
 load_from = '{{{{ fileDirname }}}}/{checkpoint}'
+resume = False
+work_dir = None  # never that of the dense detector
 """
 
 
@@ -78,7 +80,9 @@ def write_detector(folder: Path, cfg: Config, pruned: Config, checkpoint: str) -
         if name != 'backbone' and part != cfg.model.get(name):
             changes[name] = _difference(part, cfg.model.get(name))
     arch = ArchSpec.from_dict(model.backbone.arch)
+    own = "\narch = dict(model['backbone']['arch'], _delete_=True)" if isinstance(cfg.get('arch'), Mapping) else ''
     text = TEXT.format(
+        arch=own,  # of configs that inherit an arch.json
         base=os.path.relpath(base, folder),
         title=arch.name or 'other widths',
         folder=folder,

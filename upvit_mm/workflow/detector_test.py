@@ -6,7 +6,7 @@ import copy
 import gc
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,20 +58,43 @@ class DetectorTest:
         read = run_identity(self.cfg, ('test',))
         return fingerprint('test', self.cfg.to_dict(), sha256_of(self.checkpoint), read, self.count)
 
-    def _run(self) -> Mapping[str, Any]:
-        cfg = placed(copy.deepcopy(self.cfg), self.folder / 'test')
-        cfg.update(load_from=str(self.checkpoint), resume=False)
-        if self.count:
-            check_countable(cfg)
-            datasets_in(cfg, 'test')[0].settings.indices = self.count
-        with console_of(self.folder):
-            runner = build_runner(cfg, parts=('test',))
-            if self.count:
-                _judge_only_these(runner)
-            metrics = dict(runner.test())
-        del runner
-        gc.collect()  # a runner has reference cycles, which keep its loaders' processes alive
-        return metrics
+    def _run(self) -> dict[str, Any]:
+        if not self.count:
+            return run_test(self.cfg, self.checkpoint, self.folder)
+        cfg = copy.deepcopy(self.cfg)
+        check_countable(cfg)
+        datasets_in(cfg, 'test')[0].settings.indices = self.count
+        return run_test(cfg, self.checkpoint, self.folder, _judge_only_these)
+
+
+def run_test(
+    cfg: Config, checkpoint: Path, folder: Path, prepare: Callable[[Runner], object] = lambda runner: None
+) -> dict[str, Any]:
+    """All metrics of a checkpoint by the evaluator of its config, in all processes of the job together.
+
+    Args:
+        cfg: whole config of the detector.
+        checkpoint: its file.
+        folder: gets mmengine's logs and ``console.log``.
+        prepare: called with the runner before the test.
+    """
+    cfg = placed(Config(cfg.to_dict()), folder / 'test')
+    cfg.update(load_from=str(checkpoint), resume=False)
+    with console_of(folder):
+        runner = build_runner(cfg, parts=('test',))
+        prepare(runner)
+        metrics = dict(runner.test())
+    del runner
+    gc.collect()  # a runner has reference cycles, which keep its loaders' processes alive
+    return metrics
+
+
+def tested_data(runner: Runner) -> Any:
+    """The data set of a runner's test, without wrappers."""
+    dataset = runner.test_loop.dataloader.dataset
+    while hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    return dataset
 
 
 def check_countable(cfg: Config) -> None:
@@ -94,9 +117,7 @@ def check_countable(cfg: Config) -> None:
 
 def _judge_only_these(runner: Runner) -> None:
     """CocoMetric counts the objects of all pictures of its annotation file; here of those in the data set."""
-    dataset = runner.test_loop.dataloader.dataset
-    while not hasattr(dataset, 'get_data_info'):
-        dataset = dataset.dataset  # of a wrapper
+    dataset = tested_data(runner)
     numbers = [dataset.get_data_info(k)['img_id'] for k in range(len(dataset))]
     metrics: list[BaseMetric] = runner.test_evaluator.metrics
     for metric in metrics:
