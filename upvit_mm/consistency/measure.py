@@ -148,7 +148,9 @@ def _warn_of_few_tokens(size: Size, labels: Sequence[str], maps: Sequence[Tensor
 
 
 def _kept(plan: PrunePlan | None, place: int) -> Tensor | None:
-    """Kept channels at an index of ``common_stages``; all of DeiT's are in its only stage."""
+    """Kept channels at an index of ``common_stages``; all of DeiT's are in its only stage. None where directions were
+    kept instead of channels."""
     if plan is None:
         return None
-    return plan.kept[f'{stage_name(min(place, plan.source_arch.num_stages - 1))}.embed']
+    name = f'{stage_name(min(place, plan.source_arch.num_stages - 1))}.embed'
+    return None if name in plan.turned else plan.kept[name]

@@ -54,8 +54,8 @@ class PruneSettings:
         window_size: windows of the detector's attention (DeiT), for budgets in MACs; 0 = global.
         compensate: re-solve the linear layers after slicing.
         ridge: see ``compensate``; None = chosen for each layer.
-        heal: minutes of training after the compensation in which a pruned detector follows the dense one on the proxy set
-            (``workflow/healing.py``); 0 = none.
+        heal: minutes of training after the compensation in which a pruned detector follows the dense one on the proxy
+            set (``workflow/healing.py``); 0 = none.
         seed: seed of the proxy set and of random parts of the method.
         eval_images: largest number of held-out images for evaluation (the first ones of a detector's test set); None =
             all; 0 = no evaluation.

@@ -165,13 +165,19 @@ def kept_embedding(plans: Sequence[AnyPath], student: ArchSpec, teacher: ArchSpe
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, or they do not lead from teacher to student.
+        ValueError: damaged, of directions instead of channels, or they do not lead from teacher to student.
     """
     kept, arch, whose = torch.arange(teacher.embed_dims[-1]), teacher, 'the teacher'
     for path in plans:
         plan = PrunePlan.load(path)
         _check_same(f'plan {str(path)!r} prunes (source_arch)', plan.source_arch, whose, arch)
-        kept = kept[plan.kept[f'stages.{arch.num_stages - 1}.embed']]
+        name = f'stages.{arch.num_stages - 1}.embed'
+        if name in plan.turned:
+            raise ValueError(
+                f'plan {str(path)!r} keeps directions of a rotated embedding, not channels of it: take projector=True, '
+                'or distil the posteriors (LogitKL).'
+            )
+        kept = kept[plan.kept[name]]
         arch, whose = plan.target_arch, f'what {str(path)!r} gives'
     _check_same(f'plan {str(plans[-1])!r} gives (target_arch)', arch, 'the student', student)
     return kept
