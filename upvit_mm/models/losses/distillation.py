@@ -175,7 +175,7 @@ def kept_embedding(plans: Sequence[AnyPath], student: ArchSpec, teacher: ArchSpe
         if name in plan.turned:
             raise ValueError(
                 f'plan {str(path)!r} keeps directions of a rotated embedding, not channels of it: take projector=True, '
-                'or distil the posteriors (LogitKL).'
+                'or distil the posteriors (SoftTargetKL).'
             )
         kept = kept[plan.kept[name]]
         arch, whose = plan.target_arch, f'what {str(path)!r} gives'
