@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOP1 = {'vanilla': 80.0, 'compensated-distilled': 93.75}
+IN_PLACE = {'dense': 0.25, 'sliced': 0.2, 'compensated': 0.24}
 AP = {  # by detector and backbone
     'retinanet': {'vanilla': (0.10,), 'dense': (0.25,), 'up': (0.24,)},
     'mask-rcnn': {'up': (0.30, 0.25)},
@@ -35,12 +36,16 @@ def commands(demo, monkeypatch):
         seen.append(command)
         folder = Path(command[command.index('--work-dir') + 1])
         name = {'tools/compare_classifiers.py': 'compare.json', 'tools/compare_consistency.py': 'contrast.json'}
-        rows = [{'key': key, 'mean': top1} for key, top1 in TOP1.items()]
+        name['tools/prune.py'] = 'report.json'
+        content = {'rows': [{'key': key, 'mean': top1} for key, top1 in TOP1.items()]}
         if command[0] == 'tools/compare_detectors.py':
             found = AP[folder.name]
             rows = [{'name': b, 'mean': dict(zip(('bbox_mAP', 'segm_mAP'), aps))} for b, aps in found.items()]
+            content = {'rows': rows}
+        if command[0] == 'tools/prune.py':
+            content = {'held_out': {key: {'coco/bbox_mAP': ap} for key, ap in IN_PLACE.items()}}
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / name.get(command[0], 'detectors.json')).write_text(json.dumps({'rows': rows}))
+        (folder / name.get(command[0], 'detectors.json')).write_text(json.dumps(content))
 
     monkeypatch.setattr(demo, 'run', run)
     return seen
@@ -70,17 +75,19 @@ def test_trainings_share_the_threads(start, commands, monkeypatch, threads, jobs
 
 
 def test_the_steps_and_what_they_hand_on(start, commands, tmp_path):
-    page, _, detectors, classifiers, consistency, pruning, notes = start()
+    page, _, detectors, classifiers, consistency, pruning, in_place, notes = start()
     out = tmp_path / 'demo'
     assert page == out / 'report.html'
     assert detectors == [out / 'retinanet', out / 'mask-rcnn']
     assert (classifiers, consistency, pruning) == (out / 'classifiers', out / 'consistency', classifiers / 'pruning')
+    assert in_place == out / 'in-place'
     assert 'QUICK' not in notes[0]
     assert [command[0].removeprefix('tools/compare_') for command in commands] == [
         'classifiers.py',
         'consistency.py',
         'detectors.py',
         'detectors.py',
+        'tools/prune.py',
     ]
     arch, seed = classifiers / 'pruning/arch.json', 'seed0/epoch_5.pth'
     up = f'{arch},{classifiers}/compensated-distilled/{seed}'
@@ -90,9 +97,11 @@ def test_the_steps_and_what_they_hand_on(start, commands, tmp_path):
     assert f'sliced={arch},{classifiers}/pruning/plain.pth' in commands[1]
     assert commands[2][-3:] == [f'vanilla={vanilla}', f'dense={dense}', f'up={up}']
     assert commands[3][-1:] == [f'up={up}']
+    trained = out / 'retinanet/dense/seed0'
+    assert commands[4][1:5] == [f'{trained}/config.py', f'{trained}/epoch_6.pth', '--budget', 'macs=50%@128x128']
 
     start()  # a tool finds what it finished before by itself; the comparison of tokens would do its minute again
-    assert [command[0] for command in commands[4:]] == [commands[0][0], commands[2][0], commands[3][0]]
+    assert [command[0] for command in commands[5:]] == [commands[k][0] for k in (0, 2, 3, 4)]
 
 
 def test_quick(start, commands, tmp_path):
@@ -102,7 +111,8 @@ def test_quick(start, commands, tmp_path):
         assert str(tmp_path / 'demo/quick') in command[command.index('--work-dir') + 1]
         if '--epochs' in command:
             assert command[command.index('--epochs') + 1] == '1'
-    classifiers, tokens, *detectors = commands
+    classifiers, tokens, *detectors, in_place = commands
+    assert in_place[2] == str(tmp_path / 'demo/quick/retinanet/dense/seed0/epoch_1.pth')  # its config has the data
     assert 'val_dataloader.dataset.data_root=data/digits-quick/classification' in classifiers
     annotations = 'data/digits-quick/annotations/instances_val.json'
     assert tokens[-1] == annotations
@@ -111,7 +121,7 @@ def test_quick(start, commands, tmp_path):
         assert f'test_evaluator.ann_file={annotations}' in command
         assert command[-2:] == ['--repeats', '0']
     start()  # beside it, on what the configs name
-    assert not any('data_root' in word for command in commands[4:] for word in command)
+    assert not any('data_root' in word for command in commands[5:] for word in command)
 
 
 def test_other_code_starts_anew(demo, start, tmp_path, monkeypatch):
@@ -143,6 +153,14 @@ def test_targets(demo, start, tmp_path, monkeypatch, capsys):
         'error: below target: top-1 % of UP 81.000 < 88.0, top-1 % of UP over vanilla 1.000 < 3.0, '
         'retinanet: box AP of UP over vanilla 0.010 < 0.02'
     )
+    monkeypatch.setitem(TOP1, 'compensated-distilled', 93.75)
+    monkeypatch.setitem(AP['retinanet'], 'vanilla', (0.10,))
+    for repaired, share in ((0.23, '0.920'), (0.0, '0.000')):
+        monkeypatch.setitem(IN_PLACE, 'compensated', repaired)
+        with pytest.raises(
+            SystemExit, match=f'target: retinanet pruned in place: share of dense box AP {share} < 0.94'
+        ):
+            start()
     start('--quick')  # learns too little for any
 
 

@@ -1,4 +1,5 @@
-"""Train one detector on several backbones in the same way, by seeds, and compare AP, costs and speed.
+"""Train one detector on several backbones in the same way, by seeds, and compare AP, costs and speed; or compare
+trained detectors (--evaluate).
 
 Repeat the command to continue after an interruption: finished work is reused. On several GPUs use
 tools/dist_compare_detectors.sh.
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         required=True,
         metavar='NAME=ARCH,CHECKPOINT',
         help='ARCH: stock name or arch.json; CHECKPOINT in any known layout, {seed} in it is replaced; without it '
-        '(NAME=ARCH): random weights',
+        '(NAME=ARCH): random weights. With --evaluate also NAME=CONFIG.py,CHECKPOINT: a detector with its own model',
     )
     parser.add_argument('--work-dir', required=True, help='folder for everything')
     parser.add_argument('--seeds', type=int, nargs='+', help='one training for each (default: 0 1 2)')
@@ -36,7 +37,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--evaluate',
         action='store_true',
-        help='no training: each CHECKPOINT is a whole detector, which is evaluated',
+        help="no training: each CHECKPOINT is a whole detector, which is evaluated on config's test data, with its "
+        'test pipeline and evaluator',
     )
     parser.add_argument('--baseline', metavar='NAME', help='backbone to compare with (default: the first)')
     parser.add_argument('--size', help="HEIGHTxWIDTH for costs and speed (default: the test pipeline's)")

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from upvit_mm.cli import check_device, one_line_errors, table_of
+from upvit_mm.launch import command_line
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
 from upvit_mm.pruning.criteria import CRITERIA
 from upvit_mm.pruning.methods import METHODS, readers_of
@@ -151,7 +152,7 @@ def show_target(job: PruneJob) -> None:
 
 
 def show_outcome(job: PruneJob, work_dir: Path) -> None:
-    if (outcome := job.run()) is None:
+    if (outcome := job.run(command=command_line())) is None:
         return
     console = Console()
     console.print(table_of('costs', *cost_rows(job.costs(outcome.plan.target_arch))))

@@ -1,4 +1,5 @@
-"""Backbones to compare in one detector: given by the user, put into its config, checked before hours of work."""
+"""Backbones to compare in one detector, and whole detectors: given by the user, put into its config, checked before
+hours of work."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from mmengine.registry import LOOPS, METRICS
 
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.checkpoints import check_state, load_backbone
+from upvit_mm.data.class_numbers import check_class_numbers
 from upvit_mm.files import sha256_of
 from upvit_mm.models.arch_in_config import put_arch
 from upvit_mm.registry import is_type, require_family
+from upvit_mm.workflow.detector_file import with_own_backbone
 from upvit_mm.workflow.finetune import repeatable, set_epochs
 from upvit_mm.workflow.record import BOX_AP
 from upvit_mm.workflow.whole_detector import build_detector, detector_state
@@ -27,36 +30,48 @@ KINDS = ('bbox', 'segm')  # kinds of AP, with CocoMetric's names
 
 @dataclass(frozen=True)
 class Contestant:
-    """A backbone to put into the detector.
+    """A backbone to put into the detector, or a whole detector beside it.
 
     Attributes:
         name: its name in reports, and of its folder.
-        arch: the architecture to build.
+        arch: the architecture of its backbone.
         checkpoint: absolute path or address of its weights (of the whole detector where that is only evaluated), where
             ``{seed}`` stands for the seed of the detector's training; None = random weights.
+        config: file with the config of a whole detector, whose model is taken as it is; None = a backbone alone.
     """
 
     name: str
     arch: ArchSpec
     checkpoint: str | None = None
+    config: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Contestant:
-        """``NAME=ARCH,CHECKPOINT`` or ``NAME=ARCH``, where ARCH is a stock name or an ``arch.json``.
+        """``NAME=ARCH,CHECKPOINT`` or ``NAME=ARCH``, where ARCH is a stock name or an ``arch.json``; or
+        ``NAME=CONFIG.py,CHECKPOINT`` for a whole detector.
 
         Raises:
-            FileNotFoundError: no such ``arch.json`` or checkpoint.
-            ValueError: another form, a name that is not a plain folder name, or an unknown arch.
+            FileNotFoundError: no such ``arch.json``, config or checkpoint.
+            ValueError: another form, a name that is not a plain folder name, an unknown arch, or the config of a
+                detector whose backbone is neither ours nor one that converts (``own_backbone``).
         """
         name, _, rest = text.partition('=')
         arch, _, checkpoint = rest.partition(',')
-        if not arch or (',' in rest and not checkpoint):
-            raise ValueError(f'backbones: {text!r} must be NAME=ARCH,CHECKPOINT, or NAME=ARCH for random weights.')
+        whole = arch.endswith('.py')
+        if not arch or ((',' in rest or whole) and not checkpoint):
+            raise ValueError(
+                f'backbones: {text!r} must be NAME=ARCH,CHECKPOINT, NAME=ARCH for random weights, or '
+                'NAME=CONFIG.py,CHECKPOINT for a whole detector.'
+            )
         if not re.fullmatch(r'\w([\w.+-]*[\w+-])?', name) or re.search(r'\.(md|csv|json|png|html)$', name):
             raise ValueError(f'backbones: {name!r} cannot name a folder; use letters, digits and any of _ . + -')
         if checkpoint and '://' not in checkpoint:
             checkpoint = str(Path(checkpoint).expanduser().absolute())
-        contestant = cls(name, resolve_arch(arch), checkpoint or None)
+        if whole:
+            config = Path(arch).expanduser().absolute()
+            contestant = cls(name, _arch_of(name, config), checkpoint, str(config))
+        else:
+            contestant = cls(name, resolve_arch(arch), checkpoint or None)
         return contestant if SEED in checkpoint else contestant.at(0)
 
     def at(self, seed: int) -> Contestant:
@@ -81,26 +96,37 @@ class Contestant:
     def to_dict(self) -> dict[str, Any]:
         """Its origin, as plain data."""
         sha256 = next((sha256_of(path) for path in self.files if path.is_file()), None)  # none for several
-        return {'name': self.name, 'checkpoint': self.checkpoint, 'sha256': sha256, 'arch': self.arch.to_dict()}
+        origin = {'name': self.name, 'checkpoint': self.checkpoint, 'sha256': sha256, 'arch': self.arch.to_dict()}
+        return origin | {'config': self.config}
 
 
-def check_detector_config(cfg: Config, trained: bool) -> None:
+def _arch_of(name: str, config: Path) -> ArchSpec:
+    if not config.is_file():
+        raise FileNotFoundError(f'backbones: {name}: config {str(config)!r} does not exist.')
+    try:
+        return ArchSpec.from_dict(with_own_backbone(Config.fromfile(config)).model.backbone.arch)
+    except ValueError as error:
+        raise ValueError(f'backbones: {name} ({config}): {error}') from error
+
+
+def check_detector_config(cfg: Config, trained: bool, built: bool = True) -> None:
     """Refuse a config that is not a detector with one of our backbones, evaluated by box AP.
 
     Args:
         cfg: of mmdet.
         trained: whether it will be trained, by epochs.
+        built: whether backbones are put into its model; otherwise only its data and evaluator are used.
 
     Raises:
         ValueError: a setting is wrong; the message names it.
     """
     model = cfg.get('model') or {}
-    kind = (model.get('backbone') or {}).get('type')
-    require_family('model.backbone.type', kind)
-    if not model.get('neck'):
+    if built:
+        require_family('model.backbone.type', (model.get('backbone') or {}).get('type'))
+    if built and not model.get('neck'):
         raise ValueError('model.neck: must be there; its in_channels follow the backbone.')
     for name, value in (('model.init_cfg', model.get('init_cfg')), ('load_from', cfg.get('load_from'))):
-        if value:
+        if trained and value:
             raise ValueError(f'{name} = {value!r}: would overwrite the weights of the backbones; set it to None.')
     for part in ('val', 'test') if trained else ('test',):
         if 'bbox' not in ap_kinds(cfg, part):
@@ -125,15 +151,20 @@ def ap_kinds(cfg: Config, part: str) -> tuple[str, ...]:
 
 
 def with_backbone(cfg: Config, contestant: Contestant, pretrained: bool = True) -> Config:
-    """The detector's config with another backbone; nothing else changes.
+    """The detector's config with another backbone; of a whole detector, with its model. Nothing else changes.
 
     Args:
         cfg: the detector's.
-        contestant: the backbone.
+        contestant: the backbone, or the whole detector.
         pretrained: whether it starts from the contestant's checkpoint.
     """
     cfg = copy.deepcopy(cfg)
-    put_arch(cfg.model, contestant.arch)
+    if contestant.config:
+        own = with_own_backbone(Config.fromfile(contestant.config))
+        for key in {'model', 'custom_imports'} & own.keys():
+            cfg[key] = own[key]
+    else:
+        put_arch(cfg.model, contestant.arch)
     if pretrained and contestant.checkpoint:
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=contestant.checkpoint)
     if 'arch' in cfg:
@@ -168,10 +199,13 @@ def check_contestant(cfg: Config, contestant: Contestant, whole: bool):
         whole: whether its checkpoint is of the whole detector.
 
     Raises:
-        ValueError: another family than the config's backbone, or a checkpoint that does not fit.
+        ValueError: another family than the config's backbone, a checkpoint that does not fit, or a whole detector with
+            other classes than the data.
     """
     name = f'{contestant.name} ({contestant.checkpoint})'
     try:
+        if contestant.config:  # its heads have classes of their own
+            check_class_numbers(cfg, ('test',))
         resolve_arch(contestant.arch, require_family('model.backbone.type', cfg.model.backbone.type).name)
         detector = build_detector(cfg)
         if whole:

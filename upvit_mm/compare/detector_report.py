@@ -80,7 +80,7 @@ def what_varies(table: DetectorTable) -> str:
 
 def _how(table: DetectorTable) -> str:
     if not table.trained:
-        how = f'Given checkpoints, evaluated only, in %. Differences are to {table.baseline}.'
+        how = f'Given checkpoints, only evaluated, on the same test data, in %. Differences are to {table.baseline}.'
         return f'{how} {how_differences(1)}'
     seeds = ', '.join(map(str, table.seeds))
     return (
@@ -108,4 +108,5 @@ def _start(row: DetectorRow) -> str:
     if not row.checkpoint:
         return 'from random weights'
     digest = f' (sha256 {row.sha256[:12]}...)' if row.sha256 else ''
-    return f'from `{row.checkpoint}`{digest}'
+    model = f', model of `{row.config}`' if row.config else ''
+    return f'from `{row.checkpoint}`{digest}{model}'

@@ -29,6 +29,7 @@ class DetectorRow(JsonRecord):
         runs: one run for each seed.
         mean, std: over seeds, by name of the metric, for example ``bbox_mAP``; AP in 0 to 1, None = unknown.
         over_baseline: results of ``paired_difference`` by name of the metric.
+        config: file with the config of a whole detector, which has a model of its own; None = a backbone alone.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DetectorRow(JsonRecord):
     mean: Mapping[str, float | None]
     std: Mapping[str, float | None]
     over_baseline: Mapping[str, Mapping[str, Any]]
+    config: str | None = None
 
     def ap(self, metric: str) -> Figure:
         """An AP in %."""

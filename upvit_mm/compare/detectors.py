@@ -1,4 +1,5 @@
-"""Which backbone detects best? The same training of one detector on each of them, paired by seed."""
+"""Which backbone detects best? The same training of one detector on each of them, paired by seed. Or: which of some
+trained detectors?"""
 
 from __future__ import annotations
 
@@ -83,8 +84,8 @@ class DetectorComparison:
     the same trainings; only the first one writes and returns the report.
 
     Args:
-        cfg: mmdet config of the detector, on any backbone of ours.
-        contestants: the backbones.
+        cfg: mmdet config of the detector, on any backbone of ours. Its test data and evaluator judge all contestants.
+        contestants: the backbones; whole detectors, where checkpoints are only evaluated.
         options: options of the comparison.
         work_dir: gets ``report.html``, ``detectors.md``, ``.csv``, ``.json``, ``curves.png`` and the runs in
             ``NAME/seedS``.
@@ -104,8 +105,13 @@ class DetectorComparison:
         self.baseline = options.baseline or names[0]
         if self.baseline not in names:
             raise ValueError(f'baseline = {self.baseline!r}: must be one of the backbones {", ".join(names)}.')
-        self.trained = bool(options.seeds)
-        check_detector_config(cfg, self.trained)
+        self.trained, whole = bool(options.seeds), [contestant.name for contestant in contestants if contestant.config]
+        if self.trained and whole:
+            raise ValueError(
+                f'backbones: {whole[0]}: CONFIG.py,CHECKPOINT is a whole detector, which is only evaluated, not '
+                'trained; add --evaluate, or give NAME=ARCH,CHECKPOINT.'
+            )
+        check_detector_config(cfg, self.trained, built=len(whole) < len(contestants))
         start_processes(copy.deepcopy(cfg))
         check_data(cfg, ('train', 'val', 'test') if self.trained else ('test',))
         cfg = copy.deepcopy(cfg)
@@ -146,7 +152,8 @@ class DetectorComparison:
             'rows': with_statistics(self._rows(trainings, evaluations), self.baseline),
         }
         write_detectors(self.work_dir, content)
-        title = f'{type_name(self.cfg.model.type)} on {", ".join(c.name for c in self.contestants)}'
+        kinds = dict.fromkeys(type_name(cfg.model.type) for cfg in self.cfgs.values())
+        title = f'{", ".join(kinds)} on {", ".join(c.name for c in self.contestants)}'
         write_page(self.work_dir / 'report.html', title, detectors=[self.work_dir])
         return json.loads((self.work_dir / 'detectors.json').read_text(encoding='utf-8'))
 

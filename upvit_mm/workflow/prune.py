@@ -7,6 +7,7 @@ import logging
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -114,8 +115,8 @@ class PruneJob:
 
     # ------------------------------------------------------------------ the steps
 
-    def run(self) -> Outcome | None:
-        """Run all steps; None in all processes except the first."""
+    def run(self, **notes: Any) -> Outcome | None:
+        """Run all steps; ``report.json`` also gets ``notes``. None in all processes except the first."""
         self._turn()
         if isinstance(self.goal, PrunePlan):
             plan, scores = None if self.crew.rank else self._given_plan(self.goal), None
@@ -125,7 +126,7 @@ class PruneJob:
         if plan is None:
             return None
         self.slice(plan)
-        return Outcome(plan, self.judge(plan, scores))
+        return Outcome(plan, self.judge(plan, scores, **notes))
 
     def target(self) -> ArchSpec | None:
         """The architecture of the result; None in all processes except the first.
@@ -185,8 +186,8 @@ class PruneJob:
         self._record('slice', inputs, *files)
         shutil.rmtree(self.work_dir / 'partial', ignore_errors=True)
 
-    def judge(self, plan: PrunePlan, scores: Scores | None) -> Figures:
-        """Held-out results, and the report of everything."""
+    def judge(self, plan: PrunePlan, scores: Scores | None, **notes: Any) -> Figures:
+        """Held-out results, and the report of everything, with ``notes``."""
         s, subject, report = self.settings, self.subject, self.work_dir / 'report.json'
         hashes = {name: sha256_of(self.work_dir / name) for name in (subject.result, 'plan.json')}
         data = None if s.eval_images == 0 else self.images.held_out_data
@@ -201,7 +202,7 @@ class PruneJob:
             files |= {'healed': result} if s.heal else {list(files)[-1]: result}
             figures = subject.judge(self.work_dir, files, plan.target_arch, self.images)
             count = self.images.held_out_count
-        content = {'held_out': figures, 'images': count, **plan.meta}
+        content = {**notes, 'held_out': figures, 'images': count, **plan.meta}
         write_text_atomically(report, json.dumps(content, indent=2) + '\n')
         results = subject.table(figures) if figures else None
         write_report(self.work_dir, plan, scores, content, results, subject.use(self.work_dir, plan.meta['settings']))

@@ -129,6 +129,7 @@ def detectors(tmp_path, digits_folder):
                 (folder / place / 'config.py').write_text(config)
                 run = {'seed': seed, 'curve': [None, ap - 0.1, ap], 'predictions': f'{place}/predictions.json'}
                 run |= {'checkpoint': f'{place}/epoch_3.pth', 'checkpoint_sha256': f'{backbone}{seed}'}
+                run['metrics'] = {key: value and value + 0.01 * (2 * seed - 1) for key, value in mean.items()}
                 row['runs'].append(run)
             rows.append(row)
         content = {'command': f'compare {name}', 'upvit_mm_version': '0', 'config_sha256': 'c' * 64, 'machine': 'CPU'}
@@ -186,6 +187,23 @@ def pruning(tmp_path, plan):
     plan.save(tmp_path / 'pruning/plan.json')
     (tmp_path / 'pruning/report.json').write_text(json.dumps(content))
     return tmp_path / 'pruning'
+
+
+@pytest.fixture
+def in_place(tmp_path):
+    """A folder of ``tools/prune.py`` for the dense detector of the second seed; the sliced one detects nothing."""
+    found = {'dense': 0.41, 'sliced': None, 'compensated': 0.375}
+    held_out = {
+        name: {f'coco/{kind}_mAP{end}': ap for kind in ('bbox', 'segm') for end in ('', '_50')} if ap else {}
+        for name, ap in found.items()
+    }
+    content = {'goal': 'budget macs=50%@96x128', 'method': 'fisher', 'settings': {'seed': 7}, 'sha256': 'e' * 64}
+    content |= {'checkpoint': 'dense/seed1/epoch_3.pth', 'held_out': held_out, 'command': 'cut'}
+    costs = {'dense': {'macs@96x128': MACS['dense'], 'params': PARAMS['dense']}}
+    content['costs'] = costs | {'pruned': {'macs@96x128': 4_000_000, 'params': 300_000}}
+    (tmp_path / 'in_place').mkdir()
+    (tmp_path / 'in_place/report.json').write_text(json.dumps(content))
+    return tmp_path / 'in_place'
 
 
 @pytest.fixture

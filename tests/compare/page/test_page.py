@@ -192,6 +192,34 @@ def test_two_of_one_detector_are_told_apart(write, detectors):
     assert page.row('result-caption', 'up')[:7] == [NOTHING] * 6 + ['35.0 ± 1.0']
 
 
+def test_a_detector_pruned_in_place_is_beside_the_trained_ones(write, everything, in_place):
+    """Only in the columns of its own detector, and against the baseline of its own seed."""
+    page = write(**everything, in_place=in_place)
+    names = [row[0] for row in page.tables['result-caption'][2:]]
+    assert names == ['dense', 'up', 'vanilla', 'dense in place, sliced', 'dense in place, repaired']
+    costs, others = ['4.00 M 50.0 %', '300.00 k 60.0 %'], [NOTHING] * 6
+    repaired = page.row('result-caption', 'dense in place, repaired')
+    assert repaired == [NOTHING, '37.5', '+6.5 one seed', '37.5', *others, *costs]
+    sliced = page.row('result-caption', 'dense in place, sliced')
+    assert sliced == [NOTHING, '0.0', f'{MINUS}31.0 one seed', '0.0', *others, *costs]
+    text = ' '.join(page.text.split())
+    assert (
+        'In place: the RetinaNet trained on dense, seed 1 (box AP 41.0), with its backbone pruned (budget macs' in text
+    )
+    commands = re.findall('<code>(.*?)</code></pre>', page.text)
+    assert commands.index('compare mask-rcnn') + 1 == commands.index('cut')
+    assert 'budget macs=50%@96x128; method fisher, seed 7' in text
+
+
+def test_in_place_at_another_size_has_no_macs(write, detectors, in_place):
+    report = json.loads((in_place / 'report.json').read_text())
+    report['costs'] = {key: {'macs@64x64': 1, 'params': 300_000} for key in ('dense', 'pruned')}
+    (in_place / 'report.json').write_text(json.dumps(report))
+    page = write(detectors=[detectors()], in_place=in_place)
+    cells = page.row('result-caption', 'dense in place, repaired')
+    assert cells == ['37.5', '+6.5 one seed', '37.5', '37.5', '+21.5 one seed', '37.5', NOTHING, '300.00 k 60.0 %']
+
+
 def test_top1_of_a_backbone(classifiers, detectors):
     compared = ClassifierTable.of({**json.loads((classifiers / 'compare.json').read_text()), 'folder': classifiers})
     dense, up, vanilla = DetectorRuns(detectors()).table.rows

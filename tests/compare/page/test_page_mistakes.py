@@ -91,6 +91,20 @@ def test_a_folder_of_an_older_version(write, detectors, key):
         write(detectors=[folder])
 
 
+def test_a_detector_pruned_in_place_needs_its_comparison(write, detectors, in_place):
+    folder, report = detectors(), json.loads((in_place / 'report.json').read_text())
+    for changes, message in (
+        ({'checkpoint': 'dense/seed1/epoch_2.pth'}, r"in_place': .*'dense/seed1/epoch_2\.pth', is in none of the comp"),
+        ({'held_out': {}}, r"in_place': the detector was not judged; run tools/prune\.py with --eval-images"),
+    ):
+        (in_place / 'report.json').write_text(json.dumps(report | changes))
+        with pytest.raises(ValueError, match=message):
+            write(detectors=[folder], in_place=in_place)
+    (in_place / 'report.json').unlink()
+    with pytest.raises(FileNotFoundError, match=r"report\.json' does not exist; tools/prune\.py writes it"):
+        write(detectors=[folder], in_place=in_place)
+
+
 def test_nothing_to_show(write):
     with pytest.raises(ValueError, match='a page needs at least one folder'):
         write()

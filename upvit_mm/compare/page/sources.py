@@ -78,7 +78,8 @@ class DetectorRuns:
     Attributes:
         folder: the folder that it was read from.
         table: content of its ``detectors.json``.
-        cfg: config of the first backbone's first run; the others differ in their backbone.
+        cfg: config of the first backbone's first run; the others differ in their backbone, or
+            have a model of their own where whole detectors were evaluated.
         title: type of the detector.
 
     Raises:

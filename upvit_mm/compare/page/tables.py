@@ -9,6 +9,7 @@ from typing import Any
 from upvit_mm.compare.cells import Count, Figure
 from upvit_mm.compare.classifier_table import ClassifierTable
 from upvit_mm.compare.detector_table import AREAS, KINDS, DetectorRow, DetectorTable
+from upvit_mm.compare.page.in_place import InPlace
 from upvit_mm.compare.page.sources import DetectorRuns
 from upvit_mm.compare.token_report import EXPLAINED
 from upvit_mm.compare.token_table import TokenTable
@@ -22,12 +23,15 @@ TOP1 = 'top\N{NON-BREAKING HYPHEN}1'
 COST_HEADER = ('backbone', 'MACs', 'backbone parameters', 'all parameters', 'latency, ms', 'images/s', 'peak, MiB')
 
 
-def headline(detectors: Sequence[DetectorRuns], compared: ClassifierTable | None = None) -> Table:
+def headline(
+    detectors: Sequence[DetectorRuns], compared: ClassifierTable | None = None, in_place: InPlace | None = None
+) -> Table:
     """One row for each backbone of any detector: top-1 of its classifier, AP of every detector, costs.
 
     Args:
         detectors: the comparisons.
         compared: the comparison of classifiers that the backbones come from.
+        in_place: one of the detectors, pruned in place; its rows come last.
     """
     backbones: dict[str, DetectorRow] = {}
     for runs in detectors:
@@ -42,6 +46,9 @@ def headline(detectors: Sequence[DetectorRuns], compared: ClassifierTable | None
         macs = Count(row.macs, 'G', share=100 * row.macs / first.macs)
         params = Count(row.backbone_params, share=100 * row.backbone_params / first.backbone_params)
         rows.append([name, *([top1[name]] if classified else []), *cells, macs, params])
+    for network, title in (in_place.networks if in_place else {}).items():
+        cells = [cell for runs in detectors for cell in _cells_in_place(in_place, network, runs)]
+        rows.append([title, *([None] if classified else []), *cells, *in_place.costs(first)])
     groups = [Group(runs.title, _ap_columns(runs.table)) for runs in detectors]
     return Table(['backbone', *([TOP1] if classified else []), *groups, 'MACs', 'parameters'], rows)
 
@@ -161,4 +168,17 @@ def _ap_cells(table: DetectorTable, name: str) -> list[Any]:
     for kind in table.kinds:
         over = [table.over(row, f'{kind}_mAP')] if len(table.rows) > 1 else []
         cells += [row.ap(f'{kind}_mAP'), *over, row.ap(f'{kind}_mAP_50')]
+    return cells
+
+
+def _cells_in_place(in_place: InPlace, network: str, runs: DetectorRuns) -> list[Any]:
+    """The same of a detector that was pruned in place; None in the columns of other detectors."""
+    table = runs.table
+    if runs is not in_place.runs:
+        return [None] * len(_ap_columns(table))
+    cells: list[Any] = []
+    for kind in table.kinds:
+        ap, ap50 = (Figure.of(in_place.ap(network, f'{kind}_{area}'), scale=100) for area in ('mAP', 'mAP_50'))
+        over = [in_place.over_baseline(network, f'{kind}_mAP')] if len(table.rows) > 1 else []
+        cells += [ap, *over, ap50]
     return cells

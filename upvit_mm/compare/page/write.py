@@ -16,6 +16,7 @@ from upvit_mm.compare.classifier_table import ClassifierTable
 from upvit_mm.compare.detector_report import what_varies
 from upvit_mm.compare.page.charts import classifier_charts, detector_charts, picture_uri
 from upvit_mm.compare.page.detections import detections
+from upvit_mm.compare.page.in_place import InPlace
 from upvit_mm.compare.page.sources import CLASSIFIERS, CONSISTENCY, PRUNING, DetectorRuns, read_runs
 from upvit_mm.compare.page.tables import (
     COST_HEADER,
@@ -47,6 +48,7 @@ def write_page(
     classifiers: Folder | None = None,
     consistency: Folder | None = None,
     pruning: Folder | None = None,
+    in_place: Folder | None = None,
     notes: Sequence[str] = (),
     commands: Sequence[str] = (),
 ) -> Path:
@@ -58,7 +60,8 @@ def write_page(
         detectors: work dirs of ``tools/compare_detectors.py``.
         classifiers: work dir of ``tools/compare_classifiers.py``.
         consistency: work dir of ``tools/compare_consistency.py``.
-        pruning: work dir of ``tools/prune.py``.
+        pruning: work dir of ``tools/prune.py`` for a classifier.
+        in_place: work dir of ``tools/prune.py`` for one of the detectors that ``detectors`` hold.
         notes: paragraphs below the heading.
         commands: commands before those that the tools recorded.
 
@@ -67,16 +70,17 @@ def write_page(
 
     Raises:
         FileNotFoundError: a file of the tool or a picture of the test data is missing.
-        ValueError: a damaged file.
+        ValueError: a damaged file; a detector pruned in place that is in none of the comparisons.
     """
     runs = read_runs(detectors)
     compared = None if classifiers is None else ClassifierTable.of(CLASSIFIERS.read(classifiers))
     report = None if pruning is None else PRUNING.read(pruning)
     contrast = None if consistency is None else TokenTable.of(CONSISTENCY.read(consistency))
+    cut = None if in_place is None else InPlace.of(in_place, runs)
     if not (runs or compared or report or contrast):
         raise ValueError('a page needs at least one folder of detectors, classifiers, consistency or pruning.')
     recorded = [compared and compared.command, report and report.get('command'), *(r.table.command for r in runs)]
-    recorded.append(contrast and contrast.command)
+    recorded += [cut and cut.report.get('command'), contrast and contrast.command]
     values = {
         'title': title,
         'notes': notes,
@@ -84,11 +88,13 @@ def write_page(
         'compared': compared,
         'report': report,
         'contrast': contrast,
+        'in_place': cut,
         'commands': list(dict.fromkeys([*commands, *filter(None, recorded)])),
         'versions': _versions(),
         'hashes': _hashes(runs, compared, report, contrast),
     }
     values |= _sections(runs, compared, report, contrast)
+    values['headline'] = headline(runs, compared, cut) if runs else None
     return write_text_atomically(path, _template().render(values))
 
 
@@ -97,7 +103,6 @@ def _sections(
 ) -> dict[str, Any]:
     """Tables, charts and pictures."""
     values: dict[str, Any] = {
-        'headline': headline(runs, compared) if runs else None,
         'headline_differences': '',
         'detectors': [
             {
