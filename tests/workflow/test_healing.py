@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from upvit_mm.pruning.importance import Batch
+from upvit_mm.workflow import healing
 from upvit_mm.workflow.healing import heal
 from upvit_mm.workflow.whole_detector import build_detector
 
 READER = 'neck.lateral_convs.0.conv.weight'
 
 
+@pytest.fixture(autouse=True)
+def a_second_a_step(monkeypatch):
+    """A clock that goes on by a second whenever it is read, so that a run has the same steps on every machine."""
+    ticks = itertools.count()
+    monkeypatch.setattr(healing, 'LEARNING_RATE', 1e-4)  # the networks are tiny and nearly equal
+    monkeypatch.setattr(healing, 'time', SimpleNamespace(monotonic=lambda: float(next(ticks))))
+
+
 @pytest.fixture
-def pair(detector_of):
+def pair(detector_of, randomise):
     """A dense detector, and one of which a reader of the maps is a little off."""
     torch.manual_seed(0)
     dense = build_detector(detector_of('retinanet'))
+    randomise(dense.backbone)
     pruned = copy.deepcopy(dense)
     with torch.no_grad():
-        pruned.get_parameter(READER).mul_(0.95)
+        pruned.get_parameter(READER).mul_(0.5)
     return dense, pruned
 
 
@@ -34,8 +46,8 @@ def test_it_follows_the_dense_detector(pair, batches, tmp_path, identical):
     dense, pruned = pair
     before = {k: v.clone() for k, v in pruned.state_dict().items()}
     reference = copy.deepcopy(dense.state_dict())
-    found = heal(dense, pruned, [READER], batches, 0.1, 0, tmp_path / 'part.pt')
-    assert found['after'] < 0.7 * found['before']
+    found = heal(dense, pruned, [READER], batches, 2.0, 0, tmp_path / 'part.pt')
+    assert found['after'] < 0.9 * found['before']
     changed = {name for name, tensor in pruned.state_dict().items() if not torch.equal(tensor, before[name])}
     assert READER in changed
     assert all(name == READER or name.startswith('backbone.') for name in changed)
@@ -46,17 +58,17 @@ def test_it_goes_on_after_an_interruption(pair, batches, tmp_path, identical):
     """The time of the first run is spent, so the second only gives its best weights."""
     dense, pruned = pair
     again = copy.deepcopy(pruned)
-    found = heal(dense, pruned, [READER], batches, 0.02, 0, tmp_path / 'part.pt')
-    assert heal(dense, again, [READER], batches, 0.02, 0, tmp_path / 'part.pt') == found
+    found = heal(dense, pruned, [READER], batches, 0.5, 0, tmp_path / 'part.pt')
+    assert heal(dense, again, [READER], batches, 0.5, 0, tmp_path / 'part.pt') == found
     assert identical(again.state_dict(), pruned.state_dict())
     (tmp_path / 'part.pt').write_bytes(b'damaged')
-    assert heal(dense, copy.deepcopy(pruned), [READER], batches, 0.001, 0, tmp_path / 'part.pt')['before'] < 1
+    assert heal(dense, copy.deepcopy(pruned), [READER], batches, 0.05, 0, tmp_path / 'part.pt')['before'] < 1
 
 
 def test_it_never_ends_worse_than_it_began(pair, batches, tmp_path, identical):
     dense, _ = pair
     same = copy.deepcopy(dense)
-    assert heal(dense, same, [], batches, 0.001, 0, tmp_path / 'part.pt') == {'before': 0.0, 'after': 0.0}
+    assert heal(dense, same, [], batches, 0.05, 0, tmp_path / 'part.pt') == {'before': 0.0, 'after': 0.0}
     assert identical(same.state_dict(), dense.state_dict())
 
 

@@ -23,7 +23,7 @@ from upvit_mm.files import check_records, save_atomically
 from upvit_mm.pruning.importance import Batch
 
 logger = logging.getLogger('upvit_mm')
-LEARNING_RATE, WATCHED = 5e-4, 8  # one batch of this many is not trained on
+LEARNING_RATE, WATCHED = 2e-4, 8  # one batch of this many is not trained on
 SAVE_EVERY = LOOK_EVERY = 20.0  # seconds
 
 
