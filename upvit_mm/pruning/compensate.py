@@ -45,12 +45,14 @@ class Step:
         layers: in the sliced network.
         references: the same layers of the dense network; empty if the target is the residual stream.
         targets: from the outputs of the references to what ``layers`` should give.
+        is_last: whether no other layers of the branch are solved before the one that writes to the stream.
     """
 
     name: str
     layers: list[nn.Module]
     references: list[nn.Module]
     targets: Callable[[list[Tensor]], list[Tensor]]
+    is_last: bool = True
 
 
 @torch.no_grad()
@@ -157,8 +159,9 @@ class _Compensation:
         kept = self.plan.kept
         if half % 2:
             hidden = kept[f'{source}.mlp_hidden']
-            yield self._step(f'{name}.mlp.fc1', [ours.mlp.fc1], [theirs.mlp.fc1], [(hidden, -1, 1.0)])
-            if ours.mlp.dwconv is not None:
+            convolves = ours.mlp.dwconv is not None
+            yield self._step(f'{name}.mlp.fc1', [ours.mlp.fc1], [theirs.mlp.fc1], [(hidden, -1, 1.0)], not convolves)
+            if convolves:
                 yield self._step(f'{name}.mlp.dwconv', [ours.mlp.dwconv], [theirs.mlp.dwconv], [(hidden, 1, 1.0)])
             return
         qk, v, embed = kept[f'{source}.qk'], kept[f'{source}.v'], kept[f'{stage_name(i)}.embed']
@@ -167,20 +170,28 @@ class _Compensation:
         ways = {'q': (qk, -1, factor), 'k': (qk, -1, 1.0), 'v': (v, -1, 1.0)}  # a new scale was folded into q
         groups = ['qkv']
         if mine.sr is not None:
-            yield self._step(f'{name}.attn.sr', [mine.sr], [dense.sr], [(embed, 1, 1.0)])
+            yield self._step(f'{name}.attn.sr', [mine.sr], [dense.sr], [(embed, 1, 1.0)], False)
             groups = ['q', 'kv']  # queries read all tokens
         for group in groups:
             layers, references = ([getattr(attention, layer) for layer in group] for attention in (mine, dense))
-            yield self._step(f'{name}.attn.{group[0]}', layers, references, [ways[layer] for layer in group])
+            last = group == groups[-1]
+            yield self._step(f'{name}.attn.{group[0]}', layers, references, [ways[layer] for layer in group], last)
 
-    def _step(self, name: str, layers: list, references: list, ways: Sequence[tuple[Tensor, int, float]]) -> Step:
+    def _step(
+        self,
+        name: str,
+        layers: list[nn.Module],
+        references: list[nn.Module],
+        ways: Sequence[tuple[Tensor, int, float]],
+        is_last: bool = True,
+    ) -> Step:
         """Each way: channels of the reference that stay, their axis, and a factor on them."""
 
         def targets(outputs: list[Tensor]) -> list[Tensor]:
             parts = zip(outputs, ways)
             return [factor * out.index_select(axis, kept.to(out.device)) for out, (kept, axis, factor) in parts]
 
-        return Step(name, layers, references, targets)
+        return Step(name, layers, references, targets, is_last)
 
     def _finish(self, name: str, system: Callable[[], System]) -> None:
         """Solve a step that was not done before, and report it."""
@@ -194,8 +205,11 @@ class _Compensation:
     def _like_the_dense(self, step: Step, entering: int | None = None) -> System:
         system = _system_of(step.layers)
         for k in range(len(self.ours.parts)):
-            wanted = step.targets(self.theirs.look(k, step.references, entering).outputs)
-            look = self.ours.look(k, step.layers, entering)
+            dense = self.theirs.look(k, step.references, entering, whole=step.is_last)
+            if step.is_last and entering is None:
+                self.theirs.keep(k, dense.after)
+            wanted = step.targets(dense.outputs)
+            look = self.ours.look(k, step.layers, entering, whole=False)
             lacks = [target.to(now) - now for target, now in zip(wanted, look.outputs)]
             system.add(look.inputs[0], lacks, self._token_weights(look.inputs[0]))
         return system

@@ -29,6 +29,7 @@ class Stream:
         self.device = next(net.parameters()).device
         self.stage, self.half = -1, -1
         self.grids: list[Grid] = []
+        self._after: dict[int, Tensor] = {}  # by batch, the stream after the next branch, where a look went so far
 
     def enter_stage(self, i: int) -> None:
         """From the image or map to the tokens of stage ``i``."""
@@ -41,10 +42,14 @@ class Stream:
     def run_to(self, half: int) -> None:
         """Run the branches before ``half``."""
         for k, part in enumerate(self.parts):
-            tokens = part.to(self.device)
-            for done in range(self.half, half):
+            tokens, first = part.to(self.device), self.half
+            if half > first and k in self._after:
+                tokens, first = self._after[k].to(self.device), first + 1
+            for done in range(first, half):
                 tokens = self._run(done, tokens, self.grids[k])
             self.parts[k] = tokens.cpu()
+        if half > self.half:
+            self._after.clear()
         self.half = half
 
     def leave_stage(self) -> None:
@@ -55,30 +60,39 @@ class Stream:
             self.parts[k] = (tokens if last else self.net.backbone.to_map(tokens, self.grids[k])).cpu()
         self.half = -1
 
-    def look(self, k: int, layers: Sequence[nn.Module], entering: int | None = None) -> Look:
+    def look(self, k: int, layers: Sequence[nn.Module], entering: int | None = None, whole: bool = True) -> Look:
         """What some layers of the next branch read and give for batch ``k``; the stream stays.
 
         Args:
             k: number of the batch.
             layers: layers of the branch.
             entering: a stage whose patch embedding runs instead of a branch.
+            whole: whether the branch runs to its end; else only as far as the last of the layers.
         """
         seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
         def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
             seen[module] = (args[0].clone(), output.clone())  # GELU works in place
+            if not whole and len(seen) == len(layers):
+                raise _AllSeenError
 
-        handles = [layer.register_forward_hook(keep) for layer in layers]
+        handles, after = [layer.register_forward_hook(keep) for layer in layers], None
         try:
             part = self.parts[k].to(self.device)
             if entering is None:
                 after = self._run(self.half, part, self.grids[k])
             else:
                 after, _ = self.net.backbone.enter_stage(entering, part)
+        except _AllSeenError:
+            pass
         finally:
             for handle in handles:
                 handle.remove()
         return Look([seen[layer][0] for layer in layers], [seen[layer][1] for layer in layers], after)
+
+    def keep(self, k: int, after: Tensor) -> None:
+        """Remember the tokens after the next branch for batch ``k``; its weights must not change until ``run_to``."""
+        self._after[k] = after.cpu()
 
     def features(self) -> list[Tensor]:
         """The input of the head by batch, ``(B, C)``."""
@@ -89,13 +103,17 @@ class Stream:
         return block.add_mlp(tokens, grid) if half % 2 else block.add_attn(tokens, grid)
 
 
+class _AllSeenError(Exception):
+    """All layers were seen; the rest of the branch need not run."""
+
+
 class Look:
     """What layers read and gave while a stream looked ahead.
 
     Attributes:
         inputs, outputs: by layer.
-        after: tokens ``(B, P+N, C)`` after the branch or the patch embedding.
+        after: tokens ``(B, P+N, C)`` after the branch or the patch embedding; None if it did not run to its end.
     """
 
-    def __init__(self, inputs: list[Tensor], outputs: list[Tensor], after: Tensor):
+    def __init__(self, inputs: list[Tensor], outputs: list[Tensor], after: Tensor | None):
         self.inputs, self.outputs, self.after = inputs, outputs, after
