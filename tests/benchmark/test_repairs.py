@@ -11,13 +11,28 @@ import torch
 from torch import nn
 
 from upvit_mm.benchmark.repair_rivals import state_of
-from upvit_mm.benchmark.repairs import OURS, ROWS, WIDTHS, Reference, ours, tables_of, writers_repaired
+from upvit_mm.benchmark.repairs import (
+    OURS,
+    ROWS,
+    WIDTHS,
+    Reference,
+    benchmark_repairs,
+    ours,
+    tables_of,
+    writers_repaired,
+)
 from upvit_mm.consistency.cka import LinearCKA
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
+from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.posterior import PosteriorNet
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def cfg(cfg, shrink):
+    return shrink(cfg)
 
 
 @pytest.fixture
@@ -94,3 +109,12 @@ def test_the_tool_runs_on_digits(family, cfg, checkpoint, run, tmp_path):
     assert results['settings']['seeds'] == [0]
     assert {'machine', 'torch', 'upvit_mm'} <= set(results['settings'])
     assert 'repair dense.py' in results['command']
+
+
+def test_what_cannot_be_compared_is_refused(family, cfg, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r'ridge = 0.0: must be above 0'):
+        benchmark_repairs(cfg, checkpoint, Budget.parse('macs=50%'), ridge=0.0)
+    state = torch.load(checkpoint, weights_only=True)['state_dict']
+    torch.save({k: v for k, v in state.items() if not k.startswith('head.')}, tmp_path / 'backbone.pth')
+    with pytest.raises(ValueError, match='has no linear head: class posteriors are compared'):
+        benchmark_repairs(cfg, str(tmp_path / 'backbone.pth'), Budget.parse('macs=50%'))

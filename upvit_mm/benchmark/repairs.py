@@ -128,12 +128,19 @@ def benchmark_repairs(
         seed's architecture.
 
     Raises:
-        ValueError: a budget that cannot be met; see ``DenseClassifier`` and ``ImageSet``.
+        ValueError: a checkpoint without a head, a ridge not above 0, or a budget that cannot be met; see
+            ``DenseClassifier`` and ``ImageSet``.
     """
+    if not ridge > 0:
+        raise ValueError(f'ridge = {ridge}: must be above 0.')
     if threads:
         torch.set_num_threads(threads)
     init_default_scope('mmpretrain')
     dense = DenseClassifier(cfg, checkpoint)
+    if not dense.num_classes:
+        raise ValueError(
+            f'checkpoint {checkpoint!r} has no linear head: class posteriors are compared; give one that has.'
+        )
     reference = Reference(dense.net, held_out_set(cfg, eval_images, seed=0))
     settings = {'budget': str(budget), 'seeds': list(seeds), 'per_class': per_class, 'ridge': ridge}
     settings |= {'eval_images': eval_images, 'round_to': round_to, 'arch': dense.arch.name}
