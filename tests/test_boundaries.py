@@ -25,7 +25,8 @@ ALLOWED = {
     | {'runner', 'launch', 'cli', 'stopwatch', 'table', 'openmmlab'},
     'compare': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'openmmlab'}
     | {'runner', 'cli', 'stopwatch', 'table'},
-    'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'workflow', 'registry', 'cli', 'stopwatch'},
+    'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'cli'}
+    | {'stopwatch', 'table'},
     'export': {'arch', 'checkpoints', 'models', 'registry', 'stopwatch'},
     'doctor': {'arch', 'checkpoints', 'models', 'optim', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
     # root modules

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from upvit_mm.arch import resolve_arch
 from upvit_mm.arch.size import parse_size
-from upvit_mm.benchmark import backbone, complexity, latency
+from upvit_mm.benchmark import backbone, complexity, latency, repairs
 from upvit_mm.benchmark.annotations import measure_annotations
 from upvit_mm.benchmark.pruning import benchmark_pruning, time_large_network
 from upvit_mm.benchmark.rivals import rivals_of
 from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.files import write_text_atomically
 from upvit_mm.launch import command_line
+from upvit_mm.pruning.budget import Budget
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +30,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument('--repeats', type=int, default=repeats, help='timed runs of each network')
         command.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
         command.add_argument('--amp', action='store_true', help='autocast')
-    pruning = add_pruning(commands)
+    pruning, repair = add_pruning(commands), add_repair(commands)
     large = commands.add_parser('large-pruning', help='fisher against exact scores on a large network, random weights')
     large.add_argument('--arch', default='deit-small', help='stock name or arch.json')
     large.add_argument('--images', type=int, default=4, help='in the batch')
@@ -38,9 +39,9 @@ def parse_args() -> argparse.Namespace:
     )
     annotations.add_argument('--images', type=int, default=118_287, help='images in the file')
     annotations.add_argument('--objects', type=int, default=860_001, help='objects in the file')
-    for command in (speed, rivals, pruning, large):
+    for command in (speed, rivals, pruning, repair, large):
         command.add_argument('--threads', type=int, default=torch.get_num_threads(), help='CPU threads')
-    for command in (costs, speed, rivals, pruning, large, annotations):
+    for command in (costs, speed, rivals, pruning, repair, large, annotations):
         command.add_argument('--save', help='write the figures to this .json file')
     return parser.parse_args()
 
@@ -101,12 +102,28 @@ def add_pruning(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     return pruning
 
 
+def add_repair(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    repair = commands.add_parser('repair', help='pruning and repairs without training, ours and those of others')
+    repair.add_argument('config', help='mmpretrain config of a trained classifier')
+    repair.add_argument('checkpoint', help='its weights')
+    repair.add_argument('--budget', default='macs=50%', help='of the pruned networks')
+    known = '; '.join(f'{key}: {text}' for key, text in repairs.WIDTHS.items())
+    repair.add_argument('--widths', nargs='+', choices=repairs.WIDTHS, default=[*repairs.WIDTHS], help=known)
+    repair.add_argument('--seeds', type=int, nargs='+', default=(0,), help='seeds of the images')
+    repair.add_argument('--per-class', type=int, default=16, help='images of every class for scores and repair')
+    repair.add_argument('--ridge', type=float, default=1e-2, help='regularisation strength of all repairs but ours')
+    repair.add_argument('--eval-images', type=int, default=600, help='held-out images for evaluation')
+    repair.add_argument('--round-to', type=int, default=8, help='widths are multiples of it')
+    return repair
+
+
 def main() -> None:
     args = parse_args()
-    check_device(getattr(args, 'device', 'cpu'))  # complexity and both pruning commands have none
+    check_device(getattr(args, 'device', 'cpu'))  # complexity and the commands of pruning have none
     console = Console(soft_wrap=True)
     commands = {'complexity': run_complexity, 'latency': run_latency, 'backbone': run_backbone}
-    commands |= {'pruning': run_pruning, 'large-pruning': run_large, 'annotations': run_annotations}
+    commands |= {'pruning': run_pruning, 'repair': run_repair, 'large-pruning': run_large}
+    commands |= {'annotations': run_annotations}
     results = commands[args.command](args, console)
     if args.save:
         results['command'] = command_line()
@@ -186,6 +203,16 @@ def run_pruning(args: argparse.Namespace, console: Console) -> dict:
             rows.append([method, *cells, f'{top1["plain"]:.1f}', f'{top1["compensated"]:.1f}'])
         console.print(table_of(f'{name}, median of {len(args.seeds)} seeds', columns, rows))
     console.print(f'peak memory {results["peak_memory_bytes"] / 2**20:.0f} MiB')
+    return results
+
+
+def run_repair(args: argparse.Namespace, console: Console) -> dict:
+    budget, cfg = Budget.parse(args.budget), Config.fromfile(args.config)
+    settings = (args.widths, args.seeds, args.per_class, args.ridge, args.eval_images, args.round_to, args.threads)
+    results = repairs.benchmark_repairs(cfg, args.checkpoint, budget, *settings)
+    console.print(results['settings'])
+    for title, table in repairs.tables_of(results):
+        console.print(table_of(title, table.columns, table.texts()))
     return results
 
 
