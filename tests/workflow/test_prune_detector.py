@@ -217,6 +217,7 @@ def test_the_tool(dense, run, tmp_path):
         assert f'{name}: bbox_mAP ' in output
     assert 'go on: python tools/train.py out/detector.py' in output
     assert PrunePlan.load(tmp_path / 'out/plan.json').meta['costs']['dense']
+    assert 'tools/prune.py ' in json.loads((tmp_path / 'out/report.json').read_text())['command']
     train = [sys.executable, str(ROOT / 'tools/train.py'), 'out/detector.py', '--work-dir', 'more']
     assert 'Load checkpoint from' in run(train)
     assert torch.load(tmp_path / 'more/epoch_1.pth', weights_only=False)['meta']['arch']['embed_dims']
