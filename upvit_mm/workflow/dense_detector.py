@@ -184,7 +184,8 @@ class DenseDetector(Subject):
 
     def lines(self, figures: Figures) -> list[str]:
         (_, *names), rows = self.table(figures)
-        return [f'{name}: {", ".join(map(" ".join, zip(names, values)))}' for name, *values in rows]
+        texts = [', '.join(map(' '.join, zip(names, values))) or 'nothing was detected' for _, *values in rows]
+        return [f'{name}: {text}' for (name, *_), text in zip(rows, texts)]
 
     def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
         return ['```bash', *self._commands(folder), '```', '']

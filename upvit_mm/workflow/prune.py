@@ -253,6 +253,8 @@ class PruneJob:
     def _provenance(self, target: ArchSpec) -> dict:
         subject, windows = self.subject, self.subject.windows(self.settings)
         meta = {'settings': asdict(self.settings), 'checkpoint': str(subject.checkpoint), 'sha256': subject.sha256}
+        if subject.source_sha256:
+            meta['source_sha256'] = subject.source_sha256  # sha256 is that of turned.pth
         meta |= {'classes': subject.num_classes, 'windows': windows.size, 'fixed': dict(subject.fixed)}
         return meta | {'costs': self.costs(target)}
 

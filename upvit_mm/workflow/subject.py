@@ -44,6 +44,7 @@ class Subject(ABC):
         num_classes: outputs of a classifier's head, which is counted in costs; 0 = only the backbone is counted.
         fixed: names of dims that keep their width, and ``'depths'`` if all blocks stay, with the reason.
         is_turned: whether ``take_turned`` was called.
+        source_sha256: SHA-256 of the checkpoint that was turned then; None before.
         turned: names of the ``embed`` dims whose channels are directions then.
 
     Raises:
@@ -57,6 +58,7 @@ class Subject(ABC):
     num_classes: int = 0
     fixed: Mapping[str, str] = {}
     is_turned: bool = False
+    source_sha256: str | None = None
     turned: frozenset[str] = frozenset()
 
     def __init__(self, checkpoint: str, device: str = 'cpu'):
@@ -99,6 +101,7 @@ class Subject(ABC):
 
     def take_turned(self, settings: PruneSettings, state: State, sha256: str) -> None:
         """Go on with the tensors of ``turn``, which are in a file with this SHA-256."""
+        self.source_sha256 = self.sha256
         self.state, self.sha256, self.is_turned = state, sha256, True
         self.turned = frozenset({f'{stage_name(0)}.embed'} if settings.embed == 'rotate' else ())
         self.__dict__.pop('net', None)
