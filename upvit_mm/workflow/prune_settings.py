@@ -23,7 +23,7 @@ GOALS = ('target', 'widths', 'budget', 'plan')
 WIDTHS = ('depths', 'embed_dims', 'num_heads', 'qk_dims', 'v_dims', 'mlp_hidden_dims', 'qk_scales')  # --widths
 Goal = ArchSpec | Budget | PrunePlan
 FOR_DETECTORS = dict(
-    num_images=128, non_uniform=True, attention='lowrank', compensate=True, eval_images=None, batch_size=8
+    num_images=128, non_uniform=True, attention='lowrank', compensate=True, eval_images=None, batch_size=2
 )  # other defaults
 NOT_FOR_DETECTORS = {
     'per_class': 'pictures of a detector have several classes; give num_images',
