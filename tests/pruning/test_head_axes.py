@@ -122,7 +122,7 @@ def seen_by(backbone: nn.Module, place: tuple[int, int], head: int, images: Tens
     handle.remove()
     ((x, grid),) = found
     source = x if attn.sr is None else attn.source(x, grid)
-    q, k = (attn.split_heads(part)[:, head] for part in (attn.q(x), attn.k(source)))
+    q, k = (attn.heads(layer, part)[:, head] for layer, part in ((attn.q, x), (attn.k, source)))
     weights = (attn.scale * q @ k.transpose(1, 2)).softmax(dim=-1)  # (B, N, M)
     ones = [torch.cat([t, torch.ones_like(t[..., :1])], dim=-1) for t in (x, source)]
     return Seen(ones[0].flatten(0, 1), ones[1].flatten(0, 1), (weights @ ones[1]).flatten(0, 1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upvit_mm.pruning import compensate as module
+from upvit_mm.pruning.compensate import steps_of
+from upvit_mm.pruning.plan import PrunePlan
+from upvit_mm.pruning.ridge import System
 from upvit_mm.workflow import repairing
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_settings import PruneSettings
@@ -20,7 +22,7 @@ def weights(folder) -> dict[str, torch.Tensor]:
 def test_it_goes_on_where_it_was_cut_off(cfg, checkpoint, target, tmp_path, monkeypatch, identical, caplog):
     PruneJob(cfg, checkpoint, target, tmp_path / 'calm', SETTINGS).run()
     monkeypatch.setattr(repairing, 'SAVE_EVERY', 0.0)
-    solve, solved = module._System.solve, []
+    solve, solved = System.solve, []
 
     def stop(self, ridge, name):
         if len(solved) == 3:
@@ -29,18 +31,18 @@ def test_it_goes_on_where_it_was_cut_off(cfg, checkpoint, target, tmp_path, monk
         return solve(self, ridge, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._System, 'solve', stop)
+        patch.setattr(System, 'solve', stop)
         with pytest.raises(KeyboardInterrupt):
             PruneJob(cfg, checkpoint, target, tmp_path / 'cut', SETTINGS).run()
     assert not (tmp_path / 'cut/sliced.pth').exists()
     (kept,) = (tmp_path / 'cut/partial').iterdir()
     assert torch.load(kept, weights_only=True)['done'] == solved
 
-    monkeypatch.setattr(module._System, 'solve', lambda self, *args: solved.append(args[1]) or solve(self, *args))
+    monkeypatch.setattr(System, 'solve', lambda self, *args: solved.append(args[1]) or solve(self, *args))
     with caplog.at_level('INFO', 'upvit_mm'):
         PruneJob(cfg, checkpoint, target, tmp_path / 'cut', SETTINGS).run()
     assert '3 layers were compensated before the job was cut off' in caplog.text
-    assert len(solved) == len(set(solved)) == 2 * sum(target.depths) + 1  # each layer once
+    assert solved == steps_of(PrunePlan.load(tmp_path / 'cut/plan.json'), has_head=True)  # each step once
     assert identical(weights(tmp_path / 'cut'), weights(tmp_path / 'calm'))
     assert not (tmp_path / 'cut/partial').exists()
 

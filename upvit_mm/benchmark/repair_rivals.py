@@ -151,7 +151,10 @@ def with_mapped_logits(state: State, net: Walk, plan: PrunePlan, batches: Sequen
         if stream.half % 2 or len(kept) == dense.q.out_features:
             continue
         looks = [stream.look(k, [dense.q, dense.k]).outputs for k in range(len(stream.parts))]
-        queries, keys = (torch.cat([dense.split_heads(out) for out in outs]) for outs in zip(*looks))  # (B, h, n, d)
+        queries, keys = (
+            torch.cat([out.unflatten(-1, (dense.num_heads, -1)).transpose(1, 2) for out in outs])
+            for outs in zip(*looks)
+        )  # (B, h, n, d)
         kept = kept.view(heads, -1) - torch.arange(heads)[:, None] * queries.shape[-1]
         maps = [logit_map(queries[:, h], keys[:, h], kept[h], ridge) for h in range(heads)]
         for key in (f'{BACKBONE}{block}.attn.q.{part}' for part in ('weight', 'bias')):

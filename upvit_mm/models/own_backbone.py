@@ -37,7 +37,8 @@ def own_backbone(settings: Mapping[str, Any], scope: str = 'mmdet') -> dict[str,
         arch = resolve_arch(settings['arch'], family.name)
         own = {key: value for key, value in settings.items() if key not in ('init_cfg', '_scope_')}
         return own | {'type': f'upvit_mm.{type_name(kind)}', 'arch': arch.to_dict()}
-    family = next((f for f in FAMILIES.values() if type_name(kind) in f.upstream), None)
+    families = {upstream: family for family in FAMILIES.values() for upstream in family.upstream}
+    family = families.get(type_name(kind))
     cls = class_of(kind, ALL_MODELS, scope)
     if family is None or cls is None:
         swaps = ', '.join(name for f in FAMILIES.values() for name in f.upstream)

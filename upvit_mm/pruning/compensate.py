@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from upvit_mm.pruning.depth import branches
+from upvit_mm.pruning.dims import table_of
 from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.plan import PrunePlan
 from upvit_mm.pruning.ridge import ChannelSystem, LayerSystem, System
@@ -97,12 +98,12 @@ def compensate(
 
 def steps_of(plan: PrunePlan, has_head: bool) -> list[str]:
     """Names of all steps, in their order."""
-    arch, names = plan.target_arch, []
+    arch, table, names = plan.target_arch, table_of(plan.target_arch), []
     for i, depth in enumerate(arch.depths):
-        if i:
-            names += [f'{stage_name(i)}.patch_embed.{layer}' for layer in ('proj', 'norm')]
+        names += [f'{stage_name(i)}.patch_embed.{layer}' for layer in table.entry_layers(arch, i)]
         for j in range(depth):
-            reduced, convolves = arch.sr_ratios[i] > 1, arch.kind.is_pyramid
+            reduced = arch.sr_ratios[i] > 1
+            convolves = any('.dwconv.' in slot.tensor for slot in table.mlp_hidden_slots(arch, i, j))
             layers = ['attn.sr'] * reduced + ['attn.q'] + ['attn.k'] * reduced + ['attn.proj', 'mlp.fc1']
             names += [f'{block_name(i, j)}.{layer}' for layer in [*layers, *['mlp.dwconv'] * convolves, 'mlp.fc2']]
     return [*names, *['head'] * has_head]
@@ -118,7 +119,7 @@ class _Compensation:
     def run(self) -> None:
         theirs, ours, plan = self.theirs, self.ours, self.plan
         for i in range(plan.source_arch.num_stages):
-            for step in self._entering(i) if i else ():
+            for step in self._entering(i):
                 self._finish(step.name, lambda step=step, i=i: self._like_the_dense(step, entering=i))
             theirs.enter_stage(i)
             ours.enter_stage(i)
@@ -142,11 +143,11 @@ class _Compensation:
     # ------------------------------------------------------------------ steps
 
     def _entering(self, i: int) -> Iterator[Step]:
-        """The patch embedding of a later stage; the first reads the picture, of which nothing was cut."""
+        """The patch embedding of a stage."""
         name = f'{stage_name(i)}.patch_embed'
         ours, theirs = (stream.net.backbone.get_submodule(name) for stream in (self.ours, self.theirs))
         kept = self.plan.kept[f'{stage_name(i)}.embed']
-        for layer in ('proj', 'norm'):
+        for layer in table_of(self.plan.source_arch).entry_layers(self.plan.source_arch, i):
             axis = 1 if layer == 'proj' else -1
             yield self._step(f'{name}.{layer}', [getattr(ours, layer)], [getattr(theirs, layer)], [(kept, axis, 1.0)])
 

@@ -45,6 +45,9 @@ class PVTv2Table(Table):
         else:
             yield from head_columns()
 
+    def entry_layers(self, arch: ArchSpec, i: int) -> tuple[str, ...]:
+        return ('proj', 'norm') if i else ()  # the first reads the picture, of which nothing was cut
+
     def stream_readers(self, arch: ArchSpec, i: int) -> dict[str, list[str]]:
         raise ValueError(
             "embed = 'rotate': a stage of a PVTv2 starts with a LayerNorm whose gains write to the residual stream, so "

@@ -38,7 +38,7 @@ class _Moments:
         """A forward pre-hook of the block's attention."""
         x, grid = args
         seen = module.source(x, grid)  # (B, M, C)
-        q, k = module.split_heads(module.q(x)), module.split_heads(module.k(seen))  # (B, h, n, K/h)
+        q, k = module.heads(module.q, x), module.heads(module.k, seen)  # (B, h, n, K/h)
         ones = _with_ones(seen)[:, None].expand(-1, module.num_heads, -1, -1)  # (B, h, M, C+1)
         mixed = module.mix(q, k, ones, grid)  # (B, h, P+N, C+1)
         self.queries = self.queries + _second_moment(_with_ones(x).flatten(0, 1))

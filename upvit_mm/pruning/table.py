@@ -131,6 +131,11 @@ class Table:
         yield from rows(f'{block_name(i, j)}.mlp.fc1')
         yield from columns(f'{block_name(i, j)}.mlp.fc2')
 
+    def entry_layers(self, arch: ArchSpec, i: int) -> tuple[str, ...]:
+        """Layers of a stage's patch embedding, in their order, that compensation corrects: a convolution to the stage's
+        embedding and its norm."""
+        return ()
+
     def stream_readers(self, arch: ArchSpec, i: int) -> dict[str, list[str]]:
         """By norm of a stage, the weights that read its output; nothing else reads the residual stream.
 

@@ -45,7 +45,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """``(B, P+N, C)`` -> ``(B, P+N, C)``; with spatial reduction there must be no prefix (``P = 0``)."""
         source = self.source(x, grid)  # (B, M, C)
-        q, k, v = (self.split_heads(t) for t in (self.q(x), self.k(source), self.v(source)))
+        q, k, v = (self.heads(layer, t) for layer, t in ((self.q, x), (self.k, source), (self.v, source)))
         out = self.mix(q, k, v, grid)  # (B, h, P+N, V/h)
         return self.proj(out.transpose(1, 2).flatten(2))
 
@@ -59,10 +59,10 @@ class Attention(nn.Module):
         """Every query attends to every key: ``(B, h, P+N, K/h)``, ``(B, h, M, K/h)``, ``(B, h, M, V/h)``."""
         return scaled_attention(q, k, v, self.scale)
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """``(B, n, h * d)`` -> ``(B, h, n, d)``."""
-        width = x.shape[-1] // self.num_heads  # not unflatten: see tokens_to_map
-        return x.view(x.shape[0], x.shape[1], self.num_heads, width).transpose(1, 2)
+    def heads(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """A layer's outputs of ``(B, n, C)`` by head, ``(B, h, n, d)``."""
+        width = layer.out_features // self.num_heads  # not unflatten: see tokens_to_map
+        return layer(x).view(x.shape[0], x.shape[1], self.num_heads, width).transpose(1, 2)
 
 
 class WindowedAttention(Attention):
