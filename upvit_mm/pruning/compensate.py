@@ -68,8 +68,8 @@ def compensate(
 ) -> None:
     """Correct a sliced network in place.
 
-    Memory: the streams of all images at one place, ``(images, tokens, C)`` in their dtype, twice of the dense network and
-    once of the sliced one; on the host.
+    Memory: the streams of all images at one place, ``(images, tokens, C)`` in their dtype, twice of the dense network
+    and once of the sliced one; on the host.
 
     Args:
         dense: the network that was sliced, with its head or without.
