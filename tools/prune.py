@@ -36,12 +36,13 @@ def read_by(setting: str) -> str:
 SETTINGS = {  # help by group and setting
     'scoring': {
         'method': f'how channels are scored. {"; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())}',
-        'criterion': 'what is looked at: posteriors, or the tokens that a detector reads (default: posterior; of a '
-        'detector or a network without a head tokens)',
+        'criterion': "what is looked at: posteriors, the tokens that a detector reads, or a detector's loss (default: "
+        'posterior; of a detector or a network without a head tokens)',
         'draws': f'backward passes per image{read_by("draws")}',
         'near_share': f'share of each dim around the cut that is scored exactly{read_by("near_share")}',
         'per_class': 'images of every class in the proxy set',
         'images': "plain folder of images to use instead of the config's data",
+        'size': "HEIGHTxWIDTH of the images of the proxy set (default: as in the config's test)",
         'num_images': 'size of the proxy set when it comes from --images; of a detector always',
     },
     'planning': {

@@ -19,7 +19,8 @@ from upvit_mm.benchmark.pruning import (
     time_large_network,
 )
 from upvit_mm.pruning import prunable_dims
-from upvit_mm.pruning.importance import Batch, exact_scores
+from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.importance import exact_scores
 from upvit_mm.pruning.posterior import PosteriorNet
 
 

@@ -17,7 +17,7 @@ from upvit_mm.benchmark.repair_rivals import (
     state_of,
 )
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
-from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.workflow.posteriors import build_net
 

@@ -23,8 +23,8 @@ from upvit_mm.benchmark.repairs import (
 )
 from upvit_mm.consistency.cka import LinearCKA
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.budget import Budget
-from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.posterior import PosteriorNet
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ import mmcv
 import pytest
 import torch
 
-from upvit_mm.data.picture_set import PictureSet, picture_pipeline
+from upvit_mm.data.picture_set import PictureSet
+from upvit_mm.data.pipelines import picture_pipeline
 from upvit_mm.workflow.whole_detector import build_detector
 
 

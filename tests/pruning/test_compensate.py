@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.compensate import compensate, steps_of
 from upvit_mm.pruning.criteria import log_posteriors
 from upvit_mm.pruning.depth import branches
-from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.ridge import RIDGES, LayerSystem
 from upvit_mm.pruning.walk import Entry

@@ -9,9 +9,10 @@ import torch
 from scipy.stats import spearmanr
 
 from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import ReadTokensChange, real_tokens, token_deviations
 from upvit_mm.pruning.gates import gates
-from upvit_mm.pruning.importance import Batch, exact_scores, fisher_scores
+from upvit_mm.pruning.importance import exact_scores, fisher_scores
 from upvit_mm.pruning.token_net import TokenNet
 
 
@@ -111,7 +112,7 @@ def test_fisher_expects_the_squared_first_order_change(net, batches, criterion, 
 
         def values(gate, name=name):
             with gates(net.backbone, {name: gate}):
-                return criterion.values(net(batch.images), batch.images, batch.sizes)[:, some]
+                return criterion.values(net(batch.images), batch)[:, some]
 
         slope = torch.autograd.functional.jacobian(values, gate)  # (B, 3, B, 1, size)
         expected = sum(slope[b, :, b, 0].square().sum(dim=0) for b in range(2)) / 2

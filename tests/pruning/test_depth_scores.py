@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from upvit_mm.pruning import make_plan, slice_state
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import log_posteriors
 from upvit_mm.pruning.depth import all_blocks, removal_candidates, remove
 from upvit_mm.pruning.depth_scores import choose_blocks
-from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.posterior import PosteriorNet
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.methods import METHODS, Method, all_channels, readers_of, scores_by
 from upvit_mm.pruning.posterior import PosteriorNet
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from upvit_mm.pruning import shared_work
-from upvit_mm.pruning.importance import Batch, exact_scores, exact_sums
+from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.importance import exact_scores, exact_sums
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.shared_work import Crew, score_in_parts

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from upvit_mm.pruning import PrunePlan, gates, importance, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.cosines import cosines, narrowing
 from upvit_mm.pruning.criteria import ReadTokensChange, token_deviations
 from upvit_mm.pruning.head_axes import turn_heads
-from upvit_mm.pruning.importance import Batch, exact_scores, fisher_scores
+from upvit_mm.pruning.importance import exact_scores, fisher_scores
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.stream_axes import reading_of, turn_stream
 from upvit_mm.pruning.token_net import TokenNet
@@ -273,7 +274,7 @@ def test_fisher_expects_the_squared_slope_of_directions(net, images, monkeypatch
             gate = torch.ones(45, dtype=torch.float64)
             gate[c] += step
             with torch.no_grad(), net.gated({EMBED: gate}):
-                values.append(criterion.values(net(batch.images), batch.images, None)[:, some])
+                values.append(criterion.values(net(batch.images), batch)[:, some])
         slope = (values[1] - values[0]) / 2e-4
         assert scores[c].item() == pytest.approx(slope.square().sum().item() / 2, rel=1e-5)
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.workflow import healing
 from upvit_mm.workflow.healing import heal
 from upvit_mm.workflow.whole_detector import build_detector

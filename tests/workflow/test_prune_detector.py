@@ -15,6 +15,7 @@ from upvit_mm.compare.contestants import Contestant, with_backbone
 from upvit_mm.models.map_repair import repair_readers
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.costs import count_macs
+from upvit_mm.pruning.score_file import load_scores
 from upvit_mm.workflow.dense_detector import DenseDetector
 from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector
 from upvit_mm.workflow.detector_test import DetectorTest
@@ -221,6 +222,22 @@ def test_the_tool(dense, run, tmp_path):
     train = [sys.executable, str(ROOT / 'tools/train.py'), 'out/detector.py', '--work-dir', 'more']
     assert 'Load checkpoint from' in run(train)
     assert torch.load(tmp_path / 'more/epoch_1.pth', weights_only=False)['meta']['arch']['embed_dims']
+
+
+def test_scores_by_the_loss_of_the_detector(dense, job, tmp_path):
+    """With the labels of the training data, at a size of its own; the test keeps the config's."""
+    files, found = dense('pvtv2', 'mask-rcnn'), {}
+    for given in ({}, {'size': '96x128'}, {'criterion': 'loss'}):
+        job_ = job(files, budget='macs=60%', attention='channels', eval_images=0, compensate=False, **given)
+        job_.run()
+        found[str(given)] = load_scores(tmp_path / 'out/scores.pt', job_.source)[0]
+        assert {batch.images.shape[-2:] for batch in job_.images.proxy} == {(96, 96) if 'size' in given else (64, 64)}
+        assert all((batch.samples is not None) == ('criterion' in given) for batch in job_.images.proxy)
+    tokens, other_size, loss = found.values()
+    for name, values in tokens.items():
+        assert not torch.allclose(values, other_size[name], rtol=1e-3, atol=0), name
+        assert not torch.allclose(values, loss[name], rtol=1e-3, atol=0), name
+        assert loss[name].max() > 0
 
 
 def _arch(cfg: Config) -> ArchSpec:

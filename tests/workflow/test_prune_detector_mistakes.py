@@ -39,7 +39,14 @@ def start(cfg: Config, checkpoint: Path, tmp_path: Path, **given) -> PruneJob:
     [
         ({'per_class': 2}, 'per_class = 2: is not for a detector; pictures of a detector have several classes'),
         ({'window_size': 7}, 'window_size = 7: is not for a detector; the windows are those of the config'),
-        ({'method': 'taylor'}, "method = 'taylor': reads class posteriors; a detector takes one of fisher"),
+        ({'method': 'taylor'}, "method = 'taylor': does not score the tokens of a detector; take one of fisher"),
+        (
+            {'method': 'exact', 'criterion': 'loss'},
+            r"method = 'exact': does not score the loss .* of fisher, magn",
+        ),
+        ({'criterion': 'posterior'}, "criterion = 'posterior': a detector has no class posteriors; it takes tokens or"),
+        ({'criterion': 'loss', 'images': 'any'}, "criterion = 'loss', images = 'any': the loss needs labels, which a"),
+        ({'size': '64*96'}, r"size '64\*96': must be SIDE or HEIGHTxWIDTH in pixels"),
         ({'images': 'nowhere', 'eval_images': 0}, "image folder 'nowhere' does not exist"),
         ({'budget': 'macs=1%'}, 'out of reach: the narrowest network costs'),
     ],

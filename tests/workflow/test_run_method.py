@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from upvit_mm.pruning import plan_for_target, prunable_dims
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import ReadTokensChange, token_deviations
-from upvit_mm.pruning.importance import POSTERIOR, Batch
+from upvit_mm.pruning.importance import POSTERIOR
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.shared_work import Crew
 from upvit_mm.pruning.token_net import TokenNet

@@ -18,9 +18,10 @@ from upvit_mm.checkpoints import load_classifier
 from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
 from upvit_mm.models import build_backbone
 from upvit_mm.pruning import PrunableDim, make_plan, plan_for_target, prunable_dims, slice_state
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.criteria import log_posteriors
-from upvit_mm.pruning.importance import Batch, Scores, exact_scores, exact_sums, fisher_scores
+from upvit_mm.pruning.importance import Scores, exact_scores, exact_sums, fisher_scores
 from upvit_mm.pruning.methods import METHODS, scores_by
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.stopwatch import device_name, process_peak, seconds

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from upvit_mm.pruning import PrunePlan, slice_state
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.depth import all_blocks
-from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.slicer import State
 from upvit_mm.pruning.streams import Stream
 from upvit_mm.pruning.table import BACKBONE, block_name

@@ -24,10 +24,11 @@ from upvit_mm.benchmark.repair_rivals import corp_like, grail_like, sparsegpt_li
 from upvit_mm.consistency.cka import LinearCKA
 from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
 from upvit_mm.pruning import PrunePlan, plan_for_target, slice_state
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.compensate import compensate, steps_of
 from upvit_mm.pruning.criteria import log_posteriors
-from upvit_mm.pruning.importance import Batch, Scores
+from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.knobs import Grain
 from upvit_mm.pruning.methods import FISHER, MAGNITUDE, scores_by
 from upvit_mm.pruning.slicer import State

@@ -5,28 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from upvit_mm.data.datasets import datasets_in, evaluation_part, unwrapped
+from upvit_mm.arch.size import Size
+from upvit_mm.data.datasets import evaluation_part, unwrapped
 from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, leave_out, look_through
+from upvit_mm.data.pipelines import image_pipeline
 from upvit_mm.models.network import preprocessing_of
-from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.batch import Batch
 
 logger = logging.getLogger('upvit_mm')
-
-
-def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
-    """Transforms of images for a finished network: those of the test part, or of validation if there is none.
-
-    Raises:
-        ValueError: the config has neither.
-    """
-    return datasets_in(cfg, evaluation_part(cfg))[0].settings.pipeline
 
 
 def choose_images(labels: Sequence[int], per_class: int, seed: int, num_classes: int) -> list[int]:
@@ -47,8 +39,10 @@ def choose_images(labels: Sequence[int], per_class: int, seed: int, num_classes:
     return np.sort(np.concatenate(chosen)).tolist()
 
 
-def proxy_set(cfg: Config, per_class: int, seed: int, batch_size: int = 32, device: str = 'cpu') -> ImageSet:
-    """``per_class`` random training images of every class.
+def proxy_set(
+    cfg: Config, per_class: int, seed: int, batch_size: int = 32, device: str = 'cpu', size: Size | None = None
+) -> ImageSet:
+    """``per_class`` random training images of every class; ``size`` as in ``image_pipeline``.
 
     Raises:
         ValueError: see ``choose_images`` and ``ImageSet``.
@@ -57,7 +51,7 @@ def proxy_set(cfg: Config, per_class: int, seed: int, batch_size: int = 32, devi
     def choose(labels: np.ndarray) -> list[int]:
         return choose_images(labels, per_class, seed, cfg.model.head.num_classes)
 
-    return ImageSet(cfg, part_data(cfg, 'train'), choose, batch_size, device)
+    return ImageSet(cfg, part_data(cfg, 'train'), choose, batch_size, device, size)
 
 
 def held_out_set(cfg: Config, count: int | None, seed: int, batch_size: int = 32, device: str = 'cpu') -> ImageSet:
@@ -82,10 +76,17 @@ def part_data(cfg: Config, part: str) -> dict:
 
 
 def folder_sets(
-    cfg: Config, folder: str, count: int, eval_count: int | None, seed: int, batch_size: int = 32, device: str = 'cpu'
+    cfg: Config,
+    folder: str,
+    count: int,
+    eval_count: int | None,
+    seed: int,
+    batch_size: int = 32,
+    device: str = 'cpu',
+    size: Size | None = None,
 ) -> tuple[ImageSet, ImageSet]:
     """A proxy set of ``count`` random images of a plain folder, and at most ``eval_count`` others of it
-    (None = all).
+    (None = all), which have the config's size.
 
     Without labels there is no class balance and no accuracy.
 
@@ -105,7 +106,7 @@ def folder_sets(
             f'for evaluation. Files are read that end in {", ".join(PICTURE_ENDINGS)}.'
         )
     dataset = dict(type='CustomDataset', data_root=folder, with_label=False, extensions=PICTURE_ENDINGS)
-    proxy = ImageSet(cfg, dataset, _random_numbers(seed, 0, count), batch_size, device)
+    proxy = ImageSet(cfg, dataset, _random_numbers(seed, 0, count), batch_size, device, size)
     logger.info('%s: images without labels, so the proxy set is not balanced over classes', folder)
     last = None if eval_count is None else count + eval_count
     return proxy, ImageSet(cfg, dataset, _random_numbers(seed, count, last), batch_size, device)
@@ -126,19 +127,26 @@ class ImageSet(Sequence[Batch]):
             to read.
         batch_size: images per batch.
         device: device of the batches.
+        size: see ``image_pipeline``.
 
     Raises:
         ValueError: more than 1 % of the images cannot be read.
     """
 
     def __init__(
-        self, cfg: Config, dataset: dict, choose: Callable[..., Sequence[int]], batch_size: int, device: str = 'cpu'
+        self,
+        cfg: Config,
+        dataset: dict,
+        choose: Callable[..., Sequence[int]],
+        batch_size: int,
+        device: str = 'cpu',
+        size: Size | None = None,
     ):
         from mmpretrain.registry import DATASETS, MODELS
 
         if evaluation_part(cfg) == 'val':
             logger.info('the config has no test_dataloader: images are prepared like those of val_dataloader')
-        dataset, pipeline = unwrapped(dataset), test_pipeline(cfg)
+        dataset, pipeline = unwrapped(dataset), image_pipeline(cfg, size)
         self.dataset = DATASETS.build(dict(dataset, pipeline=pipeline, _scope_='mmpretrain'))
         self.labels = np.asarray(self.dataset.get_gt_labels()) if dataset.get('with_label', True) else None
         self.numbers = list(choose(range(len(self.dataset)) if self.labels is None else self.labels))

@@ -1,4 +1,4 @@
-"""The proxy set of a detector: pictures as it sees them in a test, without labels."""
+"""The proxy set of a detector: pictures as it sees them in a test."""
 
 from __future__ import annotations
 
@@ -10,26 +10,16 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
-from upvit_mm.data.datasets import datasets_in, evaluation_part
+from upvit_mm.arch.size import Size
+from upvit_mm.data.datasets import datasets_in
 from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, leave_out, look_through
-from upvit_mm.pruning.importance import Batch
-from upvit_mm.registry import is_type
+from upvit_mm.data.pipelines import picture_pipeline
+from upvit_mm.pruning.batch import Batch
 
 logger = logging.getLogger('upvit_mm')
-
-
-def picture_pipeline(cfg: Config) -> list[dict[str, Any]]:
-    """The transforms of the test part, or of validation without one, except those that load annotations.
-
-    Raises:
-        ValueError: the config has neither part.
-    """
-    pipeline = datasets_in(cfg, evaluation_part(cfg))[0].settings.get('pipeline', ())
-    known = dict(registry=TRANSFORMS, scope=cfg.get('default_scope'))
-    return [dict(step) for step in pipeline if not is_type(step['type'], 'LoadAnnotations', **known)]
 
 
 class PictureSet(Sequence[Batch]):
@@ -45,10 +35,12 @@ class PictureSet(Sequence[Batch]):
         seed: seed of the choice.
         batch_size: largest number of pictures in a batch.
         device: device of the batches.
+        size: see ``picture_pipeline``.
+        labelled: whether batches have annotated samples; not for a folder.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: there are no pictures, or more than 1 % of them cannot be read.
+        ValueError: there are no pictures, or more than 1 % of them cannot be read; see ``picture_pipeline``.
     """
 
     def __init__(
@@ -60,9 +52,11 @@ class PictureSet(Sequence[Batch]):
         seed: int,
         batch_size: int,
         device: str = 'cpu',
+        size: Size | None = None,
+        labelled: bool = False,
     ):
         init_default_scope('mmdet')
-        self._source = _Folder(Path(folder)) if folder else _TrainingData(cfg)
+        self._source = _Folder(Path(folder)) if folder else _TrainingData(cfg, labelled)
         if (found := len(self._source)) < count:
             if not found:
                 raise ValueError(f'{self._source.name} has no pictures; give others with --images FOLDER.')
@@ -70,8 +64,8 @@ class PictureSet(Sequence[Batch]):
                 '%s has %d pictures, fewer than num_images = %d: all are used', self._source.name, found, count
             )
         chosen = np.sort(np.random.default_rng(seed).permutation(found)[:count]).tolist()
-        self.preprocessor, self.device = preprocessor, device
-        self._packed = self._read(chosen, Compose(picture_pipeline(cfg)))
+        self.preprocessor, self.device, self.labelled = preprocessor, device, labelled
+        self._packed = self._read(chosen, Compose(picture_pipeline(cfg, size, labelled)))
         self._batches = list(self._grouped(batch_size))
 
     @property
@@ -98,9 +92,12 @@ class PictureSet(Sequence[Batch]):
         numbers = self._batches[k]
         packed = [self._packed[number] for number in numbers]
         data = {name: [item[name] for item in packed] for name in ('inputs', 'data_samples')}
-        inputs = self.preprocessor(data, False)['inputs'].to(self.device)
+        found = self.preprocessor(data, False)
+        if self.labelled and getattr(self.preprocessor, 'pad_mask', False):
+            self.preprocessor.pad_gt_masks(found['data_samples'])  # a test leaves them as they are
         sizes = [tuple(item['inputs'].shape[-2:]) for item in packed]
-        return Batch(inputs, numbers, sizes=sizes)
+        samples = found['data_samples'] if self.labelled else None
+        return Batch(found['inputs'].to(self.device), numbers, sizes=sizes, samples=samples)
 
     def _read(self, numbers: Sequence[int], transforms: Compose) -> dict[int, dict[str, Any]]:
         """Every picture as uint8. Unreadable ones are left out and listed; too many of them are an error."""
@@ -129,7 +126,8 @@ class _TrainingData:
 
     name = 'train_dataloader'
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config, labelled: bool):
+        self._left_out = () if labelled else ('instances',)
         found = datasets_in(cfg, 'train')
         if not found:
             raise ValueError('the config has no train_dataloader: give pictures with --images FOLDER.')
@@ -142,7 +140,7 @@ class _TrainingData:
         for dataset in self._sets:
             if number < len(dataset):
                 info: Mapping[str, Any] = dataset.get_data_info(number)
-                return {key: value for key, value in info.items() if key != 'instances'}
+                return {key: value for key, value in info.items() if key not in self._left_out}
             number -= len(dataset)
         raise IndexError(number)
 

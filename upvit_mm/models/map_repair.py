@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.ridge import LayerSystem
 
 logger = logging.getLogger('upvit_mm')

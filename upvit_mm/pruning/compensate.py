@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.depth import branches
 from upvit_mm.pruning.dims import table_of
-from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.plan import PrunePlan
 from upvit_mm.pruning.ridge import ChannelSystem, LayerSystem, System
 from upvit_mm.pruning.streams import Look, Stream

@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upvit_mm.arch.size import Grid, Size
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.token_net import ReadTokens, TokenNet
 
 Sizes = Sequence[Size] | None  # (height, width) of each picture without its padding, in pixels
 
 
 class Criterion(ABC):
-    """What is measured at the outputs of a network.
+    """What is measured at the outputs of a network; ``models/detector_loss.py`` has one that needs a detector.
 
     Attributes:
         name: on the command line, in configs and in files.
@@ -34,8 +35,8 @@ class Criterion(ABC):
     factor: float
 
     @abstractmethod
-    def values(self, outputs: Any, images: Tensor, sizes: Sizes) -> Tensor:
-        """Values ``(B, D)`` that depend on the outputs of images ``(B, 3, h, w)``; differentiable.
+    def values(self, outputs: Any, batch: Batch) -> Tensor:
+        """Values ``(B, D)`` that depend on the outputs of a batch; differentiable.
 
         Raises:
             ValueError: outputs that are not finite.
@@ -56,7 +57,7 @@ class Posterior(Criterion):
     name = 'posterior'
     factor = 0.5
 
-    def values(self, outputs: Tensor, images: Tensor, sizes: Sizes) -> Tensor:
+    def values(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Log posteriors of logits ``(B, classes)``."""
         return log_posteriors(outputs)
 
@@ -84,11 +85,11 @@ class ReadTokensChange(Criterion):
     name = 'tokens'
     factor = 1.0
 
-    def values(self, outputs: ReadTokens, images: Tensor, sizes: Sizes) -> Tensor:
+    def values(self, outputs: ReadTokens, batch: Batch) -> Tensor:
         """Tokens, divided by the deviations and by the root of their number, ``(B, D)``; 0 in the padding."""
         parts = []
         for (tokens, grid), deviation in zip(outputs, self.deviations[len(self.deviations) - len(outputs) :]):
-            real = real_tokens(grid, images, sizes).to(tokens)  # (B, N)
+            real = real_tokens(grid, batch.images, batch.sizes).to(tokens)  # (B, N)
             scale = real / real.sum(dim=1, keepdim=True).sqrt()
             by_channel = torch.where(deviation > 0, 1 / deviation, 0.0).to(tokens)  # a constant channel tells nothing
             parts.append((tokens * by_channel * scale[:, :, None]).flatten(1))
@@ -104,7 +105,7 @@ class ReadTokensChange(Criterion):
         return (values - reference[:, reference.shape[1] - values.shape[-1] :]).double().square().sum(dim=-1)
 
 
-CRITERIA = (Posterior.name, ReadTokensChange.name)
+CRITERIA = (Posterior.name, ReadTokensChange.name, 'loss')
 
 
 @torch.no_grad()

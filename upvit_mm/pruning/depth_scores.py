@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import Criterion
 from upvit_mm.pruning.depth import Branch, Pair, all_blocks, branches, removal_candidates, remove
-from upvit_mm.pruning.importance import POSTERIOR, Batch
+from upvit_mm.pruning.importance import POSTERIOR
 from upvit_mm.pruning.table import block_name
 from upvit_mm.pruning.walk import Walk
 
@@ -62,10 +63,10 @@ def _distances(
     closed = [_closed_branches(net, [*stages[:i], remove(stages[i], c), *stages[i + 1 :]]) for i, c in candidates]
     totals = [0.0] * len(candidates)
     for batch in batches:
-        reference = criterion.values(net(batch.images), batch.images, batch.sizes)
+        reference = criterion.values(net(batch.images), batch)
         for k, names in enumerate(closed):
             with net.gated({name: batch.images.new_zeros(1) for name in names}):
-                pruned = criterion.values(net(batch.images), batch.images, batch.sizes)
+                pruned = criterion.values(net(batch.images), batch)
             totals[k] += criterion.distance(reference, pruned).sum().item()
     return totals
 

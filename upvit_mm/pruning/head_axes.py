@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.table import BACKBONE, block_name
 from upvit_mm.pruning.walk import Walk
 

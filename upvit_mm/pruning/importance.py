@@ -10,13 +10,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upvit_mm.arch.size import Size
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import Criterion, Posterior
 from upvit_mm.pruning.dims import PrunableDim, prunable_dims
 from upvit_mm.pruning.walk import Entry, Walk
@@ -26,22 +25,6 @@ Channels = Mapping[str, Tensor]  # dim name -> channels to score, int64
 Report = Callable[[str, float], None]  # dim kind, channels x images done
 POSTERIOR = Posterior()
 Sums = Iterator[tuple[str, Tensor]]  # dim name, sums over the images of a batch (size,)
-
-
-class Batch(NamedTuple):
-    """Images of the proxy set.
-
-    Attributes:
-        images: ``(B, 3, h, w)``.
-        numbers: number of each image in its data set.
-        labels: ``(B,)`` int64, or None where they are not known.
-        sizes: ``(height, width)`` of each picture without its padding, in pixels; None = nothing is padded.
-    """
-
-    images: Tensor
-    numbers: Sequence[int]
-    labels: Tensor | None = None
-    sizes: Sequence[Size] | None = None
 
 
 def select_dims(net: Walk, names: Iterable[str] | None) -> list[PrunableDim]:
@@ -106,7 +89,7 @@ def exact_sums(
     """
     dims = select_dims(net, channels)
     passed, outputs = net.activations(batch.images)
-    reference = criterion.values(outputs, batch.images, batch.sizes)
+    reference = criterion.values(outputs, batch)
     step = max(1, max_rows // len(batch.images))
     for dim in dims:
         sums = torch.zeros(dim.size, dtype=torch.float64)
@@ -129,9 +112,7 @@ def _values_without(
     gate[torch.arange(num), :, channels] = 0
     with net.gated({dim.name: gate.flatten(0, 1)[:, None]}):  # (K*B, 1, size)
         outputs = net.resume(Entry.of(dim), x.repeat(num, *[1] * (x.ndim - 1)), grid)
-    images = batch.images.expand(num, *batch.images.shape).flatten(0, 1)
-    sizes = None if batch.sizes is None else list(batch.sizes) * num
-    return criterion.values(outputs, images, sizes).unflatten(0, (num, size))
+    return criterion.values(outputs, batch.repeated(num)).unflatten(0, (num, size))
 
 
 def fisher_sums(
@@ -167,6 +148,7 @@ def fisher_sums(
     dims = select_dims(net, channels)
     leaves, values = _gated_values(net, batch, criterion)
     weights = criterion.weights(values)
+    draws = draws if values.shape[1] > 1 else 1  # the square of a single gradient does not depend on the sign
     signs = _signs(batch.numbers, draws, values.shape[1], seed).to(values.device)  # (draws, B, D)
     sums = {dim.name: torch.zeros(dim.size, dtype=torch.float64, device=values.device) for dim in dims}
     for draw in range(draws):
@@ -209,7 +191,7 @@ def _gated_values(net: Walk, batch: Batch, criterion: Criterion) -> tuple[dict[s
     dims = prunable_dims(net.backbone.arch).values()
     leaves = {dim.name: batch.images.new_ones(len(batch.images), 1, dim.size, requires_grad=True) for dim in dims}
     with torch.enable_grad(), net.gated(leaves):
-        return leaves, criterion.values(net(batch.images), batch.images, batch.sizes)
+        return leaves, criterion.values(net(batch.images), batch)
 
 
 def _gradients(target: Tensor, leaves: dict[str, Tensor], keep: bool = False) -> dict[str, Tensor]:

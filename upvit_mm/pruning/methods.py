@@ -16,18 +16,10 @@ from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
-from upvit_mm.pruning.criteria import CRITERIA, Criterion
+from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.criteria import CRITERIA, Criterion, Posterior, ReadTokensChange
 from upvit_mm.pruning.dims import prunable_dims
-from upvit_mm.pruning.importance import (
-    POSTERIOR,
-    Batch,
-    Scores,
-    Sums,
-    exact_sums,
-    fisher_sums,
-    mean_scores,
-    taylor_sums,
-)
+from upvit_mm.pruning.importance import POSTERIOR, Scores, Sums, exact_sums, fisher_sums, mean_scores, taylor_sums
 from upvit_mm.pruning.walk import Walk
 
 NEEDS = ('weights', 'images', 'gradients', 'labels')
@@ -123,7 +115,7 @@ EXACT = Method(
     'the change without the channel (UP-ViTs: KL of the posteriors)',
     needs=('images',),
     settings=('max_rows',),
-    criteria=CRITERIA,
+    criteria=(Posterior.name, ReadTokensChange.name),
     of_batch=exact_sums,
 )
 HYBRID = Method(
@@ -131,7 +123,7 @@ HYBRID = Method(
     'fisher, and exact for the channels near the cut',
     needs=FISHER.needs,
     settings=FISHER.settings,
-    criteria=FISHER.criteria,
+    criteria=EXACT.criteria,
     of_batch=FISHER.of_batch,
     near_cut=EXACT,
 )

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from upvit_mm.files import check_records, save_atomically
-from upvit_mm.pruning.importance import Batch, Scores, Sums
+from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.importance import Scores, Sums
 
 logger = logging.getLogger('upvit_mm')
 SAVE_EVERY = 10.0  # seconds between two saves of a batch that is being scored

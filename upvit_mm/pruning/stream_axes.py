@@ -21,9 +21,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.cosines import cosines, times
 from upvit_mm.pruning.dims import table_of
-from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.table import BACKBONE
 from upvit_mm.pruning.walk import Walk
 

@@ -14,9 +14,10 @@ from upvit_mm.arch.size import Size, Windows
 from upvit_mm.checkpoints import load_classifier
 from upvit_mm.models import build_backbone
 from upvit_mm.pruning import PrunePlan, slice_state
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import Criterion, Posterior, ReadTokensChange, token_deviations
 from upvit_mm.pruning.dims import table_of
-from upvit_mm.pruning.importance import POSTERIOR, Batch
+from upvit_mm.pruning.importance import POSTERIOR
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.token_net import TokenNet
 from upvit_mm.pruning.walk import Walk
@@ -112,6 +113,10 @@ class DenseClassifier(Subject):
 
     def check(self, settings: PruneSettings, scored: bool) -> None:
         """If posteriors are needed, refuse a checkpoint without a head, or a config that uses it in another way."""
+        if settings.criterion not in (None, Posterior.name, ReadTokensChange.name):
+            raise ValueError(
+                f'criterion = {settings.criterion!r}: is for detectors; a classifier takes posterior or tokens.'
+            )
         method = METHODS[settings.method]
         of_classes = self.criterion_name(settings) == Posterior.name or (method.needs_images and not method.criteria)
         posteriors = (scored and of_classes) or settings.eval_images != 0

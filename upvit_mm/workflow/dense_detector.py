@@ -19,12 +19,13 @@ from upvit_mm.arch.size import Size, Windows
 from upvit_mm.checkpoints import check_arch_of, is_harmless, model_state, read_checkpoint
 from upvit_mm.checkpoints.keys import check_state
 from upvit_mm.data.checks import check_datasets
+from upvit_mm.models.detector_loss import DetectorLoss
 from upvit_mm.models.map_readers import MapReaders, find_map_readers
 from upvit_mm.models.map_repair import repair_readers
 from upvit_mm.openmmlab import require_mmcv_ops
 from upvit_mm.pruning import PrunePlan
-from upvit_mm.pruning.criteria import Criterion, ReadTokensChange, token_deviations
-from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.criteria import Criterion, Posterior, ReadTokensChange, token_deviations
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.table import BACKBONE
 from upvit_mm.pruning.token_net import TokenNet
@@ -94,9 +95,11 @@ class DenseDetector(Subject):
         return {**self.readers.fixed, **blocks}
 
     def criterion_name(self, settings: PruneSettings) -> str:
-        return ReadTokensChange.name
+        return settings.criterion or ReadTokensChange.name
 
     def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
+        if self.criterion_name(settings) == DetectorLoss.name:
+            return self.net, DetectorLoss(self.detector, self.device)
         return self.net, ReadTokensChange(token_deviations(self.net, batches))
 
     def net_of(self, arch: ArchSpec, state: State) -> TokenNet:
@@ -140,17 +143,25 @@ class DenseDetector(Subject):
         return DetectorImages(self.cfg, settings, ledger, preprocessor)
 
     def check(self, settings: PruneSettings, scored: bool) -> None:
-        fitting = [name for name, m in METHODS.items() if not m.needs_images or ReadTokensChange.name in m.criteria]
+        criterion = self.criterion_name(settings)
+        if criterion == Posterior.name:
+            raise ValueError(f'criterion = {criterion!r}: a detector has no class posteriors; it takes tokens or loss.')
+        if criterion == DetectorLoss.name and settings.images:
+            raise ValueError(
+                f'criterion = {criterion!r}, images = {settings.images!r}: the loss needs labels, which a folder of '
+                'pictures does not have; leave out one of them.'
+            )
+        fitting = [name for name, m in METHODS.items() if not m.needs_images or criterion in m.criteria]
         if settings.method not in fitting:
             raise ValueError(
-                f'method = {settings.method!r}: reads class posteriors; a detector takes one of {", ".join(fitting)}.'
+                f'method = {settings.method!r}: does not score the {criterion} of a detector; take one of '
+                f'{", ".join(fitting)}.'
             )
-        for name, wanted, reason in (
-            ('criterion', ReadTokensChange.name, 'a detector has no class posteriors'),
-            ('embed', 'channels', 'layers after the backbone pool its maps, channel by channel'),
-        ):
-            if (value := getattr(settings, name)) not in (None, wanted):
-                raise ValueError(f'{name} = {value!r}: a detector takes {wanted!r}; {reason}.')
+        if settings.embed != 'channels':
+            raise ValueError(
+                f"embed = {settings.embed!r}: a detector takes 'channels'; layers after the backbone pool its maps, "
+                'channel by channel.'
+            )
         if settings.eval_images:
             check_countable(self.cfg)
 

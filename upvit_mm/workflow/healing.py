@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 
 from upvit_mm.files import check_records, save_atomically
-from upvit_mm.pruning.importance import Batch
+from upvit_mm.pruning.batch import Batch
 
 logger = logging.getLogger('upvit_mm')
 LEARNING_RATE, WATCHED = 2e-4, 8  # one batch of this many is not trained on

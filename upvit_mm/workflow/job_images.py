@@ -12,8 +12,10 @@ from torch import nn
 
 from upvit_mm.data.datasets import datasets_in
 from upvit_mm.data.identity import identity_of
-from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, part_data, proxy_set, test_pipeline
-from upvit_mm.data.picture_set import PictureSet, picture_pipeline
+from upvit_mm.data.image_set import ImageSet, folder_sets, held_out_set, part_data, proxy_set
+from upvit_mm.data.picture_set import PictureSet
+from upvit_mm.data.pipelines import image_pipeline, picture_pipeline
+from upvit_mm.models.detector_loss import DetectorLoss
 from upvit_mm.models.network import preprocessing_of
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.prune_settings import PruneSettings
@@ -80,7 +82,7 @@ class ClassifierImages(JobImages):
         s = self.settings
         if s.images:
             return self._folder_sets[0]
-        return proxy_set(self.cfg, s.per_class, s.seed, s.batch_size, s.device)
+        return proxy_set(self.cfg, s.per_class, s.seed, s.batch_size, s.device, s.side_lengths)
 
     @cached_property
     def held_out(self) -> ImageSet:
@@ -105,12 +107,14 @@ class ClassifierImages(JobImages):
     @cached_property
     def _folder_sets(self) -> tuple[ImageSet, ImageSet]:
         s = self.settings
-        return folder_sets(self.cfg, s.images, s.num_images, s.eval_images, s.seed, s.batch_size, s.device)
+        counts = (s.num_images, s.eval_images, s.seed, s.batch_size)
+        return folder_sets(self.cfg, s.images, *counts, s.device, s.side_lengths)
 
     def _data(self, part: str, count: str) -> list[Any]:
         s = self.settings
         dataset = plain_folder(s.images) if s.images else part_data(self.cfg, part)
-        pixels = [test_pipeline(self.cfg), preprocessing_of(self.cfg)]
+        size = s.side_lengths if part == 'train' else None
+        pixels = [image_pipeline(self.cfg, size), preprocessing_of(self.cfg)]
         return [self._identity_of(dataset), str(pixels), s.some(count, 'num_images', 'seed', 'batch_size')]
 
 
@@ -131,15 +135,20 @@ class DetectorImages(JobImages):
     @cached_property
     def proxy(self) -> PictureSet:
         s = self.settings
-        return PictureSet(self.cfg, self.preprocessor, s.images, s.num_images, s.seed, s.batch_size, s.device)
+        how = (s.num_images, s.seed, s.batch_size, s.device, s.side_lengths, self._labelled)
+        return PictureSet(self.cfg, self.preprocessor, s.images, *how)
 
     @cached_property
     def proxy_data(self) -> list[Any]:
         s = self.settings
         sets = [plain_folder(s.images)] if s.images else [d.settings for d in datasets_in(self.cfg, 'train')]
-        pixels = [picture_pipeline(self.cfg), preprocessing_of(self.cfg)]
+        pixels = [picture_pipeline(self.cfg, s.side_lengths, self._labelled), preprocessing_of(self.cfg)]
         counts = s.some('num_images', 'seed', 'batch_size')
         return [*map(self._identity_of, sets), str(pixels), counts]
+
+    @property
+    def _labelled(self) -> bool:
+        return self.settings.criterion == DetectorLoss.name
 
     @cached_property
     def held_out_data(self) -> list[Any]:

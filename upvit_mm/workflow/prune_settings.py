@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.arch.size import Windows
+from upvit_mm.arch.size import Size, Windows, parse_size
 from upvit_mm.models.own_backbone import own_backbone
 from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
 from upvit_mm.pruning.budget import Budget
@@ -41,9 +41,11 @@ class PruneSettings:
         near_share: share of each dim (or head) around the cut that a second method scores again, see ``Method``.
         per_class: images of every class in the proxy set.
         images: plain folder of images to use instead of the config's data.
+        size: pixels of the images of the proxy set, ``'HEIGHTxWIDTH'`` or ``'SIDE'``. Images of a classifier are
+            stretched to it, pictures of a detector get it as scale of their ``Resize``; None = as in the config's test.
         num_images: size of the proxy set when it comes from ``images``; of a detector always.
         criterion: what the importance looks at, one of ``CRITERIA``; None = tokens of detectors and of networks without
-            a head, else class posteriors.
+            a head, else class posteriors. The loss is a detector's own.
         attention: ``'channels'`` cuts channels of heads, ``'lowrank'`` directions of what they compute
             (``pruning/head_axes.py``).
         embed: ``'channels'`` cuts channels of the embedding, ``'rotate'`` directions of the residual stream
@@ -72,6 +74,7 @@ class PruneSettings:
     near_share: float = 0.2
     per_class: int = 5
     images: str | None = None
+    size: str | None = None
     num_images: int = 1000
     criterion: str | None = None
     attention: str = 'channels'
@@ -114,6 +117,7 @@ class PruneSettings:
                 f"embed = 'rotate', method = {self.method!r}: it does not score directions; take one of "
                 f'{", ".join(fitting)}.'
             )
+        self.side_lengths  # noqa: B018  it refuses what is no size
         if self.ridge is not None and not self.ridge > 0:
             raise ValueError(f'ridge = {self.ridge}: must be above 0.')
 
@@ -130,6 +134,15 @@ class PruneSettings:
     def turns(self) -> bool:
         """Whether the network is put into other axes before it is scored."""
         return self.attention == 'lowrank' or self.embed == 'rotate'
+
+    @property
+    def side_lengths(self) -> Size | None:
+        """``size`` as ``(height, width)`` in pixels.
+
+        Raises:
+            ValueError: it is no size.
+        """
+        return None if self.size is None else parse_size(self.size)
 
     @property
     def windows(self) -> Windows:

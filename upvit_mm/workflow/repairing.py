@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from upvit_mm.files import check_records, save_atomically
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.compensate import compensate, steps_of
-from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.plan import PrunePlan
 from upvit_mm.pruning.walk import Walk
 

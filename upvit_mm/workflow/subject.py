@@ -15,9 +15,9 @@ from upvit_mm.arch.size import Size, Windows
 from upvit_mm.checkpoints import local_file
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import Criterion
 from upvit_mm.pruning.head_axes import turn_heads
-from upvit_mm.pruning.importance import Batch
 from upvit_mm.pruning.stream_axes import turn_stream
 from upvit_mm.pruning.table import stage_name
 from upvit_mm.pruning.walk import Walk
