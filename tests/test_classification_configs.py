@@ -39,7 +39,7 @@ def test_imagenet_recipe(path):
     folder = Path(f'work_dirs/up-{arch.name}_from-{cfg.model.teacher.backbone.arch}_in1k')
     assert pruning.prune.target == arch.name
     assert cfg.model.teacher.checkpoint in Path(pruning.filename).read_text()
-    assert cfg.model.init_cfg == dict(type='Pretrained', checkpoint=str(folder / 'sliced.pth'))
+    assert cfg.model.init_cfg == dict(type='Pretrained', checkpoint=str(folder / 'pruned.pth'))
     assert cfg.model.type == 'upvit_mm.DistillClassifier'
     assert 'in_channels' not in cfg.model.head  # follows --cfg-options model.backbone.arch=arch.json
     assert cfg.model.teacher.head.in_channels == get_arch(cfg.model.teacher.backbone.arch).embed_dims[-1]
@@ -150,7 +150,7 @@ def test_a_recipe_takes_a_step(tmp_path, scope):
     for name, state in (('dense', dense.state_dict()), ('sliced', sliced)):
         torch.save({'state_dict': state}, tmp_path / f'{name}.pth')
     model.teacher.checkpoint = str(tmp_path / 'dense.pth')
-    model.init_cfg.checkpoint = str(tmp_path / 'sliced.pth')
+    model.init_cfg.checkpoint = str(tmp_path / 'pruned.pth')
     model.distill.feature.plan = str(tmp_path / 'plan.json')
     model.data_preprocessor = dict(type='ClsDataPreprocessor', **cfg.data_preprocessor)
     student = MODELS.build(model)
@@ -176,7 +176,7 @@ def test_demo_with_the_files_of_a_pruning(path, tmp_path, scope):
 
     cfg = Config.fromfile(path)
     text = path.read_text()
-    assert 'model.backbone.arch=DIR/arch.json model.init_cfg.checkpoint=DIR/sliced.pth' in text
+    assert 'model.backbone.arch=DIR/arch.json model.init_cfg.checkpoint=DIR/pruned.pth' in text
     scope('mmpretrain')
     parts = ('backbone', 'neck', 'head')
     dense = MODELS.build({'type': 'ImageClassifier', **{k: v for k, v in cfg.model.teacher.items() if k in parts}})
@@ -187,7 +187,7 @@ def test_demo_with_the_files_of_a_pruning(path, tmp_path, scope):
     sliced = slice_state(dense.state_dict(), plan)
     for name, state in (('dense', dense.state_dict()), ('sliced', sliced)):
         torch.save({'state_dict': state}, tmp_path / f'{name}.pth')
-    options = {'backbone.arch': 'arch.json', 'init_cfg.checkpoint': 'sliced.pth', 'teacher.checkpoint': 'dense.pth'}
+    options = {'backbone.arch': 'arch.json', 'init_cfg.checkpoint': 'pruned.pth', 'teacher.checkpoint': 'dense.pth'}
     cfg.merge_from_dict({f'model.{key}': str(tmp_path / file) for key, file in options.items()})
     student = MODELS.build(cfg.model)
     student.init_weights()
@@ -196,5 +196,5 @@ def test_demo_with_the_files_of_a_pruning(path, tmp_path, scope):
 
     cfg.model.backbone.arch = source.to_dict()
     wrong = MODELS.build(cfg.model)
-    with pytest.raises(ValueError, match=r'does not fit the student \(checkpoint=.*sliced.pth\)'):
+    with pytest.raises(ValueError, match=r'does not fit the student \(checkpoint=.*pruned.pth\)'):
         wrong.init_weights()

@@ -94,7 +94,7 @@ def test_the_steps_and_what_they_hand_on(start, commands, tmp_path):
     vanilla = f'{classifiers}/vanilla/arch.json,{classifiers}/vanilla/{seed}'  # of its own logit scales
     dense = f'configs/_base_/archs/pvtv2-micro.json,{classifiers}/dense/epoch_10.pth'
     assert commands[1][2] == dense.partition(',')[2]
-    assert f'sliced={arch},{classifiers}/pruning/plain.pth' in commands[1]
+    assert f'sliced={arch},{classifiers}/pruning/sliced.pth' in commands[1]
     assert commands[2][-3:] == [f'vanilla={vanilla}', f'dense={dense}', f'up={up}']
     assert commands[3][-1:] == [f'up={up}']
     trained = out / 'retinanet/dense/seed0'

@@ -129,8 +129,8 @@ def backbones_of(classifiers: Path, epochs: dict[str, int]) -> dict[str, str]:
     return {
         'vanilla': f'{vanilla / "arch.json"},{vanilla / trained}',
         'dense': f'{ARCH},{classifiers}/dense/epoch_{epochs["dense"]}.pth',
-        'sliced': f'{arch},{classifiers / "pruning/plain.pth"}',
-        'compensated': f'{arch},{classifiers / "pruning/sliced.pth"}',
+        'sliced': f'{arch},{classifiers / "pruning/sliced.pth"}',
+        'compensated': f'{arch},{classifiers / "pruning/pruned.pth"}',
         'up': f'{arch},{classifiers / "compensated-distilled" / trained}',
     }
 

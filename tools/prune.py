@@ -74,6 +74,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config of the dense classifier (mmpretrain) or detector (mmdet)')
     parser.add_argument('checkpoint', help='its weights, in any known layout')
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for scores, plan and the pruned network')
+    parser.add_argument('--overwrite', action='store_true', help="replace another goal's result in that folder")
     goal = parser.add_argument_group('goal (one of them)').add_mutually_exclusive_group()
     goal.add_argument('--target', help='architecture: a stock name or an arch.json')
     goal.add_argument(
@@ -138,6 +139,8 @@ def main() -> None:
         if args.dry_run:
             show_target(job)
         else:
+            if not args.overwrite:
+                job.check_free()
             show_outcome(job, args.work_dir)
     finally:
         leave_processes()  # after an error too, so that the others notice it at once

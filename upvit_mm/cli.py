@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,20 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, ImportError, OSError) as error:
         if not is_mistake(error):
             raise
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {with_flags(str(error), sys.argv[1:])}')
+
+
+def with_flags(text: str, words: Sequence[str]) -> str:
+    """A message in which settings are written as the flags that the user gave: ``--round-to = 0``.
+
+    Args:
+        text: the message; it names a setting and its value as ``round_to = 0``.
+        words: the command line.
+    """
+    for flag in {word.partition('=')[0] for word in words if word.startswith('--')}:
+        setting = re.escape(flag.removeprefix('--').replace('-', '_'))
+        text = re.sub(rf'(?<![\w.-]){setting}(?= = )', flag, text)
+    return text
 
 
 def is_mistake(error: Exception) -> bool:

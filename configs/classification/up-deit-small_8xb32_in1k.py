@@ -22,7 +22,7 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(arch=_base_.arch),
-    init_cfg=dict(type='Pretrained', checkpoint='work_dirs/up-deit-small_from-deit-base_in1k/sliced.pth'),
+    init_cfg=dict(type='Pretrained', checkpoint='work_dirs/up-deit-small_from-deit-base_in1k/pruned.pth'),
     teacher=dict(
         backbone=dict(arch='deit-base'),
         head=dict(in_channels=768),

@@ -23,7 +23,7 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(arch=_base_.arch),
-    init_cfg=dict(type='Pretrained', checkpoint='work_dirs/up-pvtv2-b0_from-pvtv2-b2_in1k/sliced.pth'),
+    init_cfg=dict(type='Pretrained', checkpoint='work_dirs/up-pvtv2-b0_from-pvtv2-b2_in1k/pruned.pth'),
     teacher=dict(
         backbone=dict(arch='pvtv2-b2'),
         head=dict(in_channels=512),

@@ -3,7 +3,7 @@
     python tools/prune.py configs/demo/up-deit-micro_digits.py work_dirs/up-deit-micro_digits/epoch_40.pth \\
         --budget macs=40%@64x64 --compensate --work-dir DIR
     python tools/train.py configs/demo/up-deit-micro_distil_digits.py --cfg-options \\
-        model.backbone.arch=DIR/arch.json model.init_cfg.checkpoint=DIR/sliced.pth
+        model.backbone.arch=DIR/arch.json model.init_cfg.checkpoint=DIR/pruned.pth
 
 Another dense checkpoint: also `model.teacher.checkpoint=...`. The head's in_channels follow the arch. Without options
 the student is the dense network itself.

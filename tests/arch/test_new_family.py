@@ -150,4 +150,4 @@ def test_the_pruning_job(digits_folder, scope, tmp_path, randomise):
     assert 0.49 < count_macs(pruned, (64, 64), 10) / count_macs(arch, (64, 64), 10) <= 0.5
     cfg.model.backbone.arch = str(tmp_path / 'out/arch.json')
     cfg.model.head.in_channels = pruned.embed_dims[-1]
-    CLASSIFIERS.build(cfg.model).load_state_dict(torch.load(tmp_path / 'out/sliced.pth')['state_dict'])
+    CLASSIFIERS.build(cfg.model).load_state_dict(torch.load(tmp_path / 'out/pruned.pth')['state_dict'])

@@ -106,11 +106,11 @@ def test_a_sliced_network_has_a_smaller_file(save, tmp_path):
     dense_files = save(config, **{'model.backbone.arch': str(arch_file)})
     plan = make_plan(dense_arch, {name: range(0, dim.size, 2) for name, dim in prunable_dims(dense_arch).items()})
     state = slice_state(dense_files.model.state_dict(), plan)
-    torch.save({'state_dict': state}, tmp_path / 'sliced.pth')
+    torch.save({'state_dict': state}, tmp_path / 'pruned.pth')
     arch, arch_file = plan.target_arch, plan.target_arch.save_json(tmp_path / 'sliced.json')
     options = {'model.backbone.arch': str(arch_file), 'model.head.in_channels': arch.embed_dims[-1]}
     dense = load_part('classifier', *dense_files[1:])
-    sliced = load_part('classifier', dense_files.config, str(tmp_path / 'sliced.pth'), options)
+    sliced = load_part('classifier', dense_files.config, str(tmp_path / 'pruned.pth'), options)
 
     results = export(sliced, tmp_path / 'sliced.onnx', SIZES[:2], repeats=2, dense=dense)
     assert not list(tmp_path.glob('*dense.onnx'))

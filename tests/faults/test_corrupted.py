@@ -84,7 +84,7 @@ def written(arch, build, tmp_path) -> dict[str, tuple[Path, Callable[[Path], Any
     plan = plan_for_target(arch, arch.with_widths(TARGET), scores)
     plan.meta.update(goal='half', sha256='0' * 64, costs={'macs': 12345})
     state = {f'backbone.{k}': v for k, v in build('pvtv2', arch).state_dict().items()}
-    checkpoint = save_checkpoint(tmp_path / 'sliced.pth', state, arch=arch.to_dict(), seed=0)
+    checkpoint = save_checkpoint(tmp_path / 'pruned.pth', state, arch=arch.to_dict(), seed=0)
     return {
         'checkpoint': (checkpoint, lambda path: (load_backbone(path), read_checkpoint(path)['meta'])),
         'scores': (save_scores(tmp_path / 'scores.pt', scores, arch, method='exact'), lambda p: load_scores(p, arch)),

@@ -128,7 +128,7 @@ def test_scoring(storm, identical):
     assert names == sorted(path.name for path in stormy.iterdir() if path.suffix != '.part')
     for name in ('scores.pt', 'arch.json', 'plan.json', 'proxy.txt', 'report.json'):
         assert (calm / name).read_bytes() == (stormy / name).read_bytes(), name
-    for name in ('sliced.pth', 'plain.pth'):
+    for name in ('pruned.pth', 'sliced.pth'):
         assert identical(weights(calm / name), weights(stormy / name))
 
 

@@ -86,14 +86,14 @@ def test_a_pruning_on_a_full_disk(again):
     """Scores and plan have room, the network has not."""
     job = again('scoring')
     before = contents(job.out)
-    said = job.run(status=1, **full(len(before['sliced.pth']) // 2))
+    said = job.run(status=1, **full(len(before['pruned.pth']) // 2))
     assert_one_line(said, r"File too large: '.*plain\.pth'")
     after = contents(job.out)
     assert after.keys() == before.keys()
     changed = {name for name in before if after[name] != before[name]}
     assert changed == {'scores.pt', 'plan.json', 'steps.json'}
     job.run()
-    assert contents(job.out)['sliced.pth'] != before['sliced.pth']
+    assert contents(job.out)['pruned.pth'] != before['pruned.pth']
 
 
 def test_a_comparison_on_a_disk_that_is_full(job, tmp_path):

@@ -40,7 +40,7 @@ def test_the_teacher_of_a_recipe_and_back(name):
     lesson = Lesson.of(recipe.model.distill)
     plans = [Path('first/plan.json'), Path('second/plan.json')]
     target = get_arch(recipe.arch['name'])
-    model = taught(classifier(cfg, target, Path('sliced.pth')), cfg, Path('dense.pth'), lesson, plans)
+    model = taught(classifier(cfg, target, Path('pruned.pth')), cfg, Path('dense.pth'), lesson, plans)
     assert model.backbone == dict(recipe.model.backbone, arch=target.to_dict())
     assert model.head == dict(recipe.model.head, in_channels=target.embed_dims[-1])
     assert model.train_cfg == recipe.model.train_cfg

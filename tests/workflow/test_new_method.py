@@ -56,7 +56,9 @@ def test_of_weights_needs_no_images(add, cfg, checkpoint, goal, tmp_path):
     plain = scored_by(cfg, checkpoint, goal, tmp_path / 'plain', method='magnitude')
     for part in ('train', 'val', 'test'):
         cfg[f'{part}_dataloader'].dataset.data_root = '/no/such/folder'
-    job = PruneJob(cfg, checkpoint, goal, tmp_path, PruneSettings(method='toy', draws=5, eval_images=0))
+    job = PruneJob(
+        cfg, checkpoint, goal, tmp_path, PruneSettings(method='toy', draws=5, eval_images=0, compensate=False)
+    )
     assert job.scoring.text() == 'method toy: a norm, many times; needs weights; draws = 5'
     scores = job.scores()
     assert all(torch.equal(scores[name], 5 * plain[name]) for name in plain)

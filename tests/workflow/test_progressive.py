@@ -67,7 +67,7 @@ def test_stages_and_what_comes_out(run, cfg, checkpoint, tmp_path, scope):
     assert training.teacher.checkpoint == checkpoint
     assert training.teacher.backbone.arch == cfg.arch
     assert training.distill.feature.plan == [str(out / f'stage{k}/pruning/plan.json') for k in (1, 2)]
-    assert training.init_cfg.checkpoint == str(out / 'stage2/pruning/sliced.pth')
+    assert training.init_cfg.checkpoint == str(out / 'stage2/pruning/pruned.pth')
 
     from mmpretrain.registry import MODELS
 

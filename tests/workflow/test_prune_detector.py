@@ -69,7 +69,7 @@ def test_a_detector_becomes_a_smaller_one(family, kind, dense, job, tmp_path):
     outcome = job_.run()
     assert list(outcome.held_out) == ['dense', 'sliced', 'compensated']
     out = tmp_path / 'out'
-    written = {'arch.json', 'detector.py', 'detector.pth', 'plain.pth', 'plan.json', 'proxy.txt', 'report.json'}
+    written = {'arch.json', 'detector.py', 'detector.pth', 'sliced.pth', 'plan.json', 'proxy.txt', 'report.json'}
     assert written < {path.name for path in out.iterdir()}
     assert len((out / 'proxy.txt').read_text().splitlines()) == 4
     arch = ArchSpec.from_json(out / 'arch.json')

@@ -38,7 +38,7 @@ def test_mistakes(cfg, checkpoint, tmp_path, given, message):
 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run()
-    assert not (tmp_path / 'out/sliced.pth').exists()
+    assert not (tmp_path / 'out/pruned.pth').exists()
 
 
 @pytest.mark.parametrize('family', ['deit'])

@@ -18,6 +18,7 @@ from mmengine.config import Config
 from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning import PrunePlan, prunable_dims
 from upvit_mm.pruning.baselines import random_scores
+from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.score_file import save_scores
 from upvit_mm.pruning.shared_work import Crew
@@ -69,17 +70,19 @@ def test_widths_and_the_settings_of_a_config(cfg, checkpoint, tmp_path, family):
 def test_scores_and_plans_as_inputs_need_no_images(family, cfg, checkpoint, target, tmp_path, caplog):
     """The data set is not there, and still: another target from scores, the same result from the plan."""
     arch = ArchSpec.from_dict(cfg.arch)
-    first = prune(cfg, checkpoint, goal := _wide(arch), tmp_path / 'first', PruneSettings(method='taylor', **_few()))
+    settings = PruneSettings(method='taylor', compensate=False, **_few())
+    first = prune(cfg, checkpoint, goal := _wide(arch), tmp_path / 'first', settings)
     for part in ('train', 'val', 'test'):
         cfg[f'{part}_dataloader'].dataset.data_root = '/no/such/folder'
     scores = str(tmp_path / 'first/scores.pt')
-    again = prune(cfg, checkpoint, goal, tmp_path / 'again', PruneSettings(eval_images=0), scores_file=scores)
+    settings = PruneSettings(eval_images=0, compensate=False)
+    again = prune(cfg, checkpoint, goal, tmp_path / 'again', settings, scores_file=scores)
     assert all(torch.equal(again.plan.kept[n], first.plan.kept[n]) for n in first.plan.kept)
     assert again.plan.meta['method'] == 'taylor'
     assert again.held_out == {}
     plan = PrunePlan.load(tmp_path / 'first/plan.json')
-    prune(cfg, checkpoint, plan, tmp_path / 'carried', PruneSettings(eval_images=0))
-    files = [torch.load(tmp_path / f / 'sliced.pth', weights_only=True)['state_dict'] for f in ('first', 'carried')]
+    prune(cfg, checkpoint, plan, tmp_path / 'carried', settings)
+    files = [torch.load(tmp_path / f / 'pruned.pth', weights_only=True)['state_dict'] for f in ('first', 'carried')]
     assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
     assert 'not judged' in (tmp_path / 'carried/report.md').read_text().lower()
 
@@ -129,12 +132,12 @@ def test_unchanged_steps_are_skipped(cfg, checkpoint, target, tmp_path):
     # another ridge: compensated and judged anew, not scored
     prune(cfg, checkpoint, target, work, PruneSettings(method='fisher', draws=1, compensate=True, ridge=0.1, **_few()))
     changed = {name for name, stamp in stamps().items() if stamp != before[name]}
-    assert {'sliced.pth', 'report.json'} <= changed
+    assert {'pruned.pth', 'report.json'} <= changed
     assert not {'scores.pt', 'proxy.txt', 'plan.json'} & changed
     # a spoiled file is made again
-    (work / 'sliced.pth').write_bytes(b'')
+    (work / 'pruned.pth').write_bytes(b'')
     prune(cfg, checkpoint, target, work, settings)
-    assert torch.load(work / 'sliced.pth', weights_only=True)['state_dict']
+    assert torch.load(work / 'pruned.pth', weights_only=True)['state_dict']
 
 
 def test_hybrid_follows_exact_scores_near_the_cut(cfg, checkpoint, target, tmp_path):
@@ -156,12 +159,32 @@ def test_hybrid_follows_exact_scores_near_the_cut(cfg, checkpoint, target, tmp_p
 
 @pytest.mark.parametrize('family', ['pvtv2'])
 def test_dry_run_writes_nothing(prune_tool, run, tmp_path):
-    output = run(prune_tool('--budget', 'params=50%', '--work-dir', 'out', '--dry-run'))
+    output = run(prune_tool('--budget', 'params=50%', '--no-non-uniform', '--work-dir', 'out', '--dry-run'))
     assert 'method fisher: ' in output
     assert 'draws = 4, seed = 0' in output
     assert 'FFN hidden' in output
     assert '50.0 %' in output or '49.' in output
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_a_result_for_another_goal_is_not_replaced(cfg, checkpoint, target, tmp_path):
+    def job(goal) -> PruneJob:
+        return PruneJob(cfg, checkpoint, goal, tmp_path, PruneSettings(**QUICK, compensate=False))
+
+    budget = Budget.parse('params=60%')
+    job(budget).check_free()  # an empty folder
+    job(budget).run()
+    job(budget).check_free()
+    found = job(PrunePlan.load(tmp_path / 'plan.json'))
+    found.check_free()
+    for other in (Budget.parse('params=70%'), target):
+        with pytest.raises(ValueError, match=r'pruned for another goal \(budget params=60%\); .* or --overwrite'):
+            job(other).check_free()
+    job(target).run()
+    job(target).check_free()
+    (tmp_path / 'plan.json').write_text('{')
+    job(budget).check_free()  # it is made again
 
 
 def test_flags_turn_off_what_a_config_sets(monkeypatch):
@@ -170,7 +193,7 @@ def test_flags_turn_off_what_a_config_sets(monkeypatch):
     for words, expected in (([], True), (['--no-compensate'], False), (['--compensate'], True)):
         monkeypatch.setattr(sys, 'argv', ['prune.py', 'dense.py', 'dense.pth', '--work-dir', 'out', *words])
         settings = goal_and_settings(cfg, vars(parse_args()) | {'device': 'cpu'})[1]
-        assert (settings.compensate, settings.tie_qkv, settings.non_uniform) == (expected, True, False)
+        assert (settings.compensate, settings.tie_qkv, settings.non_uniform) == (expected, True, True)
 
 
 # ------------------------------------------------------- processes and interruptions
@@ -207,7 +230,7 @@ def test_killed_and_restarted_the_files_are_bit_identical(prune_tool, run, envir
         process.kill()
         process.wait()
         kills += 1
-        assert not (tmp_path / 'stormy/sliced.pth').exists()
+        assert not (tmp_path / 'stormy/pruned.pth').exists()
     assert 3 <= _parts(parts) < 20  # ten of fisher, ten of kl
     run(prune_tool(*words, '--work-dir', 'stormy'))
     for name in ('scores.pt', 'plan.json', 'arch.json', 'proxy.txt'):

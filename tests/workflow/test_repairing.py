@@ -16,7 +16,7 @@ SETTINGS = PruneSettings(method='magnitude', per_class=2, eval_images=0, compens
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
-    return torch.load(folder / 'sliced.pth', weights_only=True)['state_dict']
+    return torch.load(folder / 'pruned.pth', weights_only=True)['state_dict']
 
 
 def test_it_goes_on_where_it_was_cut_off(cfg, checkpoint, target, tmp_path, monkeypatch, identical, caplog):
@@ -34,7 +34,7 @@ def test_it_goes_on_where_it_was_cut_off(cfg, checkpoint, target, tmp_path, monk
         patch.setattr(System, 'solve', stop)
         with pytest.raises(KeyboardInterrupt):
             PruneJob(cfg, checkpoint, target, tmp_path / 'cut', SETTINGS).run()
-    assert not (tmp_path / 'cut/sliced.pth').exists()
+    assert not (tmp_path / 'cut/pruned.pth').exists()
     (kept,) = (tmp_path / 'cut/partial').iterdir()
     assert torch.load(kept, weights_only=True)['done'] == solved
 

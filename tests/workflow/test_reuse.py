@@ -78,7 +78,7 @@ def test_only_what_saw_the_pictures_is_done_again(cfg, checkpoint, target, tmp_p
     replace_pictures(tmp_path / 'data/val', 1)
     assert run() == {'report.json', 'report.md', 'widths.png', 'steps.json'}
     replace_pictures(tmp_path / 'data/train', 2)
-    assert {'scores.pt', 'sliced.pth', 'report.json'} <= run()
+    assert {'scores.pt', 'pruned.pth', 'report.json'} <= run()
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])

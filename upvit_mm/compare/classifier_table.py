@@ -12,7 +12,7 @@ from upvit_mm.compare.json_record import JsonRecord
 from upvit_mm.table import Table
 
 REFERENCE = 'vanilla'  # key of the row to compare with
-ONE_SHOT = {'plain.pth': 'sliced', 'sliced.pth': 'compensated'}  # file of the pruning job -> name of its evaluation
+ONE_SHOT = {'sliced.pth': 'sliced', 'pruned.pth': 'compensated'}  # file of the pruning job -> name of its evaluation
 HEADER = (
     'network',
     'epochs',

@@ -55,9 +55,9 @@ VANILLA = Way('vanilla', 'vanilla, from scratch', None, False)
 WAYS = (
     VANILLA,
     Way('vanilla-distilled', 'vanilla, from scratch, distilled', None, True),
-    Way('sliced-distilled', 'UP, plain slice, distilled', 'plain.pth', True),
-    Way('compensated-distilled', 'UP, compensated, distilled', 'sliced.pth', True),
-    Way('compensated', 'UP, compensated, no teacher', 'sliced.pth', False),
+    Way('sliced-distilled', 'UP, plain slice, distilled', 'sliced.pth', True),
+    Way('compensated-distilled', 'UP, compensated, distilled', 'pruned.pth', True),
+    Way('compensated', 'UP, compensated, no teacher', 'pruned.pth', False),
     Way('vanilla-long', 'vanilla, from scratch, the dense epochs too', None, False, both_trainings=True),
 )
 

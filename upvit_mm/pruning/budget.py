@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.arch.size import GLOBAL, Size, Windows
+from upvit_mm.arch.size import GLOBAL, Size, Windows, parse_size
 from upvit_mm.pruning.costs import Term, mac_terms, param_terms
 
 UNITS = {'': 1, 'K': 1e3, 'M': 1e6, 'G': 1e9}
 FORM = re.compile(
-    r'(?P<metric>macs|params)=(?P<number>\d+(\.\d+)?)(?P<unit>%|[KMG]?)(@(?P<height>\d+)x(?P<width>\d+))?',
+    r'(?P<metric>macs|params)=(?P<number>\d+(\.\d+)?)(?P<unit>%|[KMG]?)(@(?P<size>[\dx]+))?',
     re.IGNORECASE,
 )
 
@@ -34,13 +34,13 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read ``macs=50%@800x1333``, ``macs=1.2G``, ``params=3.7M`` or ``params=40%``.
+        """Read ``macs=50%@800x1333``, ``macs=50%@256`` (a square), ``macs=1.2G``, ``params=3.7M`` or ``params=40%``.
 
         Raises:
-            ValueError: another form, nothing left, or a share above 100 %.
+            ValueError: another form, nothing left, a share above 100 %, or a number so small that a share is meant.
         """
         match = FORM.fullmatch(text)
-        if match is None or (match['metric'].lower() == 'params' and match['height']):
+        if match is None or (match['metric'].lower() == 'params' and match['size']):
             raise ValueError(
                 f'budget = {text!r}: must look like macs=50%@800x1333, macs=1.2G@224x224, params=3.7M or params=40%.'
             )
@@ -48,7 +48,11 @@ class Budget:
         amount = float(match['number']) * (0.01 if relative else UNITS[match['unit'].upper()])
         if not amount or (relative and amount > 1):
             raise ValueError(f'budget = {text!r}: must be above 0, and a share at most 100 %.')
-        size = (int(match['height']), int(match['width'])) if match['height'] else None
+        if not match['unit'] and amount <= 100:
+            number = match['number']
+            share = text.replace(f'={number}', f'={number}%')
+            raise ValueError(f'budget = {text!r}: no network is that small; {number} % is written {share}.')
+        size = parse_size(match['size']) if match['size'] else None
         return cls(match['metric'].lower(), amount, relative, size)
 
     def terms(self, arch: ArchSpec, num_classes: int, windows: Windows = GLOBAL) -> list[Term]:

@@ -37,7 +37,7 @@ _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './arch.json']
 model = dict(
     backbone=dict(
         _delete_=True, type='upvit_mm.{backbone}', arch=_base_.arch,{windows}
-        init_cfg=dict(type='Pretrained', checkpoint='{folder}/sliced.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint='{folder}/pruned.pth')),
     neck=dict({neck}))
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
 ```
@@ -67,7 +67,7 @@ class DenseClassifier(Subject):
     """
 
     scope = 'mmpretrain'
-    result = 'sliced.pth'
+    result = 'pruned.pth'
 
     def __init__(self, cfg: Config, checkpoint: str, device: str = 'cpu'):
         self.cfg, self.arch = cfg, source_of(cfg)
@@ -174,4 +174,4 @@ class DenseClassifier(Subject):
         return [USE.format(backbone=kind.backbone, neck=NECK[kind.is_pyramid], folder=folder, windows=windows)]
 
     def next_steps(self, folder: Path) -> list[str]:
-        return [f'{folder}: arch.json, sliced.pth and report.md']
+        return [f'{folder}: arch.json, pruned.pth and report.md']

@@ -143,7 +143,7 @@ class Progressive:
 
     def _training(self, stage: int, arch: ArchSpec, plans: Sequence[Path]) -> Training:
         folder, schedule = self.work_dir / f'stage{stage}', self.schedule
-        sliced = folder / 'pruning/sliced.pth'
+        sliced = folder / 'pruning/pruned.pth'
         model = taught(classifier(self.cfg, arch, sliced), self.cfg, self.dense, schedule.lesson, plans)
         cfg = training(self.cfg, model, schedule.epochs_of(stage), schedule.seed, self.lr)
         return Training(f'stage {stage}', folder / 'training', cfg, (sliced, self.dense, *plans))

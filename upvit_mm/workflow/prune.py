@@ -63,7 +63,7 @@ class PruneJob:
         checkpoint: its weights, in any layout that ``upvit_mm.checkpoints`` knows.
         goal: an architecture, a budget, or a plan.
         work_dir: gets ``proxy.txt``, ``scores.pt``, ``plan.json``, ``arch.json``, ``report.json``, ``report.md``,
-            ``widths.png``, and ``sliced.pth`` (of a detector ``detector.pth`` and ``detector.py``).
+            ``widths.png``, and ``pruned.pth`` (of a detector ``detector.pth`` and ``detector.py``).
         settings: how.
         scores_file: scores to use instead of scoring.
         crew: the processes of the job; all score, the first does the rest.
@@ -113,6 +113,29 @@ class PruneJob:
         """Images for scoring and compensation."""
         return self.images.proxy
 
+    def check_free(self) -> None:
+        """Refuse to replace the result of another goal in the same folder.
+
+        Raises:
+            ValueError: the work dir has one.
+        """
+        file = self.work_dir / 'plan.json'
+        if not file.is_file() or not (self.work_dir / self.subject.result).is_file():
+            return
+        try:
+            there = PrunePlan.load(file)
+        except ValueError:
+            return  # a damaged plan is made again
+        if isinstance(self.goal, Budget):
+            same = there.meta.get('goal') == goal_text(self.goal)
+        else:
+            same = there.target_arch.to_dict() == self.planning.target(None).to_dict()
+        if not same:
+            raise ValueError(
+                f'work_dir = {str(self.work_dir)!r}: has a network pruned for another goal '
+                f'({there.meta.get("goal", "unknown")}); give another --work-dir, or --overwrite to replace it.'
+            )
+
     # ------------------------------------------------------------------ the steps
 
     def run(self, **notes: Any) -> Outcome | None:
@@ -157,7 +180,7 @@ class PruneJob:
         return plan
 
     def slice(self, plan: PrunePlan) -> None:
-        """The pruned network's file and what is needed to build it; with compensation also ``plain.pth``, the network
+        """The pruned network's file and what is needed to build it; with compensation also ``sliced.pth``, the network
         without it."""
         s, subject = self.settings, self.subject
         plan_text = [plan.source_arch.to_dict(), plan.target_arch.to_dict(), plan.kept_blocks]
@@ -169,8 +192,8 @@ class PruneJob:
         self._check_data()
         state, files = subject.slice(plan), [*subject.write_config(self.work_dir, plan), subject.result]
         if s.compensate or s.heal:
-            self._save(plan, state, 'plain.pth')
-            files.append('plain.pth')
+            self._save(plan, state, 'sliced.pth')
+            files.append('sliced.pth')
         if s.compensate:
             net = subject.net_of(plan.target_arch, state)
             partial = self.work_dir / 'partial' / f'compensation-{inputs[:16]}.pt'
@@ -198,7 +221,7 @@ class PruneJob:
         figures, count = {}, 0
         if s.eval_images != 0:
             result = subject.result
-            files = {'sliced': 'plain.pth'} | ({'compensated': 'compensated.pth'} if s.compensate else {})
+            files = {'sliced': 'sliced.pth'} | ({'compensated': 'compensated.pth'} if s.compensate else {})
             files |= {'healed': result} if s.heal else {list(files)[-1]: result}
             figures = subject.judge(self.work_dir, files, plan.target_arch, self.images)
             count = self.images.held_out_count

@@ -22,9 +22,7 @@ ATTENTION, EMBED = ('channels', 'lowrank'), ('channels', 'rotate')
 GOALS = ('target', 'widths', 'budget', 'plan')
 WIDTHS = ('depths', 'embed_dims', 'num_heads', 'qk_dims', 'v_dims', 'mlp_hidden_dims', 'qk_scales')  # --widths
 Goal = ArchSpec | Budget | PrunePlan
-FOR_DETECTORS = dict(
-    num_images=128, non_uniform=True, attention='lowrank', compensate=True, eval_images=None, batch_size=2
-)  # other defaults
+FOR_DETECTORS = dict(num_images=128, attention='lowrank', eval_images=None, batch_size=2)  # other defaults
 NOT_FOR_DETECTORS = {
     'per_class': 'pictures of a detector have several classes; give num_images',
     'window_size': "the windows are those of the config's backbone",
@@ -83,9 +81,9 @@ class PruneSettings:
     tie_qkv: bool = False
     round_to: int = 8
     min_share: float = 0.1
-    non_uniform: bool = False
+    non_uniform: bool = True
     window_size: int = 0
-    compensate: bool = False
+    compensate: bool = True
     ridge: float | None = None
     heal: float = 0.0
     seed: int = 0

@@ -226,7 +226,7 @@ def test_top1_of_a_backbone(classifiers, detectors):
     assert top1_of(dense, compared) == Figure(90.0)
     assert top1_of(up, compared) == Figure(85.5, 0.5)
     assert top1_of(vanilla, compared) is None
-    for name, top1 in (('pruning/sliced.pth', 70.0), ('pruning/plain.pth', None), ('../other.pth', None)):
+    for name, top1 in (('pruning/pruned.pth', 70.0), ('pruning/sliced.pth', None), ('../other.pth', None)):
         found = top1_of(replace(up, checkpoint=str(classifiers / name)), compared)
         assert (found and found.mean) == top1
 
