@@ -18,7 +18,7 @@ from upvit_mm.pruning.costs import count_macs
 from upvit_mm.pruning.plan import make_plan
 from upvit_mm.runner import build_runner, set_training_options
 from upvit_mm.workflow.dense_detector import DenseDetector
-from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector
+from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector, write_follower
 from upvit_mm.workflow.detector_test import DetectorTest
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings
@@ -219,6 +219,13 @@ def test_the_dense_detector_as_teacher(dense, job, tmp_path):
     assert min(values) > 0
     state = torch.load(tmp_path / 'more/epoch_2.pth', weights_only=False)['state_dict']
     build_detector(plain).load_state_dict(state)
+
+
+def test_a_dense_detector_at_an_address(tmp_path):
+    (tmp_path / 'detector.py').write_text('x = 1\n')
+    write_follower(tmp_path, tmp_path / 'dense.py', 'https://a.org/b.pth')
+    (hook,) = Config.fromfile(tmp_path / 'detector_distil.py').custom_hooks
+    assert (hook.config, hook.checkpoint) == (f'{tmp_path}/dense.py', 'https://a.org/b.pth')
 
 
 def test_heads_that_read_narrower_maps_have_no_teacher(detector_of, archs, tmp_path):

@@ -34,7 +34,7 @@ class FollowDense(Hook):
     Args:
         config: file of the dense detector's config; the backbone is one of ours, or one that ``own_backbone`` converts.
         checkpoint: its weights, neck and heads included.
-        loss_weight: factor on the term.
+        loss_weight: factor on the term; 10 was best in a small trial (docs/pruning.md).
 
     Raises:
         FileNotFoundError: at the start of a training: no such config or checkpoint.
@@ -45,7 +45,7 @@ class FollowDense(Hook):
 
     priority = 'HIGH'  # before StopOnNonFiniteLoss, which looks at all terms
 
-    def __init__(self, config: str, checkpoint: str, loss_weight: float = 1.0):
+    def __init__(self, config: str, checkpoint: str, loss_weight: float = 10.0):
         if not loss_weight > 0:
             raise ValueError(
                 f'FollowDense: loss_weight = {loss_weight}: must be above 0; to train without the dense detector, '
