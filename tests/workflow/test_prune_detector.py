@@ -195,10 +195,12 @@ def test_a_config_with_imported_types_is_written_as_text(dense, tmp_path):
     assert Config.fromfile(tmp_path / 'out/detector.py').model.type == 'mmdet.models.RetinaNet'
 
 
-def test_the_dense_detector_as_teacher(dense, job, tmp_path):
+@pytest.mark.parametrize(('family', 'kind'), CASES)
+def test_the_dense_detector_as_teacher(family, kind, dense, job, tmp_path):
     """``detector_distil.py`` trains and resumes; its checkpoints are those of ``detector.py``."""
-    config, checkpoint = dense('pvtv2')
-    job((config, checkpoint), widths={'embed_dims': [8, 12, 16, 17]}, eval_images=0).run()
+    config, checkpoint = dense(family, kind)
+    cut = {'pvtv2': [8, 12, 16, 17], 'deit': [17]}[family]
+    job((config, checkpoint), widths={'embed_dims': cut}, eval_images=0).run()
     out = tmp_path / 'out'
     plain, cfg = (Config.fromfile(out / name) for name in ('detector.py', 'detector_distil.py'))
     (*others, follow) = cfg.pop('custom_hooks')
