@@ -13,11 +13,13 @@ from mmengine.config import Config
 from upvit_mm.arch import ArchSpec
 from upvit_mm.compare.contestants import Contestant, with_backbone
 from upvit_mm.models.map_repair import repair_readers
-from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning import PrunePlan, prunable_dims
 from upvit_mm.pruning.costs import count_macs
+from upvit_mm.pruning.plan import make_plan
 from upvit_mm.pruning.score_file import load_scores
+from upvit_mm.runner import build_runner, set_training_options
 from upvit_mm.workflow.dense_detector import DenseDetector
-from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector
+from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector, write_follower
 from upvit_mm.workflow.detector_test import DetectorTest
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings
@@ -70,7 +72,7 @@ def test_a_detector_becomes_a_smaller_one(family, kind, dense, job, tmp_path):
     assert list(outcome.held_out) == ['dense', 'sliced', 'compensated']
     out = tmp_path / 'out'
     written = {'arch.json', 'detector.py', 'detector.pth', 'sliced.pth', 'plan.json', 'proxy.txt', 'report.json'}
-    assert written < {path.name for path in out.iterdir()}
+    assert written | {'detector_distil.py'} < {path.name for path in out.iterdir()}
     assert len((out / 'proxy.txt').read_text().splitlines()) == 4
     arch = ArchSpec.from_json(out / 'arch.json')
     assert list(arch.embed_dims) == cut
@@ -194,6 +196,58 @@ def test_a_config_with_imported_types_is_written_as_text(dense, tmp_path):
     assert Config.fromfile(tmp_path / 'out/detector.py').model.type == 'mmdet.models.RetinaNet'
 
 
+@pytest.mark.parametrize(('family', 'kind'), CASES)
+def test_the_dense_detector_as_teacher(family, kind, dense, job, tmp_path):
+    """``detector_distil.py`` trains and resumes; its checkpoints are those of ``detector.py``."""
+    config, checkpoint = dense(family, kind)
+    cut = {'pvtv2': [8, 12, 16, 17], 'deit': [17]}[family]
+    job((config, checkpoint), widths={'embed_dims': cut}, eval_images=0).run()
+    out = tmp_path / 'out'
+    plain, cfg = (Config.fromfile(out / name) for name in ('detector.py', 'detector_distil.py'))
+    (*others, follow) = cfg.pop('custom_hooks')
+    assert others == plain.pop('custom_hooks')
+    assert cfg.to_dict() == plain.to_dict()
+    assert follow.type == 'upvit_mm.FollowDense'
+    assert Path(follow.config).resolve() == config
+    assert Path(follow.checkpoint).resolve() == checkpoint
+    for epochs in (1, 2):
+        cfg = Config.fromfile(out / 'detector_distil.py')
+        cfg.update(work_dir=str(tmp_path / 'more'), launcher='none', experiment_name=f'{tmp_path.name}_{epochs}')
+        cfg.train_cfg.update(max_epochs=epochs, val_interval=9)
+        set_training_options(cfg, amp=False, auto_scale_lr=False, resume='auto' if epochs == 2 else None)
+        runner = build_runner(cfg, ('train',))
+        runner.train()
+    values = runner.message_hub.get_scalar('train/loss_tokens').data[0]
+    assert len(values) == 4  # two steps an epoch, and the second run goes on after the first
+    assert min(values) > 0
+    state = torch.load(tmp_path / 'more/epoch_2.pth', weights_only=False)['state_dict']
+    build_detector(plain).load_state_dict(state)
+
+
+def test_a_dense_detector_at_an_address(tmp_path):
+    (tmp_path / 'detector.py').write_text('x = 1\n')
+    write_follower(tmp_path, tmp_path / 'dense.py', 'https://a.org/b.pth')
+    (hook,) = Config.fromfile(tmp_path / 'detector_distil.py').custom_hooks
+    assert (hook.config, hook.checkpoint) == (f'{tmp_path}/dense.py', 'https://a.org/b.pth')
+
+
+def test_heads_that_read_narrower_maps_have_no_teacher(detector_of, archs, tmp_path):
+    """Mask2Former has no neck: its maps can be compared only if their widths stay."""
+    wide, narrow = (ArchSpec.from_json(path) for path in archs('pvtv2'))
+    cfg = detector_of('mask2former', type='upvit_mm.UPPVTv2', arch=wide.to_dict())
+    cfg.dump(tmp_path / 'dense.py')
+    torch.save({'state_dict': build_detector(cfg).state_dict()}, tmp_path / 'dense.pth')
+    subject = DenseDetector(Config.fromfile(tmp_path / 'dense.py'), str(tmp_path / 'dense.pth'))
+    for dims, written in (({'mlp_hidden_dims': 14}, True), ({'embed_dims': list(narrow.embed_dims)}, False)):
+        target = wide.with_widths(dims)
+        kept = {
+            n: torch.arange(d.size) for n, d in prunable_dims(target).items() if d.size != prunable_dims(wide)[n].size
+        }
+        files = subject.write_config(tmp_path, make_plan(wide, kept))
+        assert ('detector_distil.py' in files) == (tmp_path / 'detector_distil.py').is_file() == written
+        assert len(subject.next_steps(tmp_path)) == 2 + written
+
+
 def test_repair_brings_back_a_lost_lateral(dense, tmp_path):
     """With an uncut backbone the solution is the dense layer."""
     config, checkpoint = dense('pvtv2')
@@ -217,6 +271,9 @@ def test_the_tool(dense, run, tmp_path):
     for name in ('dense', 'sliced', 'compensated'):
         assert f'{name}: bbox_mAP ' in output
     assert 'go on: python tools/train.py out/detector.py' in output
+    teacher = 'python tools/train.py out/detector_distil.py'
+    assert f'or with the dense detector as teacher: {teacher}' in output
+    assert f'{teacher}  # or with the dense detector as teacher' in (tmp_path / 'out/report.md').read_text()
     assert PrunePlan.load(tmp_path / 'out/plan.json').meta['costs']['dense']
     assert 'tools/prune.py ' in json.loads((tmp_path / 'out/report.json').read_text())['command']
     train = [sys.executable, str(ROOT / 'tools/train.py'), 'out/detector.py', '--work-dir', 'more']

@@ -88,7 +88,7 @@ def test_a_backbone_alone_is_no_detector(dense, tmp_path):
     cfg, checkpoint = dense('pvtv2')
     state = torch.load(checkpoint, weights_only=True)['state_dict']
     torch.save({'state_dict': {k: v for k, v in state.items() if k.startswith('backbone.')}}, checkpoint)
-    with pytest.raises(ValueError, match='has no tensors of bbox_head, neck: a trained detector is pruned with'):
+    with pytest.raises(ValueError, match='has no tensors of bbox_head, neck: a whole trained detector is needed'):
         start(cfg, checkpoint, tmp_path)
     cut = {k: v[:4] if k.endswith('retina_cls.weight') else v for k, v in state.items()}
     torch.save({'state_dict': cut}, checkpoint)

@@ -16,12 +16,13 @@ from torch import nn
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Size, Windows
-from upvit_mm.checkpoints import check_arch_of, is_harmless, model_state, read_checkpoint
-from upvit_mm.checkpoints.keys import check_state
+from upvit_mm.checkpoints import read_checkpoint
 from upvit_mm.data.checks import check_datasets
+from upvit_mm.models.arch_in_config import map_widths
 from upvit_mm.models.detector_loss import DetectorLoss
 from upvit_mm.models.map_readers import MapReaders, find_map_readers
 from upvit_mm.models.map_repair import repair_readers
+from upvit_mm.models.trained_detector import load_trained
 from upvit_mm.openmmlab import require_mmcv_ops
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.batch import Batch
@@ -31,7 +32,15 @@ from upvit_mm.pruning.table import BACKBONE
 from upvit_mm.pruning.token_net import TokenNet
 from upvit_mm.pruning.walk import Walk
 from upvit_mm.registry import MODELS
-from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector
+from upvit_mm.workflow.detector_file import (
+    DENSE,
+    FOLLOWER,
+    PRUNED,
+    narrowed,
+    with_own_backbone,
+    write_detector,
+    write_follower,
+)
 from upvit_mm.workflow.detector_test import DetectorTest, check_countable
 from upvit_mm.workflow.healing import heal
 from upvit_mm.workflow.job_images import DetectorImages
@@ -69,9 +78,8 @@ class DenseDetector(Subject):
         self.arch = ArchSpec.from_dict(self._own.model.backbone.arch)
         super().__init__(checkpoint, device)
         content = read_checkpoint(self._file)
-        check_arch_of(content, self.arch, checkpoint)
         self.detector = build_detector(self._own)
-        self._load(model_state(content, self.detector.state_dict(), [BACKBONE], checkpoint))
+        load_trained(self.detector, content, checkpoint)
         self.state = self.detector.state_dict()
         meta = content.get('meta') or {}
         self._meta = {'dataset_meta': meta['dataset_meta']} if 'dataset_meta' in meta else {}
@@ -172,7 +180,13 @@ class DenseDetector(Subject):
     def write_config(self, folder: Path, plan: PrunePlan) -> list[str]:
         plan.target_arch.save_json(folder / 'arch.json')
         pruned = narrowed(self._own, plan.target_arch)
-        return ['arch.json', *write_detector(folder, self.cfg, pruned, self.result)]
+        files = ['arch.json', *write_detector(folder, self.cfg, pruned, self.result)]
+        (folder / FOLLOWER).unlink(missing_ok=True)  # of an earlier job
+        backbone = self._own.model.backbone
+        if self.detector.with_neck or map_widths(backbone, self.arch) == map_widths(backbone, plan.target_arch):
+            dense = folder / DENSE if DENSE in files else Path(self.cfg.filename)
+            files.append(write_follower(folder, dense, self.checkpoint))
+        return files
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -199,24 +213,19 @@ class DenseDetector(Subject):
         return [f'{name}: {text}' for (name, *_), text in zip(rows, texts)]
 
     def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
-        return ['```bash', *self._commands(folder), '```', '']
+        return ['```bash', *(f'{command}  # {purpose}' for purpose, command in self._commands(folder)), '```', '']
 
     def next_steps(self, folder: Path) -> list[str]:
         kept = [f'{name} keeps its width: {reason}' for name, reason in self.readers.fixed.items()]
-        return [*kept, f'{folder}: detector.py, detector.pth and report.md', f'go on: {self._commands(folder)[1]}']
+        commands = [f'{purpose}: {command}' for purpose, command in self._commands(folder)[1:]]
+        return [*kept, f'{folder}: detector.py, detector.pth and report.md', *commands]
 
-    def _commands(self, folder: Path) -> list[str]:
-        test = f'python tools/test.py {folder}/detector.py {folder}/detector.pth'
-        return [test, f'python tools/train.py {folder}/detector.py']
-
-    def _load(self, state: State) -> None:
-        own = self.detector.state_dict()
-        state = {k: v for k, v in state.items() if k in own or not is_harmless(k, extra=True)}
-        state |= {k: v for k, v in own.items() if k not in state and is_harmless(k, extra=False)}
-        if absent := sorted({key.partition('.')[0] for key in own} - {key.partition('.')[0] for key in state}):
-            raise ValueError(
-                f'checkpoint {self.checkpoint!r} has no tensors of {", ".join(absent)}: a trained detector is pruned '
-                'with its neck and heads. A backbone alone is pruned with the config of its classifier.'
-            )
-        check_state(state, own, f'the detector of the config (checkpoint={self.checkpoint})')
-        self.detector.load_state_dict(state)
+    def _commands(self, folder: Path) -> list[tuple[str, str]]:
+        """What each command is for, and the command."""
+        commands = [
+            ('test', f'python tools/test.py {folder}/{PRUNED} {folder}/{self.result}'),
+            ('go on', f'python tools/train.py {folder}/{PRUNED}'),
+        ]
+        if (folder / FOLLOWER).is_file():
+            commands.append(('or with the dense detector as teacher', f'python tools/train.py {folder}/{FOLLOWER}'))
+        return commands

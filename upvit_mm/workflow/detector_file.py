@@ -1,4 +1,5 @@
-"""``detector.py``: the config of a pruned detector, which inherits that of the dense one."""
+"""``detector.py``: the config of a pruned detector, which inherits that of the dense one; ``detector_distil.py``: the
+same with the dense one as teacher."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from upvit_mm.models.arch_in_config import map_widths, put_arch, reading_parts
 from upvit_mm.models.own_backbone import own_backbone
 from upvit_mm.registry import MODELS, is_type
 
-DENSE, PRUNED = 'dense.py', 'detector.py'
+DENSE, PRUNED, FOLLOWER = 'dense.py', 'detector.py', 'detector_distil.py'
 TEXT = """\"\"\"The detector of {base} with its backbone pruned to {title}.
 
 Go on training: python tools/train.py {folder}/detector.py
@@ -28,6 +29,21 @@ model = {model}{arch}
 load_from = '{{{{ fileDirname }}}}/{checkpoint}'
 resume = False
 work_dir = None  # never that of the dense detector
+"""
+FOLLOWER_TEXT = """\"\"\"The pruned detector of {pruned}, with the dense one as teacher (``upvit_mm.FollowDense``).
+
+Go on training: python tools/train.py {folder}/{follower}
+\"\"\"
+
+_base_ = {pruned!r}
+custom_hooks = [
+    *(_base_.get('custom_hooks') or []),
+    dict(
+        type='upvit_mm.FollowDense',
+        config={config!r},
+        checkpoint={checkpoint!r},
+    ),
+]
 """
 
 
@@ -91,6 +107,34 @@ def write_detector(folder: Path, cfg: Config, pruned: Config, checkpoint: str) -
     )
     write_text_atomically(folder / PRUNED, text)
     return files
+
+
+def write_follower(folder: Path, config: Path, checkpoint: str) -> str:
+    """Write ``detector_distil.py``: ``detector.py`` with the dense detector as teacher.
+
+    Args:
+        folder: the folder, with ``detector.py``.
+        config: file of the dense detector's config.
+        checkpoint: the dense detector's weights, a file or an address.
+
+    Returns:
+        Name of the file.
+    """
+    is_file = '://' not in checkpoint
+    text = FOLLOWER_TEXT.format(
+        pruned=PRUNED,
+        follower=FOLLOWER,
+        folder=folder,
+        config=_beside(folder, config),
+        checkpoint=_beside(folder, Path(checkpoint).expanduser()) if is_file else checkpoint,
+    )
+    write_text_atomically(folder / FOLLOWER, text)
+    return FOLLOWER
+
+
+def _beside(folder: Path, file: Path) -> str:
+    """The path of a file for a config in a folder."""
+    return f'{{{{ fileDirname }}}}/{Path(os.path.relpath(file, folder)).as_posix()}'
 
 
 def _inheritable(cfg: Config) -> Path | None:

@@ -1,8 +1,8 @@
 """Healing: a pruned detector follows the dense one on unlabelled pictures for some minutes.
 
-Only the backbone and the layers that read its maps are trained. The loss is the mean squared difference of the maps
-that the neck gives to the heads, each in units of the variance of the dense map. No labels and no heads are needed, so
-the heads and everything that they have learned stay as they are. This is ours.
+Only the backbone and the layers that read its maps are trained. The loss is the ``map_distance`` of the maps that the
+neck gives to the heads. No labels and no heads are needed, so the heads and everything that they have learned stay as
+they are. This is ours.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 
 from upvit_mm.files import check_records, save_atomically
+from upvit_mm.models.losses import map_distance
 from upvit_mm.pruning.batch import Batch
 
 logger = logging.getLogger('upvit_mm')
@@ -51,7 +52,7 @@ def heal(
         The loss on the watched batches ``before`` and ``after``.
 
     Raises:
-        ValueError: fewer than two batches, or maps of the neck that differ in size.
+        ValueError: fewer than two batches, or see ``map_distance``.
     """
     if len(batches) < 2:
         raise ValueError(f'heal: {len(batches)} batch of pictures; two or more are needed, one of them to look at.')
@@ -119,15 +120,7 @@ class _Healing:
     def _loss(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = self.dense.extract_feat(images)
-        given = self.pruned.extract_feat(images)
-        for ours, theirs in zip(given, wanted):
-            if ours.shape != theirs.shape:
-                raise ValueError(
-                    f'heal: the heads read a map of {ours.shape[1]} channels that has {theirs.shape[1]} in the dense '
-                    'detector; without a neck only attention and feed-forward widths can be healed.'
-                )
-        parts = [(ours - theirs).square().mean() / theirs.var() for ours, theirs in zip(given, wanted)]
-        return torch.stack(parts).mean()
+        return map_distance(self.pruned.extract_feat(images), wanted)
 
     def _look(self) -> None:
         loss = self.unseen()
