@@ -70,7 +70,7 @@ def main() -> None:
     lesson = Lesson(args.soft_weight, args.feature_weight, args.token_weight, args.temperature)
     names = ('epochs', 'seeds', 'train_images', 'dense_epochs', 'lr', 'finetune_lr', 'rows', 'jobs')
     options = ClassifierOptions(lesson=lesson, **{name: getattr(args, name) for name in names})
-    cfg.prune = dict(compensate=True, device=default_device()) | dict(cfg.get('prune') or {}) | args.prune_options
+    cfg.prune = dict(device=default_device()) | dict(cfg.get('prune') or {}) | args.prune_options
     given = {'target': args.target, 'widths': args.widths, 'budget': args.budget}
     goal, settings = goal_and_settings(cfg, given)
     comparison = Comparison(cfg, args.checkpoint, goal, settings, options, args.work_dir, console.print)

@@ -98,7 +98,7 @@ def main() -> None:
 def classify(folder: Path, epochs: dict[str, int], data: Path) -> list[str]:
     """Train the dense classifier, prune it to half its multiply-accumulates, and train pruned and vanilla networks."""
     command = ['tools/compare_classifiers.py', CLASSIFIER, '--work-dir', str(folder), '--seeds', str(SEED)]
-    command += ['--budget', f'macs=50%@{SIZE}x{SIZE}', '--prune-options', 'non_uniform=True', 'per_class=40']
+    command += ['--budget', f'macs=50%@{SIZE}x{SIZE}', '--prune-options', 'per_class=40']
     command += ['--rows', 'vanilla', 'compensated-distilled', '--finetune-lr', '5e-4', *side_by_side(2)]
     if options := elsewhere(data / 'classification'):
         command += ['--cfg-options', *options]

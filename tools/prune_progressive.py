@@ -51,7 +51,7 @@ def main() -> None:
     lesson = replace(lesson, **{name: value for name, value in given.items() if value is not None})
     schedule = Schedule(args.stages, args.epochs, lesson, args.lr, args.seed, args.train_images)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    cfg.prune = dict(compensate=True, device=device) | dict(cfg.get('prune') or {}) | args.prune_options
+    cfg.prune = dict(device=device) | dict(cfg.get('prune') or {}) | args.prune_options
     goal, settings = goal_and_settings(cfg, {'budget': args.budget})
     job = Progressive(cfg, args.checkpoint, goal, settings, schedule, args.work_dir, console.print)
     job.run(command=command_line())

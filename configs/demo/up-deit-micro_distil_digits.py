@@ -1,7 +1,7 @@
 """The demo's dense DeiT teaches what was pruned from it, on digits.
 
     python tools/prune.py configs/demo/up-deit-micro_digits.py work_dirs/up-deit-micro_digits/epoch_40.pth \\
-        --budget macs=40%@64x64 --compensate --work-dir DIR
+        --budget macs=40%@64x64 --work-dir DIR
     python tools/train.py configs/demo/up-deit-micro_distil_digits.py --cfg-options \\
         model.backbone.arch=DIR/arch.json model.init_cfg.checkpoint=DIR/pruned.pth
 
