@@ -17,7 +17,7 @@ ALLOWED = {
     'checkpoints': {'arch'},
     # checkpoints: a backbone's load hook; pruning: the plan that a distilled student comes from
     'models': {'arch', 'pruning', 'checkpoints', 'registry', 'openmmlab'},
-    'optim': {'registry'},
+    'optim': {'models', 'registry'},  # models: whose parameters decay
     'data': {'arch', 'pruning', 'models', 'registry'},
     'consistency': {'arch', 'pruning', 'models', 'data'},
     'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry'},

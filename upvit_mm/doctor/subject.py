@@ -92,12 +92,17 @@ class Subject:
 
     @cached_property
     def optim_wrapper(self) -> OptimWrapper:
-        """The optimizer with its groups of parameters, without AMP, because not every machine has it."""
+        """The optimizer with its groups of parameters as a training has them, without AMP, because not every machine has
+        it.
+        """
         from mmengine.optim import build_optim_wrapper
+
+        from upvit_mm.optim import limit_decay
 
         names = ('optimizer', 'paramwise_cfg', 'constructor')
         settings = {name: self.cfg.optim_wrapper[name] for name in names if name in self.cfg.optim_wrapper}
-        return build_optim_wrapper(self.model, dict(type='OptimWrapper', **settings))
+        built = build_optim_wrapper(self.model, dict(type='OptimWrapper', **settings))
+        return limit_decay(built, self.model)
 
     @property
     def images_per_gpu(self) -> int:
