@@ -100,7 +100,7 @@ def test_frozen_and_unused_parameters_are_left_out(family, make, tiny_arch):
 
 
 def test_all_options_of_mmengine_hold(family, make, tiny_arch):
-    """They are applied first, and the rate that they give is then scaled; what never decays in our backbones stays so."""
+    """They are applied first, and the rate that they give is then scaled. What never decays stays so."""
     model = make(family, tiny_arch(family))
     groups = groups_of(
         model,

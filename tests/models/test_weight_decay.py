@@ -45,7 +45,8 @@ def test_shipped_configs(path, build, scope):
     scope(cfg.default_scope)
     family = 'deit' if 'deit' in path.name else 'pvtv2'
     model = nn.ModuleDict({'backbone': build(family), 'head': nn.Linear(2, 2)})
-    settings = {k: cfg.optim_wrapper[k] for k in ('optimizer', 'paramwise_cfg', 'constructor') if k in cfg.optim_wrapper}
+    keys = ('optimizer', 'paramwise_cfg', 'constructor')
+    settings = {key: cfg.optim_wrapper[key] for key in keys if key in cfg.optim_wrapper}
     found = decays(build_optim_wrapper(model, ConfigDict(settings)), model)
     backbone = of_backbone(found, model)
     decay = cfg.optim_wrapper.optimizer.weight_decay

@@ -92,9 +92,7 @@ class Subject:
 
     @cached_property
     def optim_wrapper(self) -> OptimWrapper:
-        """The optimizer with its groups of parameters as a training has them, without AMP, because not every machine has
-        it.
-        """
+        """The optimizer with the groups of a training, without AMP, because not every machine has it."""
         from mmengine.optim import build_optim_wrapper
 
         from upvit_mm.optim import limit_decay

@@ -1,7 +1,7 @@
 """Weight decay of our backbones: it acts on their matrices and kernels, whatever a config says of the rest.
 
-Norms, biases, position embeddings and class tokens are never pulled to zero (as in timm's and the authors' recipes). The
-rule acts on the groups of a built optimizer, so it holds for every constructor and every ``paramwise_cfg``.
+Norms, biases, position embeddings and class tokens are never pulled to zero, as in timm's recipes. The rule acts on the
+groups of a built optimizer, so it holds for every constructor and every ``paramwise_cfg``.
 """
 
 from __future__ import annotations
