@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from upvit_mm.data.coco import check_names
 from upvit_mm.data.datasets import Dataset
 from upvit_mm.data.names import alike, alike_text, listed, plain
 from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, is_litter, look_through
@@ -142,7 +143,7 @@ def check_list(dataset: Dataset, num_classes: int | None) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line without a label, or a label outside of 0 to ``num_classes - 1``.
+        ValueError: a line without a label, a label outside of 0 to ``num_classes - 1``, or pictures that are missing.
     """
     path = dataset.path(dataset.ann_file)
     if not path.is_file():
@@ -154,6 +155,13 @@ def check_list(dataset: Dataset, num_classes: int | None) -> None:
                 f'annotation file {str(path)!r}, line {number}: {" ".join(words)!r} has no label; each line must be a '
                 'path, a blank and a number.'
             )
+    if dataset.is_here(dataset.images):
+        check_names(
+            dataset.path(dataset.images),
+            [words[0] for words in labels],
+            f'annotation file {str(path)!r}',
+            'data_prefix',
+        )
     if not labels or num_classes is None:
         return
     least, most = (choose(int(words[1]) for words in labels) for choose in (min, max))
