@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -147,6 +148,43 @@ def test_warnings_of_the_data(find, subject, digits_folder, tmp_path):
     )
     assert (said.status, said.found.endswith(': these classes are not evaluated')) == ('warning', True)
     assert [finding.status for finding in rest] == ['ok']
+
+
+def unknown_category(content: dict) -> None:
+    content['annotations'][0]['category_id'] = 77
+
+
+def no_masks(content: dict) -> None:
+    for row in content['annotations']:
+        del row['segmentation']
+
+
+def missing_picture(content: dict) -> None:
+    content['images'][0]['file_name'] = 'gone.png'
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'words'),
+    [
+        (unknown_category, 'have a category_id that is none of its categories (77; there are'),
+        (no_masks, "lack 'segmentation' (id 1), which the pipeline loads"),
+        (missing_picture, '1 of 8 pictures are not in'),
+    ],
+)
+def test_both_doors_refuse_faults_of_a_file(spoil, words, find, subject, digits_folder, tmp_path):
+    from upvit_mm.data.checks import check_datasets
+
+    root = shutil.copytree(digits_folder, tmp_path / 'digits', ignore=shutil.ignore_patterns('classification'))
+    path = root / 'annotations/instances_train.json'
+    content = json.loads(path.read_text())
+    spoil(content)
+    path.write_text(json.dumps(content))
+    config = subject('mask-rcnn', f'train_dataloader.dataset.data_root={root}')
+    (fault,) = (finding for finding in find('data', config) if finding.status == 'error')
+    assert words in fault.found
+    with pytest.raises(ValueError, match=r'annotation file') as info:
+        check_datasets(config.cfg, ('train', 'val'))
+    assert f'train: {info.value}'[:600] == fault.found[:600]
 
 
 # ---------------------------------------------------------------------- model

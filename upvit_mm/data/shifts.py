@@ -65,15 +65,15 @@ def _limits(cfg: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 def _crowded(cfg: Mapping[str, Any], dataset: Dataset) -> Iterator[str]:
     crowding = _crowding(dataset)
-    for place, limit in _limits(cfg):
-        pictures, lost = _above(crowding, limit)
-        if pictures:
-            objects = sum(count * number for count, number in crowding.items())
-            yield (
-                f'{dataset.part}: {pictures} of {sum(crowding.values())} pictures with objects have more than {place} '
-                f'= {limit} (up to {max(crowding)}): {lost / objects:.1%} of the objects cannot be found. Set '
-                f'{place}={max(crowding)} or more.'
-            )
+    most = max(crowding, default=0)
+    if low := {place: limit for place, limit in _limits(cfg) if limit < most}:
+        pictures, lost = _above(crowding, min(low.values()))
+        objects = sum(count * number for count, number in crowding.items())
+        yield (
+            f'{dataset.part}: {pictures} of {sum(crowding.values())} pictures with objects have more than '
+            f'{" and ".join(f"{place} = {limit}" for place, limit in low.items())} (up to {most}): '
+            f'{lost / objects:.1%} of the objects cannot be found. Set {" and ".join(f"{p}={most}" for p in low)}.'
+        )
 
 
 def _above(crowding: Mapping[int, int], limit: int) -> tuple[int, int]:
