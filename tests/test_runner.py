@@ -124,3 +124,26 @@ def test_backbones_of_ours_decay_as_they_should(digits_folder, tmp_path):
     backbone = {name: p for name, p in built.model.named_parameters() if name.startswith('backbone.')}
     assert spared == {name for name, p in backbone.items() if p.ndim < 2}  # a PVTv2 has no tokens and positions
     assert built.build_optim_wrapper(built.optim_wrapper) is built.optim_wrapper  # what train() does
+
+
+def test_settings_of_an_inherited_backbone(tmp_path):
+    """As when ``_delete_=True`` is forgotten over a config with a ResNet."""
+    path = tmp_path / 'own.py'
+    path.write_text(
+        "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
+        "model = dict(backbone=dict(type='upvit_mm.UPPVTv2', arch='pvtv2-b0'))\n"
+    )
+    with pytest.raises(ValueError, match=r'model.backbone has') as info:
+        build_runner(load_config(parse(str(path))), ('train',))
+    assert str(info.value) == (
+        'model.backbone has depth, num_stages, norm_cfg, style, which UPPVTv2 does not know (it knows arch, '
+        'out_indices, drop_path_rate, frozen_stages, with_cp, norm_eval, init_cfg). If they come from an inherited '
+        "config, write backbone=dict(_delete_=True, type='upvit_mm.UPPVTv2', ...): without _delete_ its settings stay."
+    )
+
+
+def test_ctrl_c_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == '\ninterrupted\n'

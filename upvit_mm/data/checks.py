@@ -18,6 +18,7 @@ from upvit_mm.data.class_numbers import check_class_numbers, head_numbers
 from upvit_mm.data.datasets import PARTS, Dataset, datasets_in, datasets_of
 from upvit_mm.data.detection_classes import check_categories, check_evaluator, check_listings
 from upvit_mm.data.names import alike_text, listed, plain
+from upvit_mm.data.picture_files import tried
 from upvit_mm.data.shifts import shifts_in
 from upvit_mm.data.voc import check_voc
 
@@ -105,7 +106,7 @@ def _check_folders(dataset: Dataset) -> None:
         if dataset.is_here(part) and not path.is_dir():
             sources = [f' ({source})' for folder, source in SOURCES.items() if f'/{folder}/' in f'/{path.as_posix()}/']
             raise FileNotFoundError(
-                f'data folder {str(path)!r} does not exist: put the data there, link it, or set data_root'
+                f'data folder {str(path)!r} does not exist{tried(path)}: put the data there, link it, or set data_root'
                 f'{"".join(sources)}.'
             )
 

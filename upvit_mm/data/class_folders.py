@@ -11,7 +11,7 @@ from typing import Any
 from upvit_mm.data.coco import check_names
 from upvit_mm.data.datasets import Dataset
 from upvit_mm.data.names import alike, alike_text, listed, plain
-from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, is_litter, look_through
+from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, is_litter, look_through, tried
 
 logger = logging.getLogger('upvit_mm')
 ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # that mmpretrain reads by default
@@ -147,7 +147,9 @@ def check_list(dataset: Dataset, num_classes: int | None) -> None:
     """
     path = dataset.path(dataset.ann_file)
     if not path.is_file():
-        raise FileNotFoundError(f'annotation file {str(path)!r} does not exist; check data_root and ann_file.')
+        raise FileNotFoundError(
+            f'annotation file {str(path)!r} does not exist{tried(path)}; check data_root and ann_file.'
+        )
     labels: list[Any] = [line.strip().rsplit(' ', 1) for line in path.read_text(encoding='utf-8').splitlines()]
     for number, words in enumerate(labels, 1):
         if len(words) < 2 or not words[1].lstrip('-').isdigit():

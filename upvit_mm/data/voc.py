@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from upvit_mm.data.coco import WAY_OUT, check_names, check_sizes
 from upvit_mm.data.datasets import Dataset
 from upvit_mm.data.names import alike, alike_text, listed
+from upvit_mm.data.picture_files import tried
 
 logger = logging.getLogger('upvit_mm')
 ENDING = '.jpg'  # the only one that mmdet reads
@@ -55,7 +56,8 @@ class VocFolder:
         path = self.dataset.path(self.dataset.ann_file)
         if not self.dataset.ann_file or not path.is_file():
             raise FileNotFoundError(
-                f'{self.dataset.place}.ann_file = {str(path)!r}: no such list of names; check data_root and ann_file.'
+                f'{self.dataset.place}.ann_file = {str(path)!r}{tried(path)}: no such list of names; check data_root and '
+                'ann_file.'
             )
         return path.read_text(encoding='utf-8').splitlines()
 

@@ -17,6 +17,7 @@ from typing import Any
 from upvit_mm.data.coco import boxes, entries, masks
 from upvit_mm.data.coco.fault import Fault
 from upvit_mm.data.coco.objects import Id, Objects, check_structure
+from upvit_mm.data.picture_files import tried
 from upvit_mm.files import write_text_atomically
 from upvit_mm.version import __version__
 
@@ -117,7 +118,9 @@ def examine(path: Path) -> CocoFile:
         ValueError: it is not JSON, not in COCO's form, or lacks what every reader needs.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'annotation file {str(path)!r} does not exist; check data_root and ann_file.')
+        raise FileNotFoundError(
+            f'annotation file {str(path)!r} does not exist{tried(path)}; check data_root and ann_file.'
+        )
     path = path.absolute()
     state = path.stat()
     key = [__version__, LAYOUT, str(path), state.st_size, state.st_mtime_ns]
