@@ -56,8 +56,8 @@ class VocFolder:
         path = self.dataset.path(self.dataset.ann_file)
         if not self.dataset.ann_file or not path.is_file():
             raise FileNotFoundError(
-                f'{self.dataset.place}.ann_file = {str(path)!r}{tried(path)}: no such list of names; check data_root and '
-                'ann_file.'
+                f'{self.dataset.place}.ann_file = {str(path)!r}{tried(path)}: no such list of names; check data_root '
+                'and ann_file.'
             )
         return path.read_text(encoding='utf-8').splitlines()
 
