@@ -56,8 +56,9 @@ def _limit(optimizer: Optimizer, spared: set[int]) -> None:
 class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor, then ``limit_decay``.
 
-    The tools of this package apply ``limit_decay`` to every optimizer. So only mmdet's and mmpretrain's own tools need
-    ``optim_wrapper = dict(constructor='upvit_mm.OptimWrapperConstructor')``, which our configs have.
+    The tools of this package apply ``limit_decay`` to every optimizer. So only mmdet's and mmpretrain's own tools, and
+    ``runner_type='FlexibleRunner'``, need ``optim_wrapper = dict(constructor='upvit_mm.OptimWrapperConstructor')``, which
+    our configs have.
 
     Args:
         optim_wrapper_cfg: mmengine's.
