@@ -57,8 +57,8 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor, then ``limit_decay``.
 
     The tools of this package apply ``limit_decay`` to every optimizer. So only mmdet's and mmpretrain's own tools, and
-    ``runner_type='FlexibleRunner'``, need ``optim_wrapper = dict(constructor='upvit_mm.OptimWrapperConstructor')``, which
-    our configs have.
+    ``runner_type='FlexibleRunner'``, need ``optim_wrapper = dict(constructor='upvit_mm.OptimWrapperConstructor')``. Our
+    configs have it.
 
     Args:
         optim_wrapper_cfg: mmengine's.
