@@ -17,7 +17,7 @@ ALLOWED = {
     'checkpoints': {'arch'},
     # checkpoints: a backbone's load hook; pruning: the plan that a distilled student comes from
     'models': {'arch', 'pruning', 'checkpoints', 'registry', 'openmmlab'},
-    'optim': {'registry'},
+    'optim': {'models', 'registry'},  # models: whose parameters decay
     'data': {'arch', 'pruning', 'models', 'registry'},
     'consistency': {'arch', 'pruning', 'models', 'data'},
     'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry'},
@@ -36,7 +36,7 @@ ALLOWED = {
     'stopwatch': set(),
     'table': set(),
     'cli': set(),
-    'runner': {'data', 'optim', 'registry', 'launch', 'openmmlab'},
+    'runner': {'data', 'models', 'optim', 'registry', 'launch', 'openmmlab'},
 }
 OPEN = ('files', 'version', '__init__')  # to all
 PURE = ('arch', 'pruning', 'files')  # no import of OpenMMLab, not even indirectly

@@ -107,3 +107,43 @@ def test_data_are_checked_once_on_each_machine(monkeypatch):
     with pytest.raises(SystemExit) as info:
         runner.check_data({}, ('train',))
     assert info.value.code == 1
+
+
+def test_backbones_of_ours_decay_as_they_should(digits_folder, tmp_path):
+    """With a config that names neither a constructor nor keys; the rest of the detector decays as it says."""
+    cfg = load_config(parse(DEMO, '--work-dir', str(tmp_path)))
+    cfg.train_dataloader.dataset.data_root = str(digits_folder)
+    cfg.optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    built = build_runner(cfg, ('train',))
+    decayed, free = built.optim_wrapper.optimizer.param_groups
+    names = {id(p): name for name, p in built.model.named_parameters()}
+    spared = {names[id(p)] for p in free['params']}
+    assert (decayed['weight_decay'], free['weight_decay']) == (0.05, 0.0)
+    assert len(decayed['params']) + len(free['params']) == len(names)
+    backbone = {name: p for name, p in built.model.named_parameters() if name.startswith('backbone.')}
+    assert spared == {name for name, p in backbone.items() if p.ndim < 2}  # a PVTv2 has no tokens and positions
+    assert built.build_optim_wrapper(built.optim_wrapper) is built.optim_wrapper  # what train() does
+
+
+def test_settings_of_an_inherited_backbone(tmp_path):
+    """As when ``_delete_=True`` is forgotten over a config with a ResNet."""
+    path = tmp_path / 'own.py'
+    path.write_text(
+        "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
+        "model = dict(backbone=dict(type='upvit_mm.UPPVTv2', arch='pvtv2-b0'))\n"
+    )
+    with pytest.raises(ValueError, match=r'model.backbone has') as info:
+        build_runner(load_config(parse(str(path))), ('train',))
+    assert str(info.value) == (
+        'model.backbone has depth, num_stages, norm_cfg, style, which UPPVTv2 does not know (it knows arch, '
+        'out_indices, drop_path_rate, frozen_stages, with_cp, norm_eval, init_cfg). If they come from an inherited '
+        "config, write backbone=dict(_delete_=True, type='upvit_mm.UPPVTv2', ...): without _delete_ its settings stay."
+    )
+
+
+def test_ctrl_c_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == '\ninterrupted\n'

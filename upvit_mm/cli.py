@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 PACKAGE = Path(__file__).parent
+INTERRUPTED = 130  # 128 + SIGINT
 
 
 def table_of(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -47,10 +48,14 @@ def check_device(device: str) -> None:
 def one_line_errors() -> Iterator[None]:
     """Turn an error that this package raised on purpose into ``error: ...`` and exit status 1.
 
-    ``is_mistake`` decides which errors these are. All others keep their traceback.
+    ``is_mistake`` decides which errors these are. All others keep their traceback. Ctrl-C ends in one line too, with
+    the exit status of shells for it, 130.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print('\ninterrupted', file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (ValueError, ImportError, OSError) as error:
         if not is_mistake(error):
             raise

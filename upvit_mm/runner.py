@@ -17,8 +17,9 @@ from mmengine.runner import Runner
 
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.launch import VARIABLES, place_in_job
+from upvit_mm.models.backbone_settings import check_backbone_settings
 from upvit_mm.openmmlab import require_mmcv_ops, require_openmmlab
-from upvit_mm.optim import check_constructor
+from upvit_mm.optim import check_constructor, limit_decay
 from upvit_mm.registry import scope_of
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -105,6 +106,8 @@ def build_runner(
 ) -> Runner:
     """The Runner of a config, after a check of its data; it checks its start weights and writes files atomically.
 
+    Norms, biases, positions and tokens of our backbones have no weight decay (``upvit_mm.optim.limit_decay``).
+
     Args:
         cfg: a whole config of mmdet or mmpretrain.
         parts: the parts that will run: of ``'train'``, ``'val'``, ``'test'``. Without ``'train'`` a checkpoint must fit
@@ -115,10 +118,12 @@ def build_runner(
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
         ImportError: the config is a detector and mmcv has no working operators.
-        ValueError: an annotation file is damaged or does not fit the config's classes, or a class has no images.
+        ValueError: our backbone does not know a setting; an annotation file is damaged or does not fit the config's
+            classes, or a class has no images.
     """
     if scope_of(cfg) == 'mmdet':
         require_mmcv_ops()
+    check_backbone_settings(cfg)
     if 'train' in parts:
         check_constructor(cfg)
     start_processes(cfg)
@@ -126,6 +131,8 @@ def build_runner(
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in their own formats
         part = 'train' if 'train' in parts else parts[0]
+        if part == 'train' and runner.optim_wrapper is not None:  # built now: train() builds the schedulers at once
+            runner.optim_wrapper = limit_decay(runner.build_optim_wrapper(runner.optim_wrapper), runner.model)
         loading = dict(type='upvit_mm.CheckLoaded', part=part, weights=weights, allow_missing=allow_missing)
         others = [dict(type=f'upvit_mm.{kind}') for kind in ('CheckResumed', 'RecordArch', 'WholeCheckpoints')]
         for hook in (loading, *others, *([dict(type='upvit_mm.JudgeResumed')] if 'val' in parts else [])):

@@ -42,6 +42,14 @@ def test_unknown_name_lists_the_known_ones_and_the_closest():
     with pytest.raises(ValueError, match=r"arch = 'pvtv2_b0': unknown name. Known: deit-tiny, .*, pvtv2-b5") as info:
         resolve_arch('pvtv2_b0')
     assert "Did you mean 'pvtv2-b0'?" in str(info.value)
+
+
+def test_a_file_of_an_own_arch_without_its_ending(tmp_path, monkeypatch):
+    """Named like a stock one: the file is meant."""
+    monkeypatch.chdir(tmp_path)
+    get_arch('pvtv2-b0').save_json('pvtv2-b0-cells.json')
+    with pytest.raises(ValueError, match=r"Did you mean 'pvtv2-b0-cells.json'\?$"):
+        resolve_arch('pvtv2-b0-cells')
     with pytest.raises(ValueError, match=r"arch = 'resnet50'.*arch.json\.\Z"):
         get_arch('resnet50')
 

@@ -323,5 +323,6 @@ def test_configs_that_cannot_be_compared(detector_config):
     refused("backbone.type = 'ResNet'", lambda cfg: cfg.model.backbone.update(type='ResNet'))
     refused("load_from = 'x.pth': would overwrite", lambda cfg: cfg.update(load_from='x.pth'))
     refused('must be there and count epochs', lambda cfg: cfg.train_cfg.update(type='IterBasedTrainLoop'))
+    refused('the config is of a classifier', lambda cfg: cfg.update(default_scope='mmpretrain'))
     refused('model.neck: must be there', lambda cfg: cfg.model.pop('neck'))
     check_detector_config(detector_config('pvtv2'), trained=True)

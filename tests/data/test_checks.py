@@ -54,6 +54,20 @@ def test_a_folder_that_is_not_there_says_where_its_data_come_from(folder, end, t
     assert str(info.value).endswith(end)
 
 
+def test_a_relative_folder_is_named_with_the_one_that_was_tried(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as info:
+        check_datasets(config('data/mine'), ('train',))
+    assert str(info.value).startswith(
+        f"data folder 'data/mine' does not exist (tried '{tmp_path}/data/mine'): put the data there"
+    )
+    (tmp_path / 'data/mine/train').mkdir(parents=True)
+    with pytest.raises(
+        FileNotFoundError, match=rf"instances_train.json' does not exist \(tried '{tmp_path}/data/mine/"
+    ):
+        check_datasets(config('data/mine'), ('train',))
+
+
 def test_data_elsewhere_are_left_to_mmengine():
     check_datasets(config('s3://bucket/coco'), ('train',))
     check_datasets(dict(train_dataloader=dict(dataset=dict(type='CIFAR10', data_root='nowhere'))), ('train',))

@@ -74,6 +74,9 @@ def test_a_plain_folder_has_no_labels(cfg, scope, digits_folder, tmp_path, caplo
     assert again.paths == proxy.paths
     with pytest.raises(ValueError, match='has 30 images: 30 for the proxy set are wanted'):
         folder_sets(cfg, str(folder), 30, 10, seed=0)
+    (tmp_path / 'val.json').write_text('{}')
+    with pytest.raises(ValueError, match=r"val.json': is a file; must be a folder of pictures"):
+        folder_sets(cfg, str(tmp_path / 'val.json'), 12, 10, seed=0)
     with pytest.raises(FileNotFoundError, match='does not exist'):
         folder_sets(cfg, str(folder / 'no'), 3, 1, seed=0)
 

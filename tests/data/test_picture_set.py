@@ -86,6 +86,9 @@ def test_a_folder(digits_folder, pictures, tmp_path, caplog):
 def test_nothing_there(cfg, pictures, tmp_path):
     with pytest.raises(FileNotFoundError, match="image folder 'nowhere' does not exist"):
         pictures(Path('nowhere'))
+    (tmp_path.parent / 'val.json').write_text('{}')
+    with pytest.raises(ValueError, match=r"val.json': is a file; must be a folder of pictures. Of an annotation file"):
+        pictures(tmp_path.parent / 'val.json')
     with pytest.raises(ValueError, match='has no pictures; give others with --images FOLDER'):
         pictures(tmp_path)
     cfg.pop('train_dataloader')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def test_healthy_demo_configs(name, subject, backbone_file):
     assert [(finding.check, finding.found) for finding in findings if finding.status != 'ok'] == []
     detects = name in ('retinanet', 'mask-rcnn')
     assert {finding.check for finding in findings} == {check.name for check in CONFIG_CHECKS} - (
-        set() if detects else {'evaluator'}
+        set() if detects else {'evaluator', 'paramwise'}
     )
     found = {finding.check: finding.found for finding in findings}
     tensors = 102 if name == 'deit' else 192
@@ -120,6 +121,70 @@ def test_training_refuses_what_the_doctor_does(name, option, found_by, find, sub
         with pytest.raises(ValueError, match=r'class|mAP') as info:
             check_datasets(config.cfg, ('train', 'val'))
         assert str(info.value) in ' '.join(finding.found for finding in find(found_by, config))
+
+
+def test_figures(find, subject, caplog):
+    """The doctor and the log of a training have the same words."""
+    from upvit_mm.data.checks import check_datasets
+
+    config = subject('retinanet', 'val_dataloader.dataset.indices=1', 'model.test_cfg.max_per_img=1')
+    *findings, _ = find('figures', config)
+    assert {finding.status for finding in findings} == {'warning'}
+    with caplog.at_level('WARNING', 'upvit_mm'):
+        check_datasets(config.cfg, ('train', 'val'))
+    crowded, subset = caplog.messages
+    assert [finding.found for finding in findings] == [crowded, subset]
+    assert crowded.startswith('val: 2 of 2 pictures with objects have more than model.test_cfg.max_per_img = 1 (up to ')
+    assert find('figures', subject('pvtv2'))[0].status == 'ok'
+
+
+def test_warnings_of_the_data(find, subject, digits_folder, tmp_path):
+    """What a training only writes into its log."""
+    shutil.copytree(digits_folder / 'classification/val', tmp_path / 'val')
+    for path in (tmp_path / 'val/7').iterdir():
+        path.unlink()
+    said, *rest = (
+        f for f in find('data', subject('pvtv2', f'val_dataloader.dataset.data_root={tmp_path}')) if f.found[0] == 'v'
+    )
+    assert (said.status, said.found.endswith(': these classes are not evaluated')) == ('warning', True)
+    assert [finding.status for finding in rest] == ['ok']
+
+
+def unknown_category(content: dict) -> None:
+    content['annotations'][0]['category_id'] = 77
+
+
+def no_masks(content: dict) -> None:
+    for row in content['annotations']:
+        del row['segmentation']
+
+
+def missing_picture(content: dict) -> None:
+    content['images'][0]['file_name'] = 'gone.png'
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'words'),
+    [
+        (unknown_category, 'have a category_id that is none of its categories (77; there are'),
+        (no_masks, "lack 'segmentation' (id 1), which the pipeline loads"),
+        (missing_picture, '1 of 8 pictures are not in'),
+    ],
+)
+def test_both_doors_refuse_faults_of_a_file(spoil, words, find, subject, digits_folder, tmp_path):
+    from upvit_mm.data.checks import check_datasets
+
+    root = shutil.copytree(digits_folder, tmp_path / 'digits', ignore=shutil.ignore_patterns('classification'))
+    path = root / 'annotations/instances_train.json'
+    content = json.loads(path.read_text())
+    spoil(content)
+    path.write_text(json.dumps(content))
+    config = subject('mask-rcnn', f'train_dataloader.dataset.data_root={root}')
+    (fault,) = (finding for finding in find('data', config) if finding.status == 'error')
+    assert words in fault.found
+    with pytest.raises(ValueError, match=r'annotation file') as info:
+        check_datasets(config.cfg, ('train', 'val'))
+    assert f'train: {info.value}'[:600] == fault.found[:600]
 
 
 # ---------------------------------------------------------------------- model

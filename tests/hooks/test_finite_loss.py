@@ -90,6 +90,32 @@ def test_stops_before_the_step_and_names_iteration_and_term(value, tmp_path):
     assert f'last checkpoint is {tmp_path}/run/epoch_1.pth. Check the data' in str(info.value)
 
 
+class Sample:
+    """What mmdet and mmpretrain give a model for each picture, as far as it matters here."""
+
+    def __init__(self, index):
+        self.img_path = f'{index}.png'
+
+
+class Pictures(Line):
+    """Batches with samples."""
+
+    def _run_forward(self, data, mode):
+        inputs = torch.stack(data)
+        return self(inputs, mode=mode, data_samples=[Sample(k) for k in range(int(self.step), 20)])
+
+    def forward(self, inputs, mode='tensor', data_samples=()):
+        return super().forward(inputs, mode)
+
+
+def test_the_pictures_of_the_batch_are_named(tmp_path):
+    model = Pictures(lambda step, loss: loss * float('inf') if step == 2 else loss)
+    with pytest.raises(ValueError, match='loss_b = inf') as info:
+        run(model, tmp_path / 'run')
+    names = ', '.join(f'{k}.png' for k in range(1, 17))
+    assert f'Check the data of this batch ({names} and 3 more), lower the learning rate' in str(info.value)
+
+
 def test_no_checkpoint_yet(tmp_path):
     with pytest.raises(ValueError, match=r'iteration 1 \(epoch 1\): loss_b = nan .*No checkpoint yet'):
         run(Line(lambda step, loss: loss * float('nan')), tmp_path / 'run')

@@ -171,3 +171,14 @@ def test_a_classifier_lends_its_backbone(model, load, tiny_source):
     (line,) = load(model('detector').double(), source.state | source.head, 'train')
     assert '(neck: ' in line
     assert 'head: 2 extra' in line
+
+
+def test_a_file_without_the_heads_is_no_file_to_test(model, load, tiny_source):
+    """A classifier's, and that of another detector: what is random would be scored."""
+    source = tiny_source('timm-pvtv2')
+    with pytest.raises(ValueError, match=r'does not fit the model of the config: .*bbox_head: \d+ missing'):
+        load(model('detector').double(), source.state | source.head)
+    other = {k.replace('bbox_head.', 'roi_head.bbox_head.'): v for k, v in model('detector').state_dict().items()}
+    heads = sum(k.startswith('roi_head.') for k in other)
+    with pytest.raises(ValueError, match=rf'in bbox_head: {heads} missing, roi_head: {heads} extra'):
+        load(model('detector'), {'state_dict': other})

@@ -77,7 +77,7 @@ def test_every_parameter_has_the_rate_of_its_depth(family, make, tiny_arch, rate
 def test_rate_1_changes_nothing(family, make, tiny_arch):
     model = make(family, tiny_arch(family))
     options = dict(norm_decay_mult=0.0, custom_keys={'backbone': dict(lr_mult=0.1)})
-    plain = groups_of(model, type='DefaultOptimWrapperConstructor', **options)
+    plain = groups_of(model, type='upvit_mm.OptimWrapperConstructor', **options)
     decayed = groups_of(model, layer_decay_rate=1.0, **options)
     assert plain.keys() == decayed.keys()
     for name, group in plain.items():
@@ -100,7 +100,7 @@ def test_frozen_and_unused_parameters_are_left_out(family, make, tiny_arch):
 
 
 def test_all_options_of_mmengine_hold(family, make, tiny_arch):
-    """They are applied first, and the rate that they give is then scaled."""
+    """They are applied first, and the rate that they give is then scaled. What never decays stays so."""
     model = make(family, tiny_arch(family))
     groups = groups_of(
         model,

@@ -62,7 +62,8 @@ def get_arch(name: str) -> ArchSpec:
         ValueError: unknown name; the message lists the known ones.
     """
     if name not in _ZOO:
-        close = difflib.get_close_matches(name, _ZOO, n=1)
+        own = Path(f'{name}.json')
+        close = [str(own)] if own.is_file() else difflib.get_close_matches(name, _ZOO, n=1)
         hint = f' Did you mean {close[0]!r}?' if close else ''
         raise ValueError(
             f'arch = {name!r}: unknown name. Known: {", ".join(_ZOO)}; or give the path of an arch.json.{hint}'

@@ -18,7 +18,7 @@ from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.data.class_numbers import check_class_numbers
 from upvit_mm.files import sha256_of
 from upvit_mm.models.arch_in_config import put_arch
-from upvit_mm.registry import is_type, require_family
+from upvit_mm.registry import is_type, require_family, scope_of
 from upvit_mm.workflow.detector_file import with_own_backbone
 from upvit_mm.workflow.finetune import repeatable, set_epochs
 from upvit_mm.workflow.record import BOX_AP
@@ -121,6 +121,11 @@ def check_detector_config(cfg: Config, trained: bool, built: bool = True) -> Non
         ValueError: a setting is wrong; the message names it.
     """
     model = cfg.get('model') or {}
+    if scope_of(cfg) == 'mmpretrain':
+        raise ValueError(
+            f'model.type = {model.get("type")!r}: the config is of a classifier (mmpretrain); give the config of a '
+            'detector (mmdet). Classifiers are compared by tools/compare_classifiers.py.'
+        )
     if built:
         require_family('model.backbone.type', (model.get('backbone') or {}).get('type'))
     if built and not model.get('neck'):

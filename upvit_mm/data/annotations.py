@@ -39,7 +39,7 @@ def check_annotations(cfg: Mapping[str, Any], dataset: Dataset) -> str:
     if dataset.is_here(dataset.images):
         check_names(folder, file.names, source)
         try:
-            check_sizes(folder, file.names, file.sizes, _turns(cfg, dataset), source)
+            check_sizes(folder, file.names, file.sizes, turns(cfg, dataset), source)
         except ValueError as error:
             if not tolerant:
                 raise ValueError(f'{error} Or set {WAY_OUT} = True in the config.') from error
@@ -85,7 +85,8 @@ def _uses_of_metric(metric: Mapping[str, Any]) -> Iterator[str]:
             yield 'masks'
 
 
-def _turns(cfg: Mapping[str, Any], dataset: Dataset) -> bool:
+def turns(cfg: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Whether a dataset's pipeline rotates pictures by their EXIF orientation."""
     loaders = [
         transform
         for transform in transforms_of(dataset.settings.get('pipeline'))

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from upvit_mm.data.annotations import check_annotations, check_judges
+from upvit_mm.data.annotations import check_annotations, check_judges, turns
 from upvit_mm.data.class_folders import (
     check_class_folders,
     check_list,
@@ -18,6 +18,9 @@ from upvit_mm.data.class_numbers import check_class_numbers, head_numbers
 from upvit_mm.data.datasets import PARTS, Dataset, datasets_in, datasets_of
 from upvit_mm.data.detection_classes import check_categories, check_evaluator, check_listings
 from upvit_mm.data.names import alike_text, listed, plain
+from upvit_mm.data.picture_files import tried
+from upvit_mm.data.shifts import shifts_in
+from upvit_mm.data.voc import check_voc
 
 __all__ = ['check_classes_of', 'check_datasets', 'check_part', 'datasets_of']
 
@@ -26,14 +29,15 @@ SOURCES = {'data/digits': 'the embedded digits: python tools/prepare_digits.py',
 
 
 def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str], also: Mapping[str, int] | None = None) -> None:
-    """Check every COCO and image-folder dataset that the given parts of a config read from this machine's disk.
+    """Check every COCO, VOC and image-folder dataset that the given parts of a config read from this machine's disk.
 
     The training part is the reference: all parts must list its classes, and their files or folders must have them in
     its order. Heads must have the same number of classes. A category of an annotation file that the config does not
     list is an error, because mmdet drops its objects without a message; set ``allow_unlisted_categories = True`` in the
     config to train on a subset on purpose. Other faults of such a file are errors too
     (``annotations.check_annotations``); with ``allow_faulty_annotations = True`` those that mmdet can read are only
-    reported. The log gets one line for each file. Datasets of other types, with another backend or at an address are
+    reported. The log gets one line for each file, and a warning for what changes figures without an error
+    (``shifts.shifts_in``). Datasets of other types, with another backend or at an address are
     not checked.
 
     Args:
@@ -57,6 +61,8 @@ def check_datasets(cfg: Mapping[str, Any], parts: Sequence[str], also: Mapping[s
             check_judges(cfg, part)
             check_evaluator(cfg, part)
     check_class_numbers(cfg, parts, also)
+    for text in shifts_in(cfg, parts):
+        logger.warning('%s', text)
 
 
 def check_part(cfg: Mapping[str, Any], part: str) -> list[str]:
@@ -82,6 +88,9 @@ def check_part(cfg: Mapping[str, Any], part: str) -> list[str]:
             if dataset.ann_file and dataset.is_here(dataset.ann_file):
                 check_categories(cfg, dataset)
                 found.append(check_annotations(cfg, dataset))
+        elif dataset.reads_as == 'XMLDataset':
+            if dataset.is_here(dataset.ann_file):
+                found.append(check_voc(cfg, dataset, turns(cfg, dataset)))
         elif has_class_folders(dataset):
             check_class_folders(dataset)
             _check_like_training(cfg, dataset)
@@ -97,7 +106,7 @@ def _check_folders(dataset: Dataset) -> None:
         if dataset.is_here(part) and not path.is_dir():
             sources = [f' ({source})' for folder, source in SOURCES.items() if f'/{folder}/' in f'/{path.as_posix()}/']
             raise FileNotFoundError(
-                f'data folder {str(path)!r} does not exist: put the data there, link it, or set data_root'
+                f'data folder {str(path)!r} does not exist{tried(path)}: put the data there, link it, or set data_root'
                 f'{"".join(sources)}.'
             )
 

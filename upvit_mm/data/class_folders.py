@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from upvit_mm.data.coco import check_names
 from upvit_mm.data.datasets import Dataset
 from upvit_mm.data.names import alike, alike_text, listed, plain
-from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, is_litter, look_through
+from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, is_litter, look_through, tried
 
 logger = logging.getLogger('upvit_mm')
 ENDINGS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # that mmpretrain reads by default
@@ -142,11 +143,13 @@ def check_list(dataset: Dataset, num_classes: int | None) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line without a label, or a label outside of 0 to ``num_classes - 1``.
+        ValueError: a line without a label, a label outside of 0 to ``num_classes - 1``, or pictures that are missing.
     """
     path = dataset.path(dataset.ann_file)
     if not path.is_file():
-        raise FileNotFoundError(f'annotation file {str(path)!r} does not exist; check data_root and ann_file.')
+        raise FileNotFoundError(
+            f'annotation file {str(path)!r} does not exist{tried(path)}; check data_root and ann_file.'
+        )
     labels: list[Any] = [line.strip().rsplit(' ', 1) for line in path.read_text(encoding='utf-8').splitlines()]
     for number, words in enumerate(labels, 1):
         if len(words) < 2 or not words[1].lstrip('-').isdigit():
@@ -154,6 +157,13 @@ def check_list(dataset: Dataset, num_classes: int | None) -> None:
                 f'annotation file {str(path)!r}, line {number}: {" ".join(words)!r} has no label; each line must be a '
                 'path, a blank and a number.'
             )
+    if dataset.is_here(dataset.images):
+        check_names(
+            dataset.path(dataset.images),
+            [words[0] for words in labels],
+            f'annotation file {str(path)!r}',
+            'data_prefix',
+        )
     if not labels or num_classes is None:
         return
     least, most = (choose(int(words[1]) for words in labels) for choose in (min, max))

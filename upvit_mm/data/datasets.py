@@ -14,8 +14,15 @@ from upvit_mm.registry import class_of, is_type, type_name
 
 PARTS = ('train', 'val', 'test')
 # methods that decide how a dataset is read; a subclass that changes them reads in its own way
-READERS = {'CocoDataset': ('load_data_list', 'COCOAPI'), 'CustomDataset': ('load_data_list', '_find_samples')}
-HOMES = {'CocoDataset': 'mmdet', 'CustomDataset': 'mmpretrain', 'ImageNet': 'mmpretrain'}  # without a default_scope
+READERS = {
+    'CocoDataset': ('load_data_list', 'COCOAPI'),
+    'CustomDataset': ('load_data_list', '_find_samples'),
+    'XMLDataset': ('load_data_list', 'parse_data_info', '_parse_instance_info'),
+}
+HOMES = {  # without a default_scope
+    **dict.fromkeys(('CocoDataset', 'XMLDataset', 'VOCDataset'), 'mmdet'),
+    **dict.fromkeys(('CustomDataset', 'ImageNet'), 'mmpretrain'),
+}
 LOCAL = ('local', 'disk', 'LocalBackend', 'HardDiskBackend')  # mmengine's names for a local disk
 
 

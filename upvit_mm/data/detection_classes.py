@@ -114,12 +114,13 @@ def _command(cfg: Mapping[str, Any], path: Path, reference: Dataset) -> str:
 
 
 def check_listings(cfg: Mapping[str, Any], part: str) -> None:
-    """Refuse a part that lists other classes than the reference, even if its files are not read now.
+    """Refuse a part that lists other classes than the first part that lists any, even if its files are not read now.
 
     Raises:
         ValueError: the lists differ; the message names dataset and classes.
     """
-    datasets = [] if is_open_vocabulary(cfg) else coco_datasets(cfg)
+    everything = [] if is_open_vocabulary(cfg) else [d for name in PARTS for d in datasets_in(cfg, name)]
+    datasets = [dataset for dataset in everything if _lists_labels(dataset)]
     for dataset in datasets:
         ours, theirs = _classes(dataset), _classes(datasets[0])
         if dataset.part != part or ours == theirs:
@@ -129,6 +130,12 @@ def check_listings(cfg: Mapping[str, Any], part: str) -> None:
             f'{dataset.place} lists {len(ours)} classes ({listed(ours)}), {datasets[0].place} {same} '
             f'({listed(theirs)}){alike_text(ours, theirs)}. Give {dataset.place} the metainfo of {datasets[0].place}.'
         )
+
+
+def _lists_labels(dataset: Dataset) -> bool:
+    """Whether the class names of its settings say what its labels mean."""
+    numbered = dataset.reads_as == 'CustomDataset' and dataset.ann_file and dataset.given_classes
+    return bool(dataset.reads_as in ('CocoDataset', 'XMLDataset') or numbered)
 
 
 def _classes(dataset: Dataset) -> list[Any]:

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from upvit_mm.arch.size import Size
 from upvit_mm.data.datasets import evaluation_part, unwrapped
-from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, counts_text, leave_out, look_through
+from upvit_mm.data.picture_files import (
+    PICTURE_ENDINGS,
+    check_litter,
+    counts_text,
+    leave_out,
+    look_through,
+    require_picture_folder,
+)
 from upvit_mm.data.pipelines import image_pipeline
 from upvit_mm.models.network import preprocessing_of
 from upvit_mm.pruning.batch import Batch
@@ -94,8 +101,7 @@ def folder_sets(
         FileNotFoundError: no such folder.
         ValueError: it has fewer than ``count + 1`` images, or folders of other programs; see ``ImageSet``.
     """
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f'image folder {folder!r} does not exist.')
+    require_picture_folder(Path(folder))
     found = look_through(folder, PICTURE_ENDINGS)
     check_litter(Path(folder), found.litter, 'their images would be used too')
     if found.others:

@@ -18,6 +18,27 @@ MAX_UNREADABLE = 0.01  # share
 LITTER = ('__MACOSX', '@eaDir', '__pycache__')  # folders of macOS, of network storage and of Python
 
 
+def tried(path: Path) -> str:
+    """The absolute path of a relative one, for messages; empty for an absolute one."""
+    return '' if path.is_absolute() else f' (tried {str(path.absolute())!r})'
+
+
+def require_picture_folder(folder: Path) -> None:
+    """Refuse what is no folder of pictures for ``--images``.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is a file, for example one of annotations.
+    """
+    if folder.is_file():
+        raise ValueError(
+            f'images = {str(folder)!r}: is a file; must be a folder of pictures. Of an annotation file give the folder '
+            'that has its pictures.'
+        )
+    if not folder.is_dir():
+        raise FileNotFoundError(f'image folder {str(folder)!r} does not exist{tried(folder)}.')
+
+
 @dataclass
 class Found:
     """The content of a folder.

@@ -15,7 +15,7 @@ from torch import nn
 
 from upvit_mm.arch.size import Size
 from upvit_mm.data.datasets import datasets_in
-from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, leave_out, look_through
+from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, leave_out, look_through, require_picture_folder
 from upvit_mm.data.pipelines import picture_pipeline
 from upvit_mm.pruning.batch import Batch
 
@@ -149,8 +149,7 @@ class _Folder:
     """The pictures of a folder and of the folders in it."""
 
     def __init__(self, folder: Path):
-        if not folder.is_dir():
-            raise FileNotFoundError(f'image folder {str(folder)!r} does not exist.')
+        require_picture_folder(folder)
         check_litter(folder, look_through(folder, PICTURE_ENDINGS).litter, 'their images would be used too')
         self.name = f'image folder {str(folder)!r}'
         self._paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in PICTURE_ENDINGS and p.is_file())

@@ -5,6 +5,8 @@ No heavy imports here or at the top of a module with checks: what they need may 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -123,3 +125,17 @@ def examine(checks: Sequence[Check], run: Callable[[Check], list[Finding]]) -> I
             outcome[check.name] = 'failed' if failed else 'fine' if findings else 'absent'
     if left_out := [name for name, how in outcome.items() if how == 'left out']:
         yield Finding('left_out', 'warning', f'not checked: {", ".join(left_out)}', 'fix the errors, then run again')
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """The warnings that this package writes into its log inside the ``with`` block."""
+    texts: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: texts.append(record.getMessage())
+    logger = logging.getLogger('upvit_mm')
+    logger.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        logger.removeHandler(handler)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from upvit_mm.doctor.findings import Finding, check, error, message_of, ok, warning
-from upvit_mm.doctor.subject import PARTS, Subject, image_size
+from upvit_mm.doctor.findings import Finding, check, error, heard, message_of, ok, warning
+from upvit_mm.doctor.subject import PARTS, Subject
 
 SIDE = 128  # pixels of the test image
 WIDTHS = (
     'in_channels must be the widths of what comes in: neck=dict(in_channels=_base_.arch.embed_dims) after a backbone'
 )
 PRETRAINED = "model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=...)))"
+LOOK = 'training says the same and goes on: make sure that it is meant'
 CLASSES = 'set num_classes of every head, and metainfo=dict(classes=...) of every dataset, to the same classes'
 
 
@@ -30,10 +31,12 @@ def data(subject: Subject) -> Iterator[Finding]:
 
     for part, name in subject.parts.items():
         try:
-            found = check_part(subject.cfg, part)
+            with heard() as said:
+                found = check_part(subject.cfg, part)
         except (OSError, ValueError) as problem:
             yield error(f'{name}: {message_of(problem)}', 'how data of your own fit a config: docs/own_data.md')
             continue
+        yield from (warning(f'{name}: {text}', LOOK) for text in said)
         yield from (ok(f'{name}: {line}') for line in found)
         datasets = datasets_in(subject.cfg, part)
         kinds = {f'{type_name(dataset.settings.get("type"))} in {dataset.root or "."}' for dataset in datasets}
@@ -58,6 +61,17 @@ def evaluator(subject: Subject) -> Iterator[Finding]:
             yield ok(f'{part}: judged by {path}')
 
 
+@check('config', needs=('data',), remedy=LOOK)
+def figures(subject: Subject) -> Iterator[Finding]:
+    """What changes the figures of a run without an error; training warns of the same."""
+    from upvit_mm.data.shifts import shifts_in
+
+    texts = shifts_in(subject.cfg, [part for part in PARTS if subject.datasets(part)])
+    yield from map(warning, texts)
+    if not texts:
+        yield ok('nothing was found that changes figures without an error')
+
+
 @check(
     'config',
     needs=('config',),
@@ -65,6 +79,9 @@ def evaluator(subject: Subject) -> Iterator[Finding]:
 )
 def model(subject: Subject) -> Finding:
     """The model can be built."""
+    from upvit_mm.models.backbone_settings import check_backbone_settings
+
+    check_backbone_settings(subject.cfg)
     millions = sum(parameter.numel() for parameter in subject.model.parameters()) / 1e6
     backbone = getattr(subject.model, 'backbone', None)
     return ok(f'{type(subject.model).__name__} on {type(backbone).__name__}, {millions:.1f} M parameters')
@@ -83,6 +100,8 @@ def classes(subject: Subject) -> Finding | tuple:
 def channels(subject: Subject) -> Iterator[Finding]:
     """Check the widths in the config, then run a prediction through neck and heads."""
     import torch
+
+    from upvit_mm.data.image_size import image_size
 
     network = subject.model.eval()
     with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -92,12 +92,15 @@ class Subject:
 
     @cached_property
     def optim_wrapper(self) -> OptimWrapper:
-        """The optimizer with its groups of parameters, without AMP, because not every machine has it."""
+        """The optimizer with the groups of a training, without AMP, because not every machine has it."""
         from mmengine.optim import build_optim_wrapper
+
+        from upvit_mm.optim import limit_decay
 
         names = ('optimizer', 'paramwise_cfg', 'constructor')
         settings = {name: self.cfg.optim_wrapper[name] for name in names if name in self.cfg.optim_wrapper}
-        return build_optim_wrapper(self.model, dict(type='OptimWrapper', **settings))
+        built = build_optim_wrapper(self.model, dict(type='OptimWrapper', **settings))
+        return limit_decay(built, self.model)
 
     @property
     def images_per_gpu(self) -> int:
@@ -138,29 +141,3 @@ class Subject:
         for sample in batch['data_samples']:
             sample.gt_instances.labels.zero_()  # a class that every head has
         return batch
-
-
-def image_size(datasets: Iterable[Mapping[str, Any]]) -> tuple[int, int] | None:
-    """Largest ``(shorter, longer)`` side in pixels from the pipelines of datasets; None when they have no size.
-
-    The last transform that sets a size counts; of several sizes, the one with most pixels.
-    """
-    from upvit_mm.data.datasets import transforms_of
-
-    found = None
-    for dataset in datasets:
-        for transform in transforms_of(dataset.get('pipeline')):
-            for name in ('scale', 'scales', 'size', 'crop_size'):
-                if sizes := _sizes(transform.get(name), several=name == 'scales'):
-                    found = max(sizes, key=lambda size: size[0] * size[1])
-    return found
-
-
-def _sizes(value: Any, several: bool = False) -> list[tuple[int, int]]:
-    if isinstance(value, int):
-        return [(value, value)]
-    if not isinstance(value, (list, tuple)):
-        return []
-    if len(value) == 2 and not several and all(isinstance(side, int) for side in value):
-        return [(min(value), max(value))]
-    return [size for inner in value for size in _sizes(inner)]

@@ -41,17 +41,23 @@ def optimizer(subject: Subject) -> Iterator[Finding]:
 
 @check('config', needs=('optimizer',), remedy=UNDECAYED)
 def weight_decay(subject: Subject) -> Finding:
-    """Whether weight decay acts on tensors that are usually excluded: norms, biases, class token, positions."""
-    from upvit_mm.models.backbones.base import UPBackbone
-
-    decayed = [name for name, settings in _groups(subject).items() if settings.get('weight_decay', 0) > 0]
-    embeddings = [name for name in decayed if name.endswith(EMBEDDINGS)]
-    if embeddings:
+    """Which parameters decay, from the groups of the built optimizer; of our backbones only matrices and kernels do."""
+    groups, backbone = _groups(subject), 'backbone.'
+    decayed = [name for name, settings in groups.items() if settings.get('weight_decay', 0) > 0]
+    if embeddings := [name for name in decayed if name.endswith(EMBEDDINGS)]:
         return warning(f'weight decay pulls {", ".join(embeddings)} to zero')
-    shapes = dict(subject.model.named_parameters())
-    small = sum(shapes[name].ndim == 1 for name in decayed)
-    hint = f'to spare norms and biases: {UNDECAYED}' if small and isinstance(subject.model.backbone, UPBackbone) else ''
-    return ok(f'weight decay falls on {len(decayed)} tensors, {small} of them norms and biases', hint)
+    sizes = {name: parameter.numel() for name, parameter in subject.model.named_parameters() if name in groups}
+    shares = []
+    for place, inside in (('backbone', True), ('rest of the model', False)):
+        names = [name for name in groups if name.startswith(backbone) is inside]
+        acts = [name for name in names if name in decayed]
+        if names:
+            count, total = (sum(sizes[name] for name in part) for part in (acts, names))
+            shares.append(f'{count:,} of {total:,} parameters of the {place} ({len(acts)} of {len(names)} tensors)')
+    if not decayed:
+        return ok('no weight decay', '')
+    factors = sorted({groups[name]['weight_decay'] for name in decayed})
+    return ok(f'weight decay {", ".join(f"{factor:g}" for factor in factors)} acts on {" and ".join(shares)}')
 
 
 @check('config', needs=('optimizer',), remedy='correct optim_wrapper.paramwise_cfg')

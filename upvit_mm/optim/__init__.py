@@ -1,6 +1,13 @@
 """How parameters are grouped for the optimizer of a run of mmengine, registered under the scope ``upvit_mm``."""
 
 from upvit_mm.optim.check import check_constructor
+from upvit_mm.optim.decay import OptimWrapperConstructor, limit_decay, spared_of_decay
 from upvit_mm.optim.layer_decay import LayerDecayOptimWrapperConstructor
 
-__all__ = ['LayerDecayOptimWrapperConstructor', 'check_constructor']
+__all__ = [
+    'LayerDecayOptimWrapperConstructor',
+    'OptimWrapperConstructor',
+    'check_constructor',
+    'limit_decay',
+    'spared_of_decay',
+]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from numbers import Real
 
 from mmengine.logging import print_log
-from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from upvit_mm.optim.decay import OptimWrapperConstructor
 from upvit_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 OPTIONS = (  # those of mmengine's constructor, which accepts unknown ones without a message
@@ -23,7 +23,7 @@ OPTIONS = (  # those of mmengine's constructor, which accepts unknown ones witho
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+class LayerDecayOptimWrapperConstructor(OptimWrapperConstructor):
     """mmengine's constructor; then each learning rate is multiplied by ``rate ** (depths - 1 - depth)``.
 
     Depths come from a backbone's ``get_layer_depth``. So this works in every model that contains such a backbone:
@@ -39,7 +39,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         optim_wrapper_cfg: mmengine's; its ``optimizer`` must set ``lr``.
         paramwise_cfg: ``layer_decay_rate``, in (0, 1], where 1 changes nothing; and all options of mmengine's
             ``DefaultOptimWrapperConstructor``, which are applied first: ``norm_decay_mult``, ``bias_decay_mult``,
-            ``custom_keys`` and so on.
+            ``custom_keys`` and so on. Norms, biases, positions and tokens of our backbones never decay
+            (``upvit_mm.optim.limit_decay``).
 
     Raises:
         ValueError: no ``lr``, no rate or one out of range, or an unknown option; when it is called with a model: no

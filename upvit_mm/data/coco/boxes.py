@@ -40,6 +40,13 @@ def _corners_or_centres(objects: Objects) -> Fault | None:
     if out.sum() > MAX_OUTSIDE * seen.sum():
         found = f'{how_many(out)} have boxes that are partly outside their picture ({box_of(objects, out)}).'
         return Fault(found, 'Check that boxes are [x, y, w, h] in pixels, and that width and height fit the picture.')
+    fit = (corners[:, 2:] > 0).all(axis=1) & ~_sticks_out(corners, sizes)
+    if (out[seen] & fit).sum() > 0.9 * out.sum():
+        found = (
+            f'{how_many(out)} have boxes that look like corners [x1, y1, x2, y2]: they are partly outside their '
+            f'picture ({box_of(objects, out)}), but as corners inside.'
+        )
+        return Fault(found, 'Look at painted ones; boxes are [x, y, w, h].', severity='note')
     return None
 
 

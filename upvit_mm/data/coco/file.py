@@ -17,11 +17,13 @@ from typing import Any
 from upvit_mm.data.coco import boxes, entries, masks
 from upvit_mm.data.coco.fault import Fault
 from upvit_mm.data.coco.objects import Id, Objects, check_structure
+from upvit_mm.data.picture_files import tried
 from upvit_mm.files import write_text_atomically
 from upvit_mm.version import __version__
 
 logger = logging.getLogger('upvit_mm')
 SHOWN = 3  # faults that one error names
+LAYOUT = 2  # of what is cached; an older cache is read again
 RULES = (*entries.RULES, *boxes.RULES, *masks.RULES)
 WAY_OUT = 'allow_faulty_annotations'  # a setting of the config
 ENCODINGS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}  # by their first bytes
@@ -41,6 +43,8 @@ class CocoFile:
         kept: objects by category id (as text) that mmdet keeps, crowds among them.
         left_out: number of objects that mmdet drops, by reason; each counts once.
         crowds: number of objects that mmdet keeps as regions to ignore.
+        crowding: number of pictures by their number of single objects (as text).
+        crowding_by_class: the same for objects of one category; a picture counts once for each.
         faults: all faults that were found.
     """
 
@@ -53,6 +57,8 @@ class CocoFile:
     kept: Mapping[str, int]
     left_out: Mapping[str, int]
     crowds: int
+    crowding: Mapping[str, int]
+    crowding_by_class: Mapping[str, int]
     faults: tuple[Fault, ...]
 
     def check(self, uses: Sequence[str], tolerant: bool = False) -> None:
@@ -112,10 +118,12 @@ def examine(path: Path) -> CocoFile:
         ValueError: it is not JSON, not in COCO's form, or lacks what every reader needs.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'annotation file {str(path)!r} does not exist; check data_root and ann_file.')
+        raise FileNotFoundError(
+            f'annotation file {str(path)!r} does not exist{tried(path)}; check data_root and ann_file.'
+        )
     path = path.absolute()
     state = path.stat()
-    key = [__version__, str(path), state.st_size, state.st_mtime_ns]
+    key = [__version__, LAYOUT, str(path), state.st_size, state.st_mtime_ns]
     memory = _cache_folder() / f'{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json'
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a cache that cannot be read is ignored
         remembered = json.loads(memory.read_text(encoding='utf-8'))
@@ -148,6 +156,8 @@ def _read(path: Path) -> CocoFile:
         kept=objects.kept_by_category(),
         left_out=objects.left_out(),
         crowds=int((objects.crowd & objects.kept).sum()),
+        crowding=objects.crowding(),
+        crowding_by_class=objects.crowding(by_class=True),
         faults=faults,
     )
 

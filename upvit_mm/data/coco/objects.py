@@ -204,6 +204,21 @@ class Objects:
             counts[str(self.rows[k]['category_id'])] += 1
         return counts
 
+    def crowding(self, by_class: bool = False) -> dict[str, int]:
+        """Number of pictures by the number of single objects that mmdet keeps in them, without pictures of none.
+
+        Args:
+            by_class: count objects of one category, so that a picture counts once for each.
+        """
+        single = np.flatnonzero(self.kept & ~self.crowd)
+        places = self.picture[single]
+        if by_class:
+            numbers = {category['id']: k for k, category in enumerate(self.categories)}
+            labels = np.array([numbers[self.rows[k]['category_id']] for k in single], dtype=np.int64)
+            places = places * len(numbers) + labels
+        _, counts = np.unique(places, return_counts=True)
+        return {str(count): int(pictures) for count, pictures in zip(*np.unique(counts, return_counts=True))}
+
     def pictures_with_objects(self) -> set[int]:
         """Indices of ``images``."""
         return set(np.unique(self.picture[self.picture >= 0]).tolist())

@@ -28,13 +28,14 @@ REMEDIES = {  # for rotated pictures, by whether the loader rotates them
 }
 
 
-def check_names(folder: Path, names: Sequence[str], source: str) -> None:
+def check_names(folder: Path, names: Sequence[str], source: str, setting: str = 'data_prefix=dict(img=...)') -> None:
     """Refuse a file with pictures that are missing on disk.
 
     Args:
         folder: of the pictures, on this machine's disk.
         names: relative to it.
         source: that names them, for the message.
+        setting: setting of the dataset that names the folder.
 
     Raises:
         ValueError: how many are missing, the first ones, and where they are if that is near.
@@ -44,7 +45,7 @@ def check_names(folder: Path, names: Sequence[str], source: str) -> None:
         some = ', '.join(repr(name) for name in missing[:EXAMPLES])
         raise ValueError(
             f'{source}: {len(missing)} of {len(names)} pictures are not in {str(folder)!r} ({some}). '
-            f'{_where(folder, missing)}'
+            f'{_where(folder, missing, setting)}'
         )
 
 
@@ -64,7 +65,7 @@ def _missing(folder: Path, names: Sequence[str]) -> list[str]:
     return missing
 
 
-def _where(folder: Path, missing: Sequence[str]) -> str:
+def _where(folder: Path, missing: Sequence[str], setting: str) -> str:
     wanted = {_plain(PurePosixPath(name.replace('\\', '/')).name): name for name in missing}
     for count, path in enumerate(folder.rglob('*')):
         if count > LOOKED_THROUGH:
@@ -73,10 +74,8 @@ def _where(folder: Path, missing: Sequence[str]) -> str:
             continue
         if path.name != PurePosixPath(name).name:
             return f'There is {path.name!r}, with other letters: rename the files, or correct file_name.'
-        return (
-            f'{path.name!r} is in {str(path.parent)!r}: correct data_prefix=dict(img=...), data_root or the file names.'
-        )
-    return 'Put them there, or correct data_root and data_prefix=dict(img=...).'
+        return f'{path.name!r} is in {str(path.parent)!r}: correct {setting}, data_root or the file names.'
+    return f'Put them there, or correct data_root and {setting}.'
 
 
 def _plain(name: str) -> str:

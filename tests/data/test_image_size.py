@@ -1,11 +1,11 @@
-"""What a config says of its images."""
+"""The size of pictures at the end of a pipeline."""
 
 from __future__ import annotations
 
 import pytest
 
 from upvit_mm.data.datasets import transforms_of
-from upvit_mm.doctor.subject import image_size
+from upvit_mm.data.image_size import image_size
 
 
 @pytest.mark.parametrize(
