@@ -30,6 +30,8 @@ ALLOWED = {
     'export': {'arch', 'checkpoints', 'models', 'registry', 'stopwatch'},
     'doctor': {'arch', 'checkpoints', 'models', 'optim', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
     # root modules
+    '__main__': {'cli', 'installed'},
+    'installed': set(),
     'launch': set(),
     'registry': {'arch'},
     'openmmlab': set(),
