@@ -11,14 +11,11 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import track
 
 import upvit_mm
 from upvit_mm.cli import one_line_errors
-from upvit_mm.compare.page import write_page
-from upvit_mm.data.prepare import prepare_digits
 from upvit_mm.files import empty_folder, sha256_of, write_text_atomically
 from upvit_mm.openmmlab import SUPPORTED, installed_version
 
@@ -55,6 +52,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    from upvit_mm.compare.page import write_page
+    from upvit_mm.data.prepare import prepare_digits
+
     folder = (args.work_dir / 'quick' if args.quick else args.work_dir).absolute()
     scenes, data, epochs = SCENES, DATA, EPOCHS
     if args.quick:
@@ -122,6 +123,8 @@ def side_by_side(trainings: int) -> list[str]:
 
     Three share two threads: a last one by itself would leave a thread idle.
     """
+    import torch
+
     threads = torch.get_num_threads()
     return ['--jobs', str(trainings if trainings <= 1.5 * threads else threads)]
 
