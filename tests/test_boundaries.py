@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'upvit_mm'
 OPENMMLAB = {'mmengine', 'mmcv', 'mmdet', 'mmpretrain'}
 
-# part of the package -> parts it may import; the root modules files and version are open to all
+# part of the package -> parts it may import; the root modules choices, files and version are open to all
 ALLOWED = {
     'arch': set(),
     'pruning': {'arch'},
@@ -28,8 +28,11 @@ ALLOWED = {
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'cli'}
     | {'stopwatch', 'table'},
     'export': {'arch', 'checkpoints', 'models', 'registry', 'stopwatch'},
-    'doctor': {'arch', 'checkpoints', 'models', 'optim', 'data', 'registry', 'openmmlab', 'runner', 'cli'},
+    'doctor': {'arch', 'checkpoints', 'models', 'optim', 'data', 'registry', 'openmmlab', 'runner', 'arguments', 'cli'},
     # root modules
+    '__main__': {'cli', 'installed'},
+    'arguments': set(),
+    'installed': set(),
     'launch': set(),
     'registry': {'arch'},
     'openmmlab': set(),
@@ -38,8 +41,8 @@ ALLOWED = {
     'cli': set(),
     'runner': {'data', 'models', 'optim', 'registry', 'launch', 'openmmlab'},
 }
-OPEN = ('files', 'version', '__init__')  # to all
-PURE = ('arch', 'pruning', 'files')  # no import of OpenMMLab, not even indirectly
+OPEN = ('choices', 'files', 'version', '__init__')  # to all
+PURE = ('arch', 'pruning', 'choices', 'files')  # no import of OpenMMLab, not even indirectly
 
 # a finder that does not find OpenMMLab, as if it were not installed
 WITHOUT_OPENMMLAB = f"""

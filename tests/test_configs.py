@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec, arch_names, get_arch
-from upvit_mm.runner import add_run_arguments
+from upvit_mm.arguments import add_run_arguments
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ARCHS = sorted((CONFIGS / '_base_/archs').glob('*.json'))

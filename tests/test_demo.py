@@ -55,9 +55,9 @@ def commands(demo, monkeypatch):
 def start(demo, commands, monkeypatch, tmp_path):
     """``start(*words)``: the demo with its tools and page replaced; what it wrote the page from."""
     pages = []
-    monkeypatch.setattr(demo, 'prepare_digits', lambda folder, *settings: None)
+    monkeypatch.setattr('upvit_mm.data.prepare.prepare_digits', lambda folder, *settings: None)
     monkeypatch.setattr(demo, 'sha256_of', lambda path: str(path))
-    monkeypatch.setattr(demo, 'write_page', lambda *given: (pages.append(given), given[0])[1])
+    monkeypatch.setattr('upvit_mm.compare.page.write_page', lambda *given: (pages.append(given), given[0])[1])
 
     def go(*words):
         monkeypatch.setattr(sys, 'argv', ['demo.py', '--work-dir', str(tmp_path / 'demo'), *words])

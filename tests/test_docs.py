@@ -18,7 +18,9 @@ LINK = re.compile(r'\]\(([^)\s]+)\)')
 CODE = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r'`([^`]+)`')
 FILE = re.compile(r'(?<![\w./$*-])(?:tools|configs|docs|tests|upvit_mm)/[\w./-]+\.(?:py|sh|json|md|png)\b')
-PROGRAM = re.compile(r'tools/(?:(?:dist|slurm)_)?(\w+)\.(?:py|sh)|-m upvit_mm\.(doctor)')  # a launcher is its tool
+PROGRAM = re.compile(  # a launcher is its tool
+    r'tools/(?:(?:dist|slurm)_)?(\w+)\.(?:py|sh)|-m upvit_mm\.(doctor)|(?:upvit-mm|-m upvit_mm) ([a-z][a-z-]*)'
+)
 FLAG = re.compile(r'(?<![\w-])--[a-z][a-z_-]*')
 
 
@@ -35,7 +37,7 @@ def commands_in(shell: str) -> list[tuple[str, list[str]]]:
     lines = re.sub(r'(?m)(^|\s)#.*', '', shell.replace('\\\n', ' ')).splitlines()
     parts = [part for line in lines for part in re.split(r'&&|\|\||[;|]', line)]
     runs = [(match, part) for part in parts if (match := PROGRAM.search(part))]
-    return [(match[1] or match[2], FLAG.findall(part[match.end() :])) for match, part in runs]
+    return [(match[match.lastindex].replace('-', '_'), FLAG.findall(part[match.end() :])) for match, part in runs]
 
 
 class FoundError(Exception):
@@ -98,6 +100,8 @@ def test_the_tests_see_commands_and_flags():
     )
     assert commands == [('prune', ['--per-class']), ('test', ['--out'])]
     assert commands_in('python -m upvit_mm.doctor C --gpus 8') == [('doctor', ['--gpus'])]
+    assert commands_in('torchrun -m upvit_mm prune C --budget 1') == [('prune', ['--budget'])]
+    assert commands_in('upvit-mm compare-detectors C --seeds 1') == [('compare_detectors', ['--seeds'])]
     assert {'--per-class', '--tie-qkv', '--budget', '--launcher'} <= flags_of('prune')
     assert {'--amp', '--cfg-options'} <= flags_of('train')
     assert '--out' not in flags_of('train')

@@ -19,6 +19,8 @@ def test_command_line(monkeypatch):
     monkeypatch.delenv('UPVIT_MM_COMMAND', raising=False)
     monkeypatch.setattr('sys.argv', ['tools/prune.py', 'c.py', 'a b.pth'])
     assert command_line() == "python tools/prune.py c.py 'a b.pth'"
+    monkeypatch.setattr('sys.argv', ['upvit-mm prune', 'c.py', 'a b.pth'])
+    assert command_line() == "upvit-mm prune c.py 'a b.pth'"
     monkeypatch.setenv('UPVIT_MM_COMMAND', 'tools/dist_prune.sh c.py w.pth 8')
     assert command_line() == 'tools/dist_prune.sh c.py w.pth 8'
 

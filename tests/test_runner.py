@@ -11,8 +11,9 @@ import torch
 from mmengine.config import Config
 
 from upvit_mm import runner
+from upvit_mm.arguments import add_run_arguments
 from upvit_mm.cli import one_line_errors
-from upvit_mm.runner import add_run_arguments, build_runner, load_config, set_training_options
+from upvit_mm.runner import build_runner, load_config, set_training_options
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DEMO = str(CONFIGS / 'demo/retinanet_up-pvtv2-micro_fpn_digits.py')

@@ -1,24 +1,22 @@
-"""Measure costs (counted module by module) and times (alternating runs in one process)."""
+"""Measure costs (counted module by module) and times (alternating runs in one process).
+
+Each command imports what it needs after parsing: torch and OpenMMLab take seconds.
+"""
 
 import argparse
 import json
 import statistics
 from dataclasses import asdict
 
-import torch
 from mmengine.config import Config
 from rich.console import Console
 
 from upvit_mm.arch import resolve_arch
 from upvit_mm.arch.size import parse_size
-from upvit_mm.benchmark import backbone, complexity, latency, repairs
-from upvit_mm.benchmark.annotations import measure_annotations
-from upvit_mm.benchmark.pruning import benchmark_pruning, time_large_network
-from upvit_mm.benchmark.rivals import rivals_of
+from upvit_mm.choices import REPAIRED
 from upvit_mm.cli import check_device, one_line_errors, table_of
 from upvit_mm.files import write_text_atomically
 from upvit_mm.launch import command_line
-from upvit_mm.pruning.budget import Budget
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     annotations.add_argument('--images', type=int, default=118_287, help='images in the file')
     annotations.add_argument('--objects', type=int, default=860_001, help='objects in the file')
     for command in (speed, rivals, pruning, repair, large):
-        command.add_argument('--threads', type=int, default=torch.get_num_threads(), help='CPU threads')
+        command.add_argument('--threads', type=int, help="CPU threads (default: torch's setting)")
     for command in (costs, speed, rivals, pruning, repair, large, annotations):
         command.add_argument('--save', help='write the figures to this .json file')
     return parser.parse_args()
@@ -107,8 +105,8 @@ def add_repair(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     repair.add_argument('config', help='mmpretrain config of a trained classifier')
     repair.add_argument('checkpoint', help='its weights')
     repair.add_argument('--budget', default='macs=50%', help='of the pruned networks')
-    known = '; '.join(f'{key}: {text}' for key, text in repairs.WIDTHS.items())
-    repair.add_argument('--widths', nargs='+', choices=repairs.WIDTHS, default=[*repairs.WIDTHS], help=known)
+    known = '; '.join(f'{key}: {text}' for key, text in REPAIRED.items())
+    repair.add_argument('--widths', nargs='+', choices=REPAIRED, default=[*REPAIRED], help=known)
     repair.add_argument('--seeds', type=int, nargs='+', default=(0,), help='seeds of the images')
     repair.add_argument('--per-class', type=int, default=16, help='images of every class for scores and repair')
     repair.add_argument('--ridge', type=float, default=1e-2, help='regularisation strength of all repairs but ours')
@@ -119,6 +117,10 @@ def add_repair(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parse_args()
+    import torch
+
+    if getattr(args, 'threads', 0) is None:
+        args.threads = torch.get_num_threads()
     check_device(getattr(args, 'device', 'cpu'))  # complexity and the commands of pruning have none
     console = Console(soft_wrap=True)
     commands = {'complexity': run_complexity, 'latency': run_latency, 'backbone': run_backbone}
@@ -131,6 +133,8 @@ def main() -> None:
 
 
 def run_complexity(args: argparse.Namespace, console: Console) -> dict:
+    from upvit_mm.benchmark import complexity
+
     sizes = [parse_size(text) for text in args.sizes]
     if args.config:
         results = complexity.measure_config(Config.fromfile(args.config), sizes)
@@ -142,6 +146,8 @@ def run_complexity(args: argparse.Namespace, console: Console) -> dict:
 
 
 def run_latency(args: argparse.Namespace, console: Console) -> dict:
+    from upvit_mm.benchmark import latency
+
     sizes = [parse_size(text) for text in args.sizes]
     settings = latency.LatencySettings(
         sizes, args.batch, args.device, args.amp, args.channels_last, args.compile, args.threads
@@ -155,6 +161,9 @@ def run_latency(args: argparse.Namespace, console: Console) -> dict:
 
 
 def run_backbone(args: argparse.Namespace, console: Console) -> dict:
+    from upvit_mm.benchmark import backbone
+    from upvit_mm.benchmark.rivals import rivals_of
+
     arch = resolve_arch(args.arch)
     results = backbone.compare_backbones(
         arch,
@@ -173,6 +182,8 @@ def run_backbone(args: argparse.Namespace, console: Console) -> dict:
 
 
 def run_pruning(args: argparse.Namespace, console: Console) -> dict:
+    from upvit_mm.benchmark.pruning import benchmark_pruning
+
     results = benchmark_pruning(
         Config.fromfile(args.config),
         args.checkpoint,
@@ -207,6 +218,9 @@ def run_pruning(args: argparse.Namespace, console: Console) -> dict:
 
 
 def run_repair(args: argparse.Namespace, console: Console) -> dict:
+    from upvit_mm.benchmark import repairs
+    from upvit_mm.pruning.budget import Budget
+
     budget, cfg = Budget.parse(args.budget), Config.fromfile(args.config)
     settings = (args.widths, args.seeds, args.per_class, args.ridge, args.eval_images, args.round_to, args.threads)
     results = repairs.benchmark_repairs(cfg, args.checkpoint, budget, *settings)
@@ -217,6 +231,8 @@ def run_repair(args: argparse.Namespace, console: Console) -> dict:
 
 
 def run_large(args: argparse.Namespace, console: Console) -> dict:
+    from upvit_mm.benchmark.pruning import time_large_network
+
     results = time_large_network(args.arch, args.images, threads=args.threads)
     console.print(
         f'{results["arch"]}, {results["channels"]} channels, {results["images"]} images: kl {results["kl"]:.0f} s '
@@ -227,6 +243,8 @@ def run_large(args: argparse.Namespace, console: Console) -> dict:
 
 
 def run_annotations(args: argparse.Namespace, console: Console) -> dict:
+    from upvit_mm.benchmark.annotations import measure_annotations
+
     results = measure_annotations(args.images, args.objects)
     console.print(
         f'{results["bytes"] / 1e6:.0f} MB, {results["images"]} images, {results["objects"]} objects; processor time of '

@@ -4,21 +4,13 @@ import argparse
 import math
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from upvit_mm.arch.size import parse_size
+from upvit_mm.arguments import OptionsAction
 from upvit_mm.cli import check_device, default_device, one_line_errors, table_of
-from upvit_mm.compare.token_figures import draw_queries, draw_stages
-from upvit_mm.compare.token_report import check_thresholds, write_pair
-from upvit_mm.compare.token_table import stage_table
-from upvit_mm.consistency import compare
-from upvit_mm.data.image_files import find_images
 from upvit_mm.launch import command_line
-from upvit_mm.models.network import load_network
-from upvit_mm.pruning import PrunePlan
-from upvit_mm.runner import OptionsAction
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--last-stage-only', action='store_true', help='check thresholds only at the last stage')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images and tokens')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default=default_device())
+    parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: cuda if there is a GPU')
     parser.add_argument('--threads', type=int, help="CPU threads (default: torch's setting)")
     parser.add_argument('--work-dir', type=Path, required=True, help='folder for the report')
     return parser.parse_args()
@@ -52,14 +44,26 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    check_device(args.device)
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    import torch
+
+    from upvit_mm.compare.token_figures import draw_queries, draw_stages
+    from upvit_mm.compare.token_report import check_thresholds, write_pair
+    from upvit_mm.compare.token_table import stage_table
+    from upvit_mm.consistency import compare
+    from upvit_mm.data.image_files import find_images
+    from upvit_mm.models.network import load_network
+    from upvit_mm.pruning import PrunePlan
+
+    device = args.device or default_device()
+    check_device(device)
     if args.threads:
         torch.set_num_threads(args.threads)
     check_thresholds({}, args.fail_under)  # find a misspelt name now, not after minutes
     sizes = [parse_size(text) for text in args.sizes]
     plan = None if args.plan is None else PrunePlan.load(args.plan)
-    dense = load_network(*args.dense, args.dense_cfg_options, args.dense_arch, args.device)
-    pruned = load_network(*args.pruned, args.pruned_cfg_options, args.pruned_arch, args.device)
+    dense = load_network(*args.dense, args.dense_cfg_options, args.dense_arch, device)
+    pruned = load_network(*args.pruned, args.pruned_cfg_options, args.pruned_arch, device)
     images = find_images(args.images, args.image_root, args.max_images, args.seed)
     terminal = Console(stderr=True)
     with Progress(console=terminal, disable=not terminal.is_terminal) as progress:

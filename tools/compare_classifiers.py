@@ -8,12 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from upvit_mm.arguments import OptionsAction
 from upvit_mm.cli import default_device, one_line_errors
-from upvit_mm.compare.classifiers import WAYS, ClassifierOptions, Comparison
+from upvit_mm.compare.classifier_options import WAYS, ClassifierOptions
 from upvit_mm.launch import command_line
-from upvit_mm.runner import OptionsAction, load_config
-from upvit_mm.workflow.finetune import Lesson
-from upvit_mm.workflow.prune_settings import goal_and_settings
+from upvit_mm.workflow.lesson import Lesson
 
 LESSON = Lesson()
 
@@ -65,6 +64,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    from upvit_mm.compare.classifiers import Comparison
+    from upvit_mm.runner import load_config
+    from upvit_mm.workflow.prune_goal import goal_and_settings
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     cfg = load_config(args)
     lesson = Lesson(args.soft_weight, args.feature_weight, args.token_weight, args.temperature)

@@ -8,17 +8,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from upvit_mm.arch.size import parse_size, size_text
+from upvit_mm.arguments import OptionsAction
+from upvit_mm.choices import FILLS
 from upvit_mm.cli import check_device, default_device, one_line_errors
-from upvit_mm.compare.contestants import Contestant
-from upvit_mm.compare.kept_tokens import FILLS
-from upvit_mm.compare.seeds import mean_over_seeds
-from upvit_mm.compare.token_figures import draw_contrast, draw_queries
-from upvit_mm.compare.token_report import write_contrast
-from upvit_mm.compare.tokens import Field, groups_of, predictors_of, read_ap
-from upvit_mm.compare.validity import correlations, draw_validity
-from upvit_mm.data.image_files import find_images
 from upvit_mm.launch import command_line
-from upvit_mm.runner import OptionsAction, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--ap', default='bbox_mAP', help='AP to predict (default: bbox_mAP)')
     parser.add_argument('--pictures', type=int, default=3, help='rows of queries.png (default: 3)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images and tokens')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default=default_device())
+    parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: cuda if there is a GPU')
     parser.add_argument('--work-dir', required=True, help='folder for the report')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     args = parser.parse_args()
@@ -57,12 +50,23 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    check_device(args.device)
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    from upvit_mm.compare.contestants import Contestant
+    from upvit_mm.compare.seeds import mean_over_seeds
+    from upvit_mm.compare.token_figures import draw_contrast, draw_queries
+    from upvit_mm.compare.token_report import write_contrast
+    from upvit_mm.compare.tokens import Field, groups_of, predictors_of, read_ap
+    from upvit_mm.compare.validity import correlations, draw_validity
+    from upvit_mm.data.image_files import find_images
+    from upvit_mm.runner import load_config
+
+    device = args.device or default_device()
+    check_device(device)
     sizes = [parse_size(text) for text in args.sizes]
     contestants = [Contestant.parse(text) for text in args.networks]
     ap = None if args.detectors is None else read_ap(args.detectors, args.ap)
     predictors = None if ap is None else predictors_of(groups_of(contestants), ap)  # refuse before hours of measuring
-    field = Field.of(load_config(args), args.checkpoint, contestants, args.drop_tokens, args.equal_macs, args.device)
+    field = Field.of(load_config(args), args.checkpoint, contestants, args.drop_tokens, args.equal_macs, device)
     images = find_images(args.images, args.image_root, args.max_images, args.seed)
     terminal = Console(stderr=True)
     with Progress(console=terminal, disable=not terminal.is_terminal) as progress:

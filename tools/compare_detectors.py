@@ -11,11 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from upvit_mm.arch.size import parse_size
+from upvit_mm.arguments import LAUNCHERS, OptionsAction
 from upvit_mm.cli import one_line_errors
-from upvit_mm.compare.contestants import Contestant
-from upvit_mm.compare.detectors import DetectorComparison, DetectorOptions
+from upvit_mm.compare.detector_options import DetectorOptions
 from upvit_mm.launch import command_line
-from upvit_mm.runner import LAUNCHERS, OptionsAction, end_together, load_config, set_training_options
 
 OPTIONS = DetectorOptions()
 
@@ -57,6 +56,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    from upvit_mm.compare.contestants import Contestant
+    from upvit_mm.compare.detectors import DetectorComparison
+    from upvit_mm.runner import end_together, load_config, set_training_options
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     seeds = args.seeds or OPTIONS.seeds
     if args.evaluate:

@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from upvit_mm.checkpoints import WEIGHTS, convert_file
+from upvit_mm.choices import WEIGHTS
 from upvit_mm.cli import one_line_errors
 
 
@@ -23,6 +23,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from upvit_mm.checkpoints import convert_file  # after parsing: it imports torch, which takes seconds
+
     logging.basicConfig(format='%(message)s')
     logging.getLogger('upvit_mm').setLevel(logging.INFO)
     source, target = Path(args.source), Path(args.target)

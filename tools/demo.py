@@ -11,26 +11,24 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import track
 
+import upvit_mm
 from upvit_mm.cli import one_line_errors
-from upvit_mm.compare.page import write_page
-from upvit_mm.data.prepare import prepare_digits
 from upvit_mm.files import empty_folder, sha256_of, write_text_atomically
 from upvit_mm.openmmlab import SUPPORTED, installed_version
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(os.path.relpath(Path(__file__).parents[1]))  # short in the commands that are shown
 SCENES, QUICK_SCENES, SIZE, SEED = 800, 80, 128, 0
 DATA = Path('data/digits')  # the folder in the configs
 EPOCHS = {'dense': 10, 'finetuned': 5, 'retinanet': 6, 'mask-rcnn': 6}
 PARTS = ('train', 'val', 'test')
-CLASSIFIER = 'configs/demo/up-pvtv2-micro_digits.py'
-ARCH = 'configs/_base_/archs/pvtv2-micro.json'  # its backbone
+CLASSIFIER = str(ROOT / 'configs/demo/up-pvtv2-micro_digits.py')
+ARCH = ROOT / 'configs/_base_/archs/pvtv2-micro.json'  # its backbone
 DETECTORS = {  # name -> config, and its backbones
-    'retinanet': ('configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py', ('vanilla', 'dense', 'up')),
-    'mask-rcnn': ('configs/demo/mask-rcnn_up-pvtv2-micro_fpn_digits.py', ('up',)),
+    'retinanet': (str(ROOT / 'configs/demo/retinanet_up-pvtv2-micro_fpn_digits.py'), ('vanilla', 'dense', 'up')),
+    'mask-rcnn': (str(ROOT / 'configs/demo/mask-rcnn_up-pvtv2-micro_fpn_digits.py'), ('up',)),
 }
 CUT = ('retinanet', 'dense')  # the detector and the backbone that are pruned in place
 TARGETS = {  # lowest results of a whole run, with a margin for the rounding of other machines
@@ -54,11 +52,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    from upvit_mm.compare.page import write_page
+    from upvit_mm.data.prepare import prepare_digits
+
     folder = (args.work_dir / 'quick' if args.quick else args.work_dir).absolute()
     scenes, data, epochs = SCENES, DATA, EPOCHS
     if args.quick:
         scenes, data, epochs = QUICK_SCENES, DATA.with_name(f'{DATA.name}-quick'), dict.fromkeys(EPOCHS, 1)
-    os.chdir(ROOT)  # paths in the configs are relative to the repository
     console.rule('digits')
     prepare_digits(data, scenes, SIZE, SEED, track)
     claim_folder(folder, [sha256_of(data / 'dataset.json'), str(epochs), *code_identity()])
@@ -69,7 +70,7 @@ def main() -> None:
     if not (consistency / 'contrast.json').is_file():
         run('token consistency', compare_tokens(consistency, classifiers, backbones, data))
     for name, (config, wanted) in DETECTORS.items():
-        command = ['tools/compare_detectors.py', config, '--work-dir', str(folder / name), '--seeds', str(SEED)]
+        command = [tool('compare_detectors'), config, '--work-dir', str(folder / name), '--seeds', str(SEED)]
         command += ['--epochs', str(epochs[name]), '--cfg-options', 'train_cfg.val_interval=3']
         command += elsewhere(data, judged=PARTS[1:])
         command += [*side_by_side(len(wanted)), '--backbones', *(f'{b}={backbones[b]}' for b in wanted)]
@@ -97,12 +98,16 @@ def main() -> None:
 
 def classify(folder: Path, epochs: dict[str, int], data: Path) -> list[str]:
     """Train the dense classifier, prune it to half its multiply-accumulates, and train pruned and vanilla networks."""
-    command = ['tools/compare_classifiers.py', CLASSIFIER, '--work-dir', str(folder), '--seeds', str(SEED)]
+    command = [tool('compare_classifiers'), CLASSIFIER, '--work-dir', str(folder), '--seeds', str(SEED)]
     command += ['--budget', f'macs=50%@{SIZE}x{SIZE}', '--prune-options', 'per_class=40']
     command += ['--rows', 'vanilla', 'compensated-distilled', '--finetune-lr', '5e-4', *side_by_side(2)]
     if options := elsewhere(data / 'classification'):
         command += ['--cfg-options', *options]
     return [*command, '--dense-epochs', str(epochs['dense']), '--epochs', str(epochs['finetuned'])]
+
+
+def tool(name: str) -> str:
+    return str(ROOT / 'tools' / f'{name}.py')
 
 
 def elsewhere(data: Path, judged: tuple[str, ...] = ()) -> list[str]:
@@ -118,6 +123,8 @@ def side_by_side(trainings: int) -> list[str]:
 
     Three share two threads: a last one by itself would leave a thread idle.
     """
+    import torch
+
     threads = torch.get_num_threads()
     return ['--jobs', str(trainings if trainings <= 1.5 * threads else threads)]
 
@@ -137,7 +144,7 @@ def backbones_of(classifiers: Path, epochs: dict[str, int]) -> dict[str, str]:
 
 def compare_tokens(folder: Path, classifiers: Path, backbones: dict[str, str], data: Path) -> list[str]:
     """Compare tokens with those of the dense network, on the scenes of the detectors."""
-    command = ['tools/compare_consistency.py', CLASSIFIER, backbones['dense'].partition(',')[2], '--networks']
+    command = [tool('compare_consistency'), CLASSIFIER, backbones['dense'].partition(',')[2], '--networks']
     command += [f'{name}={backbones[name]}' for name in ('sliced', 'compensated', 'up', 'vanilla')]
     command += ['--drop-tokens', 'zeros', 'nearest', 'last', '--sizes', f'{SIZE}x{SIZE}', '--work-dir', str(folder)]
     return [*command, '--images', str(data / 'annotations/instances_val.json')]
@@ -146,7 +153,7 @@ def compare_tokens(folder: Path, classifiers: Path, backbones: dict[str, str], d
 def cut_in_place(folder: Path, trained: Path, epochs: int) -> list[str]:
     """Prune a trained detector to half the multiply-accumulates of its backbone; nothing is trained."""
     run = trained / f'seed{SEED}'
-    command = ['tools/prune.py', str(run / 'config.py'), str(run / f'epoch_{epochs}.pth')]
+    command = [tool('prune'), str(run / 'config.py'), str(run / f'epoch_{epochs}.pth')]
     return [*command, '--budget', f'macs=50%@{SIZE}x{SIZE}', '--work-dir', str(folder)]
 
 
@@ -175,7 +182,7 @@ def read(path: Path) -> dict:
 def code_identity() -> list[str]:
     """Other things that decide a result: versions of libraries and this package's code."""
     versions = [f'{module} {installed_version(module)}' for module in SUPPORTED] + [metadata.version('torch')]
-    return versions + [sha256_of(path) for path in sorted((ROOT / 'upvit_mm').rglob('*.py'))]
+    return versions + [sha256_of(path) for path in sorted(Path(upvit_mm.__file__).parent.rglob('*.py'))]
 
 
 def claim_folder(folder: Path, inputs: list[str]) -> None:

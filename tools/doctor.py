@@ -1,4 +1,4 @@
-"""Find problems of this installation and of a config: the same as ``python -m upvit_mm.doctor``, in a clone."""
+"""Find problems of this installation and of a config: the same as ``python -m upvit_mm.doctor``."""
 
 import sys
 

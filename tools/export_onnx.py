@@ -12,20 +12,19 @@ import argparse
 import logging
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from upvit_mm.arch.size import parse_size
+from upvit_mm.arguments import OptionsAction
+from upvit_mm.choices import EXPORTED
 from upvit_mm.cli import one_line_errors, table_of
-from upvit_mm.export import PARTS, export, load_part, result_rows
-from upvit_mm.runner import OptionsAction
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of the detector (mmdet) or classifier (mmpretrain)')
     parser.add_argument('checkpoint', help='its weights')
-    parser.add_argument('--part', choices=PARTS, required=True, help='what to export')
+    parser.add_argument('--part', choices=EXPORTED, required=True, help='what to export')
     parser.add_argument('--out', type=Path, required=True, help='.onnx file to write')
     parser.add_argument(
         '--sizes',
@@ -48,6 +47,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    import torch
+
+    from upvit_mm.export import export, load_part, result_rows
+
     logging.getLogger('upvit_mm').setLevel(logging.WARNING)  # the backbone's loader: the rest was dropped
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from upvit_mm.arch import resolve_arch
 from upvit_mm.cli import one_line_errors
-from upvit_mm.pruning.official_scores import import_official_scores
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,6 +22,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: it imports torch, which takes seconds
+    from upvit_mm.pruning.official_scores import import_official_scores
+
     print(import_official_scores(args.folder, args.target, resolve_arch(args.arch), args.official_parsing))
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.progress import track
 
 from upvit_mm.cli import one_line_errors
-from upvit_mm.compare.pictures import save_ground_truth_sheet
 from upvit_mm.data.prepare import SCENE_KINDS, prepare_digits
 
 
@@ -31,6 +30,8 @@ def main() -> None:
     written = prepare_digits(args.out, args.scenes, args.size, args.seed, track, args.layout)
     print(f'{args.out}: {"written" if written else "already there with these settings"}')
     if args.sheet:
+        from upvit_mm.compare.pictures import save_ground_truth_sheet  # imports OpenMMLab, which takes seconds
+
         save_ground_truth_sheet(args.sheet, Path(args.out), 'val')
 
 

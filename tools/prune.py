@@ -5,24 +5,25 @@ A config may hold the same settings as `prune = dict(target=..., method=...)`. T
 config, and the config overrides the defaults that are printed here.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from mmengine.config import Config
 from rich.console import Console
 
-from upvit_mm.cli import check_device, one_line_errors, table_of
-from upvit_mm.launch import command_line
-from upvit_mm.pruning import HEAD_POLICIES, PrunePlan
-from upvit_mm.pruning.criteria import CRITERIA
+from upvit_mm.arguments import OptionsAction
+from upvit_mm.choices import CRITERIA, HEAD_POLICIES
+from upvit_mm.cli import check_device, default_device, one_line_errors, table_of
+from upvit_mm.launch import VARIABLES, command_line
 from upvit_mm.pruning.methods import METHODS, readers_of
-from upvit_mm.runner import OptionsAction, leave_processes
-from upvit_mm.workflow.processes import LAUNCHERS, join_crew
-from upvit_mm.workflow.prune import PruneJob
-from upvit_mm.workflow.prune_report import cost_rows, width_rows
-from upvit_mm.workflow.prune_settings import ATTENTION, EMBED, FOR_DETECTORS, PruneSettings, goal_and_settings
+from upvit_mm.workflow.prune_settings import ATTENTION, EMBED, FOR_DETECTORS, PruneSettings
+
+if TYPE_CHECKING:
+    from upvit_mm.workflow.prune import PruneJob
 
 DEFAULTS = PruneSettings()
 CHOICES = {'method': tuple(METHODS), 'criterion': CRITERIA, 'attention': ATTENTION, 'embed': EMBED}
@@ -94,7 +95,9 @@ def parse_args() -> argparse.Namespace:
         choices=('cpu', 'cuda'),
         help="device (default: the config's, else cuda if there is a GPU); with a launcher, one GPU per process",
     )
-    running.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher of the processes for scoring')
+    running.add_argument(
+        '--launcher', choices=('none', *VARIABLES), default='none', help='launcher of the processes for scoring'
+    )
     running.add_argument('--threads', type=int, help="CPU threads of each process (default: torch's setting)")
     running.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override settings of the config')
     return parser.parse_args()
@@ -124,11 +127,19 @@ def add_setting(group: argparse._ArgumentGroup, name: str, text: str) -> None:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    import torch
+
+    from upvit_mm.runner import leave_processes
+    from upvit_mm.workflow.processes import join_crew
+    from upvit_mm.workflow.prune import PruneJob
+    from upvit_mm.workflow.prune_goal import goal_and_settings
+
     if args.threads:
         torch.set_num_threads(args.threads)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    wanted = args.device or (cfg.get('prune') or {}).get('device') or ('cuda' if torch.cuda.is_available() else 'cpu')
+    wanted = args.device or (cfg.get('prune') or {}).get('device') or default_device()
     check_device(wanted)
     crew, device = join_crew(args.launcher, wanted)
     if crew.rank:
@@ -147,6 +158,9 @@ def main() -> None:
 
 
 def show_target(job: PruneJob) -> None:
+    from upvit_mm.pruning import PrunePlan
+    from upvit_mm.workflow.prune_report import cost_rows, width_rows
+
     if (target := job.target()) is not None:
         console = Console()
         if not isinstance(job.goal, PrunePlan):
@@ -156,6 +170,8 @@ def show_target(job: PruneJob) -> None:
 
 
 def show_outcome(job: PruneJob, work_dir: Path) -> None:
+    from upvit_mm.workflow.prune_report import cost_rows
+
     if (outcome := job.run(command=command_line())) is None:
         return
     console = Console()

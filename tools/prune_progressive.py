@@ -4,15 +4,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from upvit_mm.cli import one_line_errors
+from upvit_mm.arguments import OptionsAction
+from upvit_mm.cli import default_device, one_line_errors
 from upvit_mm.launch import command_line
-from upvit_mm.runner import OptionsAction, load_config
-from upvit_mm.workflow.finetune import Lesson
-from upvit_mm.workflow.progressive import Progressive, Schedule
-from upvit_mm.workflow.prune_settings import goal_and_settings
+from upvit_mm.workflow.lesson import Lesson
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,14 +41,18 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    from upvit_mm.runner import load_config
+    from upvit_mm.workflow.progressive import Progressive, Schedule
+    from upvit_mm.workflow.prune_goal import goal_and_settings
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     cfg = load_config(args)
     lesson = Lesson.of(cfg.model.distill) if 'distill' in cfg.model else Lesson()
     given = {name: getattr(args, name) for name in ('soft', 'feature', 'token', 'temperature')}
     lesson = replace(lesson, **{name: value for name, value in given.items() if value is not None})
     schedule = Schedule(args.stages, args.epochs, lesson, args.lr, args.seed, args.train_images)
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    cfg.prune = dict(device=device) | dict(cfg.get('prune') or {}) | args.prune_options
+    cfg.prune = dict(device=default_device()) | dict(cfg.get('prune') or {}) | args.prune_options
     goal, settings = goal_and_settings(cfg, {'budget': args.budget})
     job = Progressive(cfg, args.checkpoint, goal, settings, schedule, args.work_dir, console.print)
     job.run(command=command_line())

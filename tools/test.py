@@ -3,14 +3,12 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from mmengine.evaluator import DumpResults
-
-from upvit_mm.checkpoints import WEIGHTS
+from upvit_mm.arguments import add_run_arguments
+from upvit_mm.choices import WEIGHTS
 from upvit_mm.cli import one_line_errors
 from upvit_mm.files import sha256_of, write_text_atomically
-from upvit_mm.registry import scope_of
-from upvit_mm.runner import add_run_arguments, build_runner, end_together, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +39,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    from upvit_mm.registry import scope_of
+    from upvit_mm.runner import build_runner, end_together, load_config
+
     cfg = load_config(args)
     local = '://' not in args.checkpoint
     if local and not Path(args.checkpoint).is_file():
@@ -49,11 +51,11 @@ def main() -> None:
     if args.show_dir:
         detector = dict(draw=True, test_out_dir=args.show_dir)
         classifier = dict(enable=True, interval=1, out_dir=str(Path(cfg.work_dir, args.show_dir)))
-        hook = detector if _is_detector(cfg) else classifier
+        hook = detector if scope_of(cfg) == 'mmdet' else classifier
         cfg.default_hooks.visualization.update(hook)
     runner = build_runner(cfg, ('test',), args.weights, args.allow_missing)
     if args.out:
-        runner.test_evaluator.metrics.append(_dump(cfg, args.out))
+        runner.test_evaluator.metrics.append(dump_to(args.out, scope_of(cfg)))
     metrics = runner.test()
     if args.metrics and runner.rank == 0:
         content = {'metrics': metrics, 'config': args.config, 'checkpoint': args.checkpoint}
@@ -65,15 +67,13 @@ def main() -> None:
     end_together()
 
 
-def _is_detector(cfg) -> bool:
-    return scope_of(cfg) == 'mmdet'
-
-
-def _dump(cfg, path: str) -> DumpResults:
-    if _is_detector(cfg):
+def dump_to(path: str, scope: str | None) -> Any:
+    if scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults  # stores masks as RLE
 
         return DumpDetResults(out_file_path=path)
+    from mmengine.evaluator import DumpResults
+
     return DumpResults(out_file_path=path)
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 
+from upvit_mm.arguments import add_run_arguments
 from upvit_mm.cli import one_line_errors
-from upvit_mm.runner import add_run_arguments, build_runner, end_together, load_config, set_training_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,6 +23,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # after parsing: they import torch and OpenMMLab, which takes seconds
+    from upvit_mm.runner import build_runner, end_together, load_config, set_training_options
+
     cfg = load_config(args)
     set_training_options(cfg, args.amp, args.auto_scale_lr, args.resume)
     build_runner(cfg, parts=('train', 'val')).train()

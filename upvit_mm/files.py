@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a temporary file in the folder of ``path``, then rename it to ``path``.
@@ -55,6 +53,7 @@ def write_text_atomically(path: str | os.PathLike, text: str) -> Path:
 
 def save_atomically(path: str | os.PathLike, content: Any) -> Path:
     """``torch.save`` with ``write_atomically``; equal content gives equal bytes."""
+    import torch  # takes seconds, and parsers of the tools import this file
 
     def write(part: Path) -> None:
         with part.open('wb') as file:  # with a path, torch would write the temporary name into the archive

@@ -56,4 +56,6 @@ def _output_of(*command: str) -> str:
 
 def command_line() -> str:
     """The command line of the script in ``tools/`` that started this process, or of the tool itself."""
-    return os.environ.get('UPVIT_MM_COMMAND') or shlex.join(['python', *sys.argv])
+    tool, *words = sys.argv
+    start = [tool] if tool.startswith('upvit-mm ') else ['python', shlex.quote(tool)]  # see upvit_mm/__main__.py
+    return os.environ.get('UPVIT_MM_COMMAND') or ' '.join([*start, *map(shlex.quote, words)])

@@ -18,9 +18,10 @@ from upvit_mm.compare.token_dropping import drop_tokens
 from upvit_mm.consistency import common_stages
 from upvit_mm.models import build_backbone
 from upvit_mm.models.network import Network
-from upvit_mm.pruning import PrunePlan, fixed_axes, gates, make_plan, plan_for_target, prunable_dims, slice_state
+from upvit_mm.pruning import PrunePlan, fixed_axes, make_plan, plan_for_target, prunable_dims, slice_state
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
+from upvit_mm.pruning.gates import gates
 from upvit_mm.registry import MODELS, require_family
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_settings import PruneSettings

@@ -14,13 +14,13 @@ from upvit_mm.benchmark.repair_rivals import state_of
 from upvit_mm.benchmark.repairs import (
     OURS,
     ROWS,
-    WIDTHS,
     Reference,
     benchmark_repairs,
     ours,
     tables_of,
     writers_repaired,
 )
+from upvit_mm.choices import REPAIRED
 from upvit_mm.consistency.cka import LinearCKA
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.batch import Batch
@@ -100,12 +100,12 @@ def test_the_tool_runs_on_digits(family, cfg, checkpoint, run, tmp_path):
     command += ['--per-class', '2', '--eval-images', '40', '--round-to', '4', '--threads', '1']
     output = run(list(map(str, command)))
     results = json.loads((tmp_path / 'repair.json').read_text())
-    assert list(results['rows']) == list(results['widths']) == list(WIDTHS.values())
+    assert list(results['rows']) == list(results['widths']) == list(REPAIRED.values())
     for widths, rows in results['rows'].items():
         assert f'{widths} (macs=50%' in output
         assert list(rows) == list(ROWS)
         assert all(figures['kl'] > 0 and 0 < figures['cka'] <= 1 for (figures,) in rows.values())
-    assert results['widths'][WIDTHS['half']][0]['embed_dims'] == cfg.arch['embed_dims']
+    assert results['widths'][REPAIRED['half']][0]['embed_dims'] == cfg.arch['embed_dims']
     assert results['settings']['seeds'] == [0]
     assert {'machine', 'torch', 'upvit_mm'} <= set(results['settings'])
     assert 'repair dense.py' in results['command']

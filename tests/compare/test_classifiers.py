@@ -14,12 +14,14 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.compare import step_times
+from upvit_mm.compare.classifier_options import VANILLA, WAYS, ClassifierOptions
 from upvit_mm.compare.classifier_report import as_markdown
 from upvit_mm.compare.classifier_table import ClassifierTable
-from upvit_mm.compare.classifiers import VANILLA, WAYS, ClassifierOptions, Comparison, balanced_subset, rows_of
+from upvit_mm.compare.classifiers import Comparison, balanced_subset, rows_of
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.workflow import trainings
-from upvit_mm.workflow.finetune import HOOKS, Lesson
+from upvit_mm.workflow.finetune import HOOKS
+from upvit_mm.workflow.lesson import Lesson
 from upvit_mm.workflow.prune_settings import PruneSettings
 
 SHORT = [row for row in WAYS if not row.both_trainings]

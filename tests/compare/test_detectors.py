@@ -16,9 +16,10 @@ from pycocotools.cocoeval import COCOeval
 from upvit_mm.compare import evaluation
 from upvit_mm.compare.cells import Difference
 from upvit_mm.compare.contestants import Contestant, check_detector_config, training_of, with_backbone
+from upvit_mm.compare.detector_options import DetectorOptions
 from upvit_mm.compare.detector_report import as_markdown
 from upvit_mm.compare.detector_table import DetectorTable
-from upvit_mm.compare.detectors import DetectorComparison, DetectorOptions, with_statistics
+from upvit_mm.compare.detectors import DetectorComparison, with_statistics
 from upvit_mm.compare.paired import paired_difference
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning.costs import count_macs, count_params

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from upvit_mm.choices import FILLS
 from upvit_mm.compare.dropping_costs import dropping_macs, kept_tokens, rate_for_macs
-from upvit_mm.compare.kept_tokens import FILLS, KeptTokens
+from upvit_mm.compare.kept_tokens import KeptTokens
 from upvit_mm.compare.token_dropping import class_attention, drop_tokens
 from upvit_mm.models.network import Network, maps_of
 from upvit_mm.pruning.costs import count_macs

@@ -11,7 +11,8 @@ from mmengine.config import Config, ConfigDict
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.compare.contestants import Contestant, check_detector_config, with_backbone
-from upvit_mm.compare.detectors import DetectorComparison, DetectorOptions
+from upvit_mm.compare.detector_options import DetectorOptions
+from upvit_mm.compare.detectors import DetectorComparison
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.workflow.whole_detector import build_detector

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from upvit_mm.export import PARTS, load_part, write_onnx
+from upvit_mm.choices import EXPORTED
+from upvit_mm.export import load_part, write_onnx
 
 
 def test_a_part_that_the_config_does_not_have(classifier, detector):
@@ -35,7 +36,7 @@ def test_head_that_the_checkpoint_does_not_have(classifier):
 def test_backbones_and_checkpoints_of_others(classifier):
     with pytest.raises(ValueError, match=r"model\.backbone\.type = 'ResNet' in .*: must be a backbone of this"):
         load_part('backbone', classifier.config, classifier.checkpoint, {'model.backbone.type': 'ResNet'})
-    for kind in PARTS:
+    for kind in EXPORTED:
         with pytest.raises(ValueError, match='checkpoint does not fit UPPVTv2'):
             load_part(kind, classifier.config, classifier.checkpoint)
 

@@ -7,7 +7,8 @@ import torch
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.models.map_readers import TOLERANCE, MapReaders, find_map_readers, readers_between
-from upvit_mm.pruning import gates, make_plan
+from upvit_mm.pruning import make_plan
+from upvit_mm.pruning.gates import gates
 from upvit_mm.workflow.detector_file import narrowed, with_own_backbone
 from upvit_mm.workflow.whole_detector import build_detector, map_outputs
 

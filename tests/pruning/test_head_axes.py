@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from upvit_mm.pruning import gates, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning import make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.head_axes import turn_heads
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.token_net import TokenNet

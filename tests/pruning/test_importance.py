@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from upvit_mm.pruning import gates, importance, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import log_posteriors
+from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.importance import exact_scores, exact_sums, fisher_scores, taylor_sums
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.walk import Entry

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from upvit_mm.pruning.batch import Batch
-from upvit_mm.pruning.methods import METHODS, Method, all_channels, readers_of, scores_by
+from upvit_mm.pruning.methods import METHODS, Method, readers_of
 from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.scoring import all_channels, scores_by
 
 SETTINGS = dict(draws=2, seed=1, max_rows=64)
 IN_BATCHES = [method for method in METHODS.values() if method.needs_images]
@@ -39,6 +40,7 @@ def equal(a: dict, b: dict) -> bool:
 @pytest.mark.parametrize('method', METHODS.values(), ids=METHODS)
 def test_a_function_takes_the_settings_that_its_entry_names(method):
     function = method.of_batch or method.of_weights
+    function = getattr(function, 'function', function)  # of a ``Later``
     given = ('net', 'batch', 'channels', 'report', 'arch', 'state', *(['criterion'] if method.criteria else []))
     assert set(inspect.signature(function).parameters) - set(given) == set(method.settings)
     assert METHODS[method.name] is method

@@ -135,7 +135,7 @@ def test_depth_only_target():
 @pytest.mark.parametrize('policy', ['within', 'select'])
 def test_head_policies_that_keep_the_function(build, image, distance, policy):
     """Gating what is not kept gives what the sliced network computes, though its scale is the stock one."""
-    from upvit_mm.pruning import gates
+    from upvit_mm.pruning.gates import gates
 
     dense = build('deit', SOURCE).double()
     widths = dict(qk_dims=12, v_dims=12, num_heads=2 if policy == 'select' else 4)

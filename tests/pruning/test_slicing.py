@@ -10,8 +10,9 @@ import torch
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.files import unsealed
-from upvit_mm.pruning import PrunePlan, gates, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning import PrunePlan, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.depth import all_blocks, branches, removal_candidates, remove
+from upvit_mm.pruning.gates import gates
 
 X = dict(height=64, width=80)
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from upvit_mm.pruning import PrunePlan, gates, importance, make_plan, prunable_dims, slice_state
+from upvit_mm.pruning import PrunePlan, importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.cosines import cosines, narrowing
 from upvit_mm.pruning.criteria import ReadTokensChange, token_deviations
+from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.head_axes import turn_heads
 from upvit_mm.pruning.importance import exact_scores, fisher_scores
 from upvit_mm.pruning.posterior import PosteriorNet

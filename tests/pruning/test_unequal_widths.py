@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.pruning import gates, plan_for_target, prunable_dims, slice_state
+from upvit_mm.choices import HEAD_POLICIES
+from upvit_mm.pruning import plan_for_target, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_params, total, widths_of
+from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.hybrid import near_cut, rerank, tied
 from upvit_mm.pruning.knobs import Grain
-from upvit_mm.pruning.planner import HEAD_POLICIES
 from upvit_mm.pruning.spending import check_budget, narrowest, target_for_budget
 
 TARGETS = {  # of the tiny architectures, by family and policy

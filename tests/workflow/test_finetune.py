@@ -8,7 +8,8 @@ import pytest
 from mmengine.config import Config
 
 from upvit_mm.arch import get_arch
-from upvit_mm.workflow.finetune import Lesson, check_dense_config, classifier, taught, training, without_teacher
+from upvit_mm.workflow.finetune import check_dense_config, classifier, taught, training, without_teacher
+from upvit_mm.workflow.lesson import Lesson
 
 RECIPES = Path(__file__).parents[2] / 'configs/classification'
 SOFT = dict(type='upvit_mm.SoftTargetKL', loss_weight=2.0, temperature=3.0)

@@ -9,7 +9,8 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning.methods import EXACT, METHODS, Method
 from upvit_mm.pruning.score_file import load_scores
 from upvit_mm.workflow.prune import PruneJob, prune
-from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings
+from upvit_mm.workflow.prune_goal import goal_and_settings
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 
 def toy_sums(net, batch, channels, seed, report=None):

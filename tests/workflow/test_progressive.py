@@ -20,7 +20,7 @@ from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.pruning.spending import target_for_budget
 from upvit_mm.workflow import progressive
-from upvit_mm.workflow.finetune import Lesson
+from upvit_mm.workflow.lesson import Lesson
 from upvit_mm.workflow.progressive import Progressive, Schedule, stage_budgets
 from upvit_mm.workflow.prune_settings import PruneSettings
 

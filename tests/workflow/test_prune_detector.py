@@ -22,7 +22,8 @@ from upvit_mm.workflow.dense_detector import DenseDetector
 from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector, write_follower
 from upvit_mm.workflow.detector_test import DetectorTest
 from upvit_mm.workflow.prune import PruneJob
-from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings
+from upvit_mm.workflow.prune_goal import goal_and_settings
+from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.whole_detector import build_detector, map_outputs
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from upvit_mm.compare.contestants import Contestant, with_backbone
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.workflow.prune import PruneJob
-from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings
+from upvit_mm.workflow.prune_goal import goal_and_settings
+from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.whole_detector import build_detector
 
 

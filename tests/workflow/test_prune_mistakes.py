@@ -9,7 +9,8 @@ from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.workflow.prune import PruneJob, prune
-from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings, source_of
+from upvit_mm.workflow.prune_goal import goal_and_settings, source_of
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 ROOT = Path(__file__).parents[2]
 QUICK = dict(method='random', eval_images=0, per_class=1)

@@ -24,7 +24,8 @@ from upvit_mm.pruning.score_file import save_scores
 from upvit_mm.pruning.shared_work import Crew
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.prune import PruneJob, prune
-from upvit_mm.workflow.prune_settings import PruneSettings, goal_and_settings, source_of
+from upvit_mm.workflow.prune_goal import goal_and_settings, source_of
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 ROOT = Path(__file__).parents[2]
 QUICK = dict(method='random', eval_images=0, per_class=1)

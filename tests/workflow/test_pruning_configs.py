@@ -11,7 +11,7 @@ from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.pruning import plan_for_target
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.depth import all_blocks
-from upvit_mm.workflow.prune_settings import goal_and_settings
+from upvit_mm.workflow.prune_goal import goal_and_settings
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 PRUNING = sorted((CONFIGS / 'pruning').glob('*.py'))

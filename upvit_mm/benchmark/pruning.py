@@ -22,8 +22,9 @@ from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.compensate import compensate
 from upvit_mm.pruning.criteria import log_posteriors
 from upvit_mm.pruning.importance import Scores, exact_scores, exact_sums, fisher_scores
-from upvit_mm.pruning.methods import METHODS, scores_by
+from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.posterior import PosteriorNet
+from upvit_mm.pruning.scoring import scores_by
 from upvit_mm.stopwatch import device_name, process_peak, seconds
 from upvit_mm.workflow.posteriors import build_net, judge
 from upvit_mm.workflow.prune_settings import PruneSettings

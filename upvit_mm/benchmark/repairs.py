@@ -21,6 +21,7 @@ from upvit_mm import __version__
 from upvit_mm.arch import ArchSpec
 from upvit_mm.benchmark.pruning import scaled
 from upvit_mm.benchmark.repair_rivals import corp_like, grail_like, sparsegpt_like, state_of
+from upvit_mm.choices import REPAIRED
 from upvit_mm.consistency.cka import LinearCKA
 from upvit_mm.data.image_set import ImageSet, held_out_set, proxy_set
 from upvit_mm.pruning import PrunePlan, plan_for_target, slice_state
@@ -30,7 +31,8 @@ from upvit_mm.pruning.compensate import compensate, steps_of
 from upvit_mm.pruning.criteria import log_posteriors
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.knobs import Grain
-from upvit_mm.pruning.methods import FISHER, MAGNITUDE, scores_by
+from upvit_mm.pruning.methods import FISHER, MAGNITUDE
+from upvit_mm.pruning.scoring import scores_by
 from upvit_mm.pruning.slicer import State
 from upvit_mm.pruning.spending import target_for_budget
 from upvit_mm.pruning.token_net import TokenNet
@@ -45,12 +47,6 @@ logger = logging.getLogger('upvit_mm')
 Repair = Callable[[Walk, PrunePlan, Sequence[Batch], float], State]  # dense, plan, images, ridge -> pruned
 OURS = 'ours: token directions, all layers repaired'
 WRITERS = ('attn.proj', 'mlp.fc2', 'head')
-WIDTHS = {
-    'half': 'half of attention and FFN',
-    'alike': 'the budget, all widths alike',
-    'tokens': 'the budget, widths by token scores',
-    'posterior': 'the budget, widths by posterior scores',
-}
 TOKEN_BATCHES = 2  # of the held-out images, for CKA
 MEASURES = {'kl': 4, 'top1': 1, 'cka': 3, 'cka_twice': 3}  # digits after the point
 
@@ -101,7 +97,7 @@ def benchmark_repairs(
     cfg: Config,
     checkpoint: str,
     budget: Budget,
-    widths: Sequence[str] = tuple(WIDTHS),
+    widths: Sequence[str] = tuple(REPAIRED),
     seeds: Sequence[int] = (0,),
     per_class: int = 16,
     ridge: float = 1e-2,
@@ -115,7 +111,7 @@ def benchmark_repairs(
         cfg: the mmpretrain config of a trained classifier.
         checkpoint: its weights.
         budget: of the pruned networks.
-        widths: keys of ``WIDTHS``.
+        widths: keys of ``REPAIRED``.
         seeds: of the images; all rows of a seed have the same ones.
         per_class: images of every class.
         ridge: of all repairs but ours.
@@ -147,20 +143,20 @@ def benchmark_repairs(
     settings |= {'eval_images': eval_images, 'round_to': round_to, 'arch': dense.arch.name}
     settings |= {'threads': torch.get_num_threads(), 'machine': device_name('cpu')}
     settings |= {'torch': torch.__version__, 'upvit_mm': __version__}
-    rows = {WIDTHS[key]: {name: [] for name in ROWS} for key in widths}
+    rows = {REPAIRED[key]: {name: [] for name in ROWS} for key in widths}
     results = {'settings': settings, 'dense': reference.judge(dense.net), 'rows': rows, 'widths': {}}
     for seed in seeds:
         starts = starts_of(cfg, checkpoint, proxy := proxy_set(cfg, per_class, seed), seed)
         logger.info('seed %d scored', seed)
         for key in widths:
             target = target_of(key, starts, budget, round_to)
-            results['widths'].setdefault(WIDTHS[key], []).append(target.to_dict())
+            results['widths'].setdefault(REPAIRED[key], []).append(target.to_dict())
             for name, row in ROWS.items():
                 plan = starts[row.scores].plan(target)
                 state = row.repair(starts[row.scores].dense.net, plan, proxy, ridge)
                 figures = reference.judge(build_net(plan.target_arch, state))
-                rows[WIDTHS[key]][name].append(figures)
-                logger.info('seed %d, %s, %s: %s', seed, WIDTHS[key], name, figures)
+                rows[REPAIRED[key]][name].append(figures)
+                logger.info('seed %d, %s, %s: %s', seed, REPAIRED[key], name, figures)
     return results
 
 
@@ -200,7 +196,7 @@ def starts_of(cfg: Config, checkpoint: str, proxy: ImageSet, seed: int) -> dict[
 
 
 def target_of(key: str, starts: dict[str, Start], budget: Budget, round_to: int) -> ArchSpec:
-    """The widths of a key of ``WIDTHS``, which all rows get."""
+    """The widths of a key of ``REPAIRED``, which all rows get."""
     dense = next(iter(starts.values())).dense
     if key == 'half':
         return scaled(dense.arch, 1.0, 0.5)

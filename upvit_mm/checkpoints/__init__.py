@@ -1,11 +1,11 @@
 """Read any known checkpoint of the two families safely; write ours with provenance."""
 
-from upvit_mm.checkpoints.contents import WEIGHTS
 from upvit_mm.checkpoints.convert import convert_file
 from upvit_mm.checkpoints.io import load_backbone, load_classifier, local_file, read_checkpoint, save_checkpoint
 from upvit_mm.checkpoints.keys import LAYOUTS, check_state, detect_layout, from_ours, to_ours, to_ours_in_place
 from upvit_mm.checkpoints.known_arch import check_arch_of, known_arch
 from upvit_mm.checkpoints.whole import is_harmless, model_state
+from upvit_mm.choices import WEIGHTS
 
 __all__ = [
     'LAYOUTS',

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from upvit_mm.checkpoints.heads import head_of, is_head
 from upvit_mm.checkpoints.layouts import LAYOUTS, OURS_MARKER
+from upvit_mm.choices import WEIGHTS
 
 logger = logging.getLogger('upvit_mm')
 State = dict[str, Tensor]
 
-WEIGHTS = ('ema', 'raw')
 # word in a file -> whether the file's maker evaluates these averages (then they are the default), and why
 AVERAGES = {
     'state_dict_ema': (True, 'timm evaluates, ranks and loads the averages'),

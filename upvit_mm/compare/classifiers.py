@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import load_classifier, local_file
 from upvit_mm.cli import check_device
+from upvit_mm.compare.classifier_options import VANILLA, WAYS, ClassifierOptions, Way
 from upvit_mm.compare.classifier_report import write_classifiers
 from upvit_mm.compare.paired import paired_difference
 from upvit_mm.compare.step_times import step_times
@@ -23,85 +24,14 @@ from upvit_mm.data.identity import run_identity
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.costs import count_macs, count_params
-from upvit_mm.workflow.finetune import Lesson, balanced_subset, check_dense_config, classifier, taught, training
+from upvit_mm.workflow.finetune import balanced_subset, check_dense_config, classifier, taught, training
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.prune import prune
 from upvit_mm.workflow.prune_checks import check_goal, check_readout, check_training_data
-from upvit_mm.workflow.prune_settings import Goal, PruneSettings, goal_text, source_of
+from upvit_mm.workflow.prune_goal import Goal, goal_text, source_of
+from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.record import Say
 from upvit_mm.workflow.trainings import Training, evaluate, train_all
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to train the target architecture.
-
-    Attributes:
-        key: name of its folder.
-        title: its name in tables.
-        start: file of the pruning job to start from; None = from scratch.
-        distilled: whether the dense network teaches.
-        both_trainings: whether it gets the epochs of the dense network and of a pruned one together.
-    """
-
-    key: str
-    title: str
-    start: str | None
-    distilled: bool
-    both_trainings: bool = False
-
-
-VANILLA = Way('vanilla', 'vanilla, from scratch', None, False)
-WAYS = (
-    VANILLA,
-    Way('vanilla-distilled', 'vanilla, from scratch, distilled', None, True),
-    Way('sliced-distilled', 'UP, plain slice, distilled', 'sliced.pth', True),
-    Way('compensated-distilled', 'UP, compensated, distilled', 'pruned.pth', True),
-    Way('compensated', 'UP, compensated, no teacher', 'pruned.pth', False),
-    Way('vanilla-long', 'vanilla, from scratch, the dense epochs too', None, False, both_trainings=True),
-)
-
-
-@dataclass(frozen=True)
-class ClassifierOptions:
-    """Options of a comparison.
-
-    Attributes:
-        epochs: epochs of every training.
-        seeds: each row is trained once with each.
-        train_images: size of the class-balanced subset of the training images that is used; None = all.
-        dense_epochs: epochs of the dense network; None = ``epochs`` if it is trained here, otherwise unknown.
-        lr: learning rate of networks from scratch; None = the config's.
-        finetune_lr: learning rate of pruned networks; None = ``lr``.
-        lesson: what students learn from the dense network.
-        rows: keys of ``WAYS``; None = all for which the epochs are known.
-        jobs: trainings at a time.
-
-    Raises:
-        ValueError: a setting that makes no sense.
-    """
-
-    epochs: int
-    seeds: Sequence[int] = (0, 1, 2)
-    train_images: int | None = None
-    dense_epochs: int | None = None
-    lr: float | None = None
-    finetune_lr: float | None = None
-    lesson: Lesson = field(default_factory=Lesson)
-    rows: Sequence[str] | None = None
-    jobs: int = 1
-
-    def __post_init__(self):
-        for name in ('epochs', 'train_images', 'dense_epochs', 'lr', 'finetune_lr', 'jobs'):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f'{name} = {value}: must be above 0.')
-        known = [way.key for way in WAYS]
-        for name, values in (('seeds', self.seeds), ('rows', known if self.rows is None else self.rows)):
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f'{name} = {list(values)}: one or more, each once.')
-        if unknown := sorted(set(self.rows or ()) - set(known)):
-            raise ValueError(f'rows: {unknown[0]!r} is unknown; known: {", ".join(known)}.')
 
 
 class Comparison:

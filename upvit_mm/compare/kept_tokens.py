@@ -10,8 +10,6 @@ from torch import Tensor
 
 from upvit_mm.arch.size import Grid
 
-FILLS = ('zeros', 'nearest', 'last')
-
 
 class KeptTokens(NamedTuple):
     """The kept tokens of a grid.

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Grid, Size
+from upvit_mm.choices import FILLS
 from upvit_mm.compare.dropping_costs import drop_layers, dropping_macs, kept_tokens, rate_for_macs
-from upvit_mm.compare.kept_tokens import FILLS, KeptTokens, take
+from upvit_mm.compare.kept_tokens import KeptTokens, take
 from upvit_mm.models import UPDeiT, UPPVTv2
 from upvit_mm.models.layers import Attention, Block
 from upvit_mm.models.layers.grid import map_to_tokens, outgoing, tokens_to_map

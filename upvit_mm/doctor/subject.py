@@ -57,8 +57,9 @@ class Subject:
         """
         from mmengine.registry import init_default_scope
 
+        from upvit_mm.arguments import add_run_arguments
         from upvit_mm.registry import scope_of
-        from upvit_mm.runner import add_run_arguments, load_config
+        from upvit_mm.runner import load_config
 
         parser = argparse.ArgumentParser()
         parser.add_argument('config')

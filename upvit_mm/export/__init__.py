@@ -2,11 +2,10 @@
 
 from upvit_mm.export.job import Exported, export, result_rows
 from upvit_mm.export.onnx_file import OPSETS, open_session, run_session, write_onnx
-from upvit_mm.export.parts import PARTS, Part, load_part
+from upvit_mm.export.parts import Part, load_part
 
 __all__ = [
     'OPSETS',
-    'PARTS',
     'Exported',
     'Part',
     'export',

@@ -18,7 +18,6 @@ from upvit_mm.models.network import Network, load_network, maps_of
 from upvit_mm.registry import MODELS, scope_of
 from upvit_mm.version import __version__
 
-PARTS = ('backbone', 'neck', 'classifier')
 NEEDED = {'neck': ('mmdet', 'neck'), 'classifier': ('mmpretrain', 'head')}  # framework and field of model
 
 
@@ -41,7 +40,7 @@ class Part:
     """A network to export.
 
     Attributes:
-        kind: of ``PARTS``.
+        kind: of ``EXPORTED`` (``choices.py``).
         network: its backbone, preprocessing and origin.
         model: module from images ``(B, c, h, w)``, preprocessed, to the outputs; in evaluation mode.
         outputs: names of maps ``(B, C, H, W)``, finest first, or of logits ``(B, classes)``.
@@ -90,7 +89,7 @@ def load_part(kind: str, config: str, checkpoint: str, options: Mapping[str, Any
     """A part of a trained detector or classifier.
 
     Args:
-        kind: of ``PARTS``.
+        kind: of ``EXPORTED`` (``choices.py``).
         config: of mmdet (backbone, neck) or mmpretrain (backbone, classifier), with one of our backbones.
         checkpoint: its weights, in any layout that ``upvit_mm.checkpoints`` knows; a neck's under ``neck.``.
         options: settings of the config to override, by dotted key.

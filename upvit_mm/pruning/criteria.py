@@ -105,9 +105,6 @@ class ReadTokensChange(Criterion):
         return (values - reference[:, reference.shape[1] - values.shape[-1] :]).double().square().sum(dim=-1)
 
 
-CRITERIA = (Posterior.name, ReadTokensChange.name, 'loss')
-
-
 @torch.no_grad()
 def token_deviations(net: TokenNet, batches: Iterable) -> tuple[Tensor, ...]:
     """Standard deviation over pictures and places of each channel of each map, ``(C,)`` float64.

@@ -1,28 +1,44 @@
 """The scoring methods, one entry each.
 
 To add a method, write a function of a batch (``importance.py``) or of the weights (``baselines.py``), and an entry in
-``METHODS``. The command line, the job, its fingerprints, the dry run and the benchmark read this table.
+``METHODS``, with the function or its place (``Later``). The command line, the job, its fingerprints, the dry run and
+the benchmark read this table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from upvit_mm.choices import CRITERIA
 
-from upvit_mm.arch import ArchSpec
-from upvit_mm.pruning.baselines import magnitude_scores, random_scores
-from upvit_mm.pruning.batch import Batch
-from upvit_mm.pruning.criteria import CRITERIA, Criterion, Posterior, ReadTokensChange
-from upvit_mm.pruning.dims import prunable_dims
-from upvit_mm.pruning.importance import POSTERIOR, Scores, Sums, exact_sums, fisher_sums, mean_scores, taylor_sums
-from upvit_mm.pruning.walk import Walk
+if TYPE_CHECKING:
+    from upvit_mm.pruning.importance import Scores, Sums
 
 NEEDS = ('weights', 'images', 'gradients', 'labels')
+
+
+@dataclass(frozen=True)
+class Later:
+    """A function that is imported when it is called: the command line reads ``METHODS`` without torch.
+
+    Attributes:
+        place: ``'module:function'`` in this package.
+    """
+
+    place: str
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """The function itself."""
+        return resolve_name(f'{__package__}.{self.place}')
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        """What the function returns."""
+        return self.function(*args, **settings)
 
 
 @dataclass(frozen=True)
@@ -70,53 +86,21 @@ class Method:
         return (*self.settings, *more)
 
 
-def all_channels(arch: ArchSpec) -> dict[str, Tensor]:
-    """Every channel of every dim."""
-    return {name: torch.arange(dim.size) for name, dim in prunable_dims(arch).items()}
-
-
-def scores_by(
-    method: Method,
-    net: Walk,
-    state: Mapping[str, Tensor],
-    batches: Iterable[Batch],
-    settings: Mapping[str, Any],
-    criterion: Criterion = POSTERIOR,
-) -> Scores:
-    """Scores by one method, in one process and in memory; without the second scoring near a cut, which needs a plan.
-
-    Args:
-        method: the method.
-        net: the dense network that the criterion needs.
-        state: its weights, see ``magnitude_scores``.
-        batches: the proxy set.
-        settings: values by name; the method reads those that it needs.
-        criterion: what is measured, by a method that can choose.
-    """
-    own: dict[str, Any] = {name: settings[name] for name in method.settings}
-    if method.criteria:
-        own['criterion'] = criterion
-    if not method.needs_images:
-        return method.of_weights(net.backbone.arch, state, **own)
-    channels = all_channels(net.backbone.arch)
-    return mean_scores(net, batches, list(channels), partial(method.of_batch, channels=channels, **own))
-
-
 FISHER = Method(
     'fisher',
     'an estimate of exact for all channels at once, far cheaper',
     needs=('images', 'gradients'),
     settings=('draws', 'seed'),
     criteria=CRITERIA,
-    of_batch=fisher_sums,
+    of_batch=Later('importance:fisher_sums'),
 )
 EXACT = Method(
     'exact',
     'the change without the channel (UP-ViTs: KL of the posteriors)',
     needs=('images',),
     settings=('max_rows',),
-    criteria=(Posterior.name, ReadTokensChange.name),
-    of_batch=exact_sums,
+    criteria=('posterior', 'tokens'),
+    of_batch=Later('importance:exact_sums'),
 )
 HYBRID = Method(
     'hybrid',
@@ -128,15 +112,23 @@ HYBRID = Method(
     near_cut=EXACT,
 )
 TAYLOR = Method(
-    'taylor', 'size of the slope of the cross entropy', needs=('images', 'gradients', 'labels'), of_batch=taylor_sums
+    'taylor',
+    'size of the slope of the cross entropy',
+    needs=('images', 'gradients', 'labels'),
+    of_batch=Later('importance:taylor_sums'),
 )
-MAGNITUDE = Method('magnitude', 'norm of what belongs to the channel', needs=('weights',), of_weights=magnitude_scores)
+MAGNITUDE = Method(
+    'magnitude',
+    'norm of what belongs to the channel',
+    needs=('weights',),
+    of_weights=Later('baselines:magnitude_scores'),
+)
 RANDOM = Method(
     'random',
     'drawn at random',
     needs=(),
     settings=('seed',),
-    of_weights=lambda arch, state, seed: random_scores(arch, seed),
+    of_weights=lambda arch, state, seed: Later('baselines:random_scores')(arch, seed),
 )
 METHODS: dict[str, Method] = {method.name: method for method in (FISHER, EXACT, HYBRID, TAYLOR, MAGNITUDE, RANDOM)}
 

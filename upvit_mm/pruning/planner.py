@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.choices import HEAD_POLICIES
 from upvit_mm.pruning.depth import all_blocks, check_blocks
 from upvit_mm.pruning.dims import PrunableDim, prunable_dims
 from upvit_mm.pruning.plan import Blocks, PrunePlan, make_plan
 from upvit_mm.pruning.table import block_name, stage_name
-
-HEAD_POLICIES = ('within', 'select', 'regroup')
 
 
 def plan_for_target(

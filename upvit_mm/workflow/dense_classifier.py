@@ -25,7 +25,8 @@ from upvit_mm.workflow.job_images import ClassifierImages
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.posteriors import build_net, judge
 from upvit_mm.workflow.prune_checks import check_images, check_readout
-from upvit_mm.workflow.prune_settings import PruneSettings, source_of
+from upvit_mm.workflow.prune_goal import source_of
+from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.subject import Figures, State, Subject
 
 logger = logging.getLogger('upvit_mm')

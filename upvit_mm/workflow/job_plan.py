@@ -17,7 +17,8 @@ from upvit_mm.pruning.plan import Blocks
 from upvit_mm.pruning.spending import target_for_budget
 from upvit_mm.pruning.table import block_name
 from upvit_mm.workflow.job_images import JobImages
-from upvit_mm.workflow.prune_settings import Goal, PruneSettings
+from upvit_mm.workflow.prune_goal import Goal
+from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.subject import Subject
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import distributed
 
-from upvit_mm.launch import first_machine, place_in_job
+from upvit_mm.launch import VARIABLES, first_machine, place_in_job
 from upvit_mm.pruning.shared_work import Crew, Value
 
-LAUNCHERS = ('none', 'pytorch', 'slurm')
 PATIENCE = timedelta(days=365)  # a working process answers when it is done; one that ended closes its connections
 
 
@@ -87,8 +86,8 @@ def join_crew(launcher: str, device: str) -> tuple[Crew, str]:
     Raises:
         ValueError: an unknown launcher, or one that did not start this process.
     """
-    if launcher not in LAUNCHERS:
-        raise ValueError(f'launcher = {launcher!r}: must be one of {", ".join(LAUNCHERS)}.')
+    if launcher not in VARIABLES and launcher != 'none':
+        raise ValueError(f'launcher = {launcher!r}: must be one of none, {", ".join(VARIABLES)}.')
     if launcher == 'none':
         return Crew(), device
     rank, size, local = place_in_job(launcher)

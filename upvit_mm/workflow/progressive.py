@@ -19,7 +19,6 @@ from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params, total, widths_of
 from upvit_mm.pruning.spending import narrowest, target_for_budget
 from upvit_mm.workflow.finetune import (
-    Lesson,
     balanced_subset,
     check_dense_config,
     classifier,
@@ -27,9 +26,11 @@ from upvit_mm.workflow.finetune import (
     training,
     without_teacher,
 )
+from upvit_mm.workflow.lesson import Lesson
 from upvit_mm.workflow.prune import Outcome, prune
 from upvit_mm.workflow.prune_checks import check_training_data
-from upvit_mm.workflow.prune_settings import Goal, PruneSettings
+from upvit_mm.workflow.prune_goal import Goal
+from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.record import Say
 from upvit_mm.workflow.trainings import Training, train_all
 

@@ -32,8 +32,9 @@ from upvit_mm.workflow.job_plan import JobPlan
 from upvit_mm.workflow.job_scores import JobScores
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.prune_checks import check_goal
+from upvit_mm.workflow.prune_goal import Goal, goal_text, is_detector
 from upvit_mm.workflow.prune_report import write_report
-from upvit_mm.workflow.prune_settings import Goal, PruneSettings, goal_text, is_detector
+from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.repairing import compensate_resumably
 from upvit_mm.workflow.subject import Figures, Subject
 

@@ -22,7 +22,8 @@ from upvit_mm.pruning.depth import all_blocks
 from upvit_mm.pruning.spending import check_budget, target_for_budget
 from upvit_mm.pruning.table import stage_name
 from upvit_mm.registry import MODELS, is_type
-from upvit_mm.workflow.prune_settings import Goal, PruneSettings
+from upvit_mm.workflow.prune_goal import Goal
+from upvit_mm.workflow.prune_settings import PruneSettings
 
 HEAD = "the checkpoint's head"
 

@@ -13,7 +13,8 @@ from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import Criterion
 from upvit_mm.pruning.hybrid import near_cut, rerank, tied
 from upvit_mm.pruning.importance import Scores, Sums
-from upvit_mm.pruning.methods import METHODS, Method, all_channels
+from upvit_mm.pruning.methods import METHODS, Method
+from upvit_mm.pruning.scoring import all_channels
 from upvit_mm.pruning.shared_work import Crew, score_in_parts
 from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.prune_settings import PruneSettings
