@@ -8,7 +8,7 @@ CRITERIA = (
     'posterior',
     'tokens',
     'loss',
-)  # what an importance looks at: ``pruning/criteria.py``, ``models/detector_loss.py``
+)  # what an importance looks at: ``pruning/criteria.py``
 HEAD_POLICIES = ('within', 'select', 'regroup')  # which channels of heads go: ``pruning/planner.py``
 FILLS = ('zeros', 'nearest', 'last')  # of dropped tokens: ``compare/kept_tokens.py``
 EXPORTED = ('backbone', 'neck', 'classifier')  # parts of a network in one ONNX file: ``export/parts.py``
