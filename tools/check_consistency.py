@@ -74,8 +74,7 @@ def main() -> None:
     settings = {'source': args.images, 'images': len(images), 'seed': args.seed, 'plan': args.plan}
     content = {'command': command_line(), 'dense': dense.record, 'pruned': pruned.record}
     content |= {'settings': settings, 'unreadable': list(map(str, images.unreadable)), 'results': results}
-    if args.fail_under:
-        content['gate'] = gate.record(results)
+    content |= {'gate': gate.record(results)} if args.fail_under else {}
     largest = max(sizes, key=math.prod)
     figures = {'stages.png': draw_stages(results)}
     figures['queries.png'] = draw_queries({'dense': dense, 'pruned': pruned}, images, largest, args.pictures)
