@@ -100,6 +100,9 @@ def test_train_and_test_a_detector(data_options, tmp_path):
     assert 0 <= metrics['metrics']['coco/bbox_mAP'] <= 1
     assert metrics['checkpoint'] == str(checkpoint)
     assert len(metrics['sha256']) == 64
+    assert metrics['options']['train_cfg.max_epochs'] == 1
+    assert [Path(path).name for path in metrics['data']] == ['instances_val.json']
+    assert metrics['pictures'] == 2
     predictions = pickle.loads(results[1].read_bytes())
     assert sorted(p['img_id'] for p in predictions) == [1, 2]
     assert len(list((work_dir / 'test').glob('*/pictures/*.png'))) == 2

@@ -47,8 +47,9 @@ def main() -> None:
     # after parsing: they import torch and OpenMMLab, which takes seconds
     import torch
 
+    from upvit_mm.compare.consistency_gate import ConsistencyGate
     from upvit_mm.compare.token_figures import draw_queries, draw_stages
-    from upvit_mm.compare.token_report import check_thresholds, write_pair
+    from upvit_mm.compare.token_report import write_pair
     from upvit_mm.compare.token_table import stage_table
     from upvit_mm.consistency import compare
     from upvit_mm.data.image_files import find_images
@@ -59,7 +60,7 @@ def main() -> None:
     check_device(device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    check_thresholds({}, args.fail_under)  # find a misspelt name now, not after minutes
+    gate = ConsistencyGate(args.fail_under, args.last_stage_only)  # it finds a misspelt name now, not after minutes
     sizes = [parse_size(text) for text in args.sizes]
     plan = None if args.plan is None else PrunePlan.load(args.plan)
     dense = load_network(*args.dense, args.dense_cfg_options, args.dense_arch, device)
@@ -73,6 +74,7 @@ def main() -> None:
     settings = {'source': args.images, 'images': len(images), 'seed': args.seed, 'plan': args.plan}
     content = {'command': command_line(), 'dense': dense.record, 'pruned': pruned.record}
     content |= {'settings': settings, 'unreadable': list(map(str, images.unreadable)), 'results': results}
+    content |= {'gate': gate.record(results)} if args.fail_under else {}
     largest = max(sizes, key=math.prod)
     figures = {'stages.png': draw_stages(results)}
     figures['queries.png'] = draw_queries({'dense': dense, 'pruned': pruned}, images, largest, args.pictures)
@@ -82,7 +84,9 @@ def main() -> None:
         table = stage_table(stages)
         console.print(table_of(size, table.columns, table.texts()))
     console.print(f'{args.work_dir}: consistency.md, .json, stages.png, queries.png', highlight=False, soft_wrap=True)
-    check_thresholds(results, args.fail_under, args.last_stage_only)
+    if args.fail_under:
+        console.print(content['gate']['verdict'], highlight=False, soft_wrap=True)
+        gate.check(results)
 
 
 if __name__ == '__main__':

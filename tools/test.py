@@ -58,13 +58,21 @@ def main() -> None:
         runner.test_evaluator.metrics.append(dump_to(args.out, scope_of(cfg)))
     metrics = runner.test()
     if args.metrics and runner.rank == 0:
-        content = {'metrics': metrics, 'config': args.config, 'checkpoint': args.checkpoint}
-        content |= {'weights': args.weights} if args.weights else {}
+        content = {'metrics': metrics, 'config': args.config, 'options': args.cfg_options or {}}
+        content |= {'checkpoint': args.checkpoint} | ({'weights': args.weights} if args.weights else {})
+        content |= {'data': sources(cfg), 'pictures': len(runner.test_loop.dataloader.dataset)}
         if local:
             content['sha256'] = sha256_of(args.checkpoint)
         text = json.dumps(content, indent=2, default=float) + '\n'
         write_text_atomically(args.metrics, text)
     end_together()
+
+
+def sources(cfg: Any) -> list[str]:
+    """The annotation file, else the folder, of each data set of the test."""
+    from upvit_mm.data.datasets import datasets_in
+
+    return [str(dataset.path(dataset.ann_file or dataset.images)) for dataset in datasets_in(cfg, 'test')]
 
 
 def dump_to(path: str, scope: str | None) -> Any:

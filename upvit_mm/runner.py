@@ -19,7 +19,7 @@ from upvit_mm.data.checks import check_datasets
 from upvit_mm.launch import VARIABLES, place_in_job
 from upvit_mm.models.backbone_settings import check_backbone_settings
 from upvit_mm.openmmlab import require_mmcv_ops, require_openmmlab
-from upvit_mm.optim import check_constructor, limit_decay
+from upvit_mm.optim import check_constructor, limit_decay, summary, without_options
 from upvit_mm.registry import scope_of
 
 
@@ -101,7 +101,10 @@ def build_runner(
     if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in their own formats
         part = 'train' if 'train' in parts else parts[0]
         if part == 'train' and runner.optim_wrapper is not None:  # built now: train() builds the schedulers at once
-            runner.optim_wrapper = limit_decay(runner.build_optim_wrapper(runner.optim_wrapper), runner.model)
+            with without_options(runner.logger):
+                built = runner.build_optim_wrapper(runner.optim_wrapper)
+            runner.optim_wrapper = limit_decay(built, runner.model)
+            runner.logger.info(summary(runner.optim_wrapper))
         loading = dict(type='upvit_mm.CheckLoaded', part=part, weights=weights, allow_missing=allow_missing)
         others = [dict(type=f'upvit_mm.{kind}') for kind in ('CheckResumed', 'RecordArch', 'WholeCheckpoints')]
         for hook in (loading, *others, *([dict(type='upvit_mm.JudgeResumed')] if 'val' in parts else [])):

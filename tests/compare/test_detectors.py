@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +87,11 @@ def test_a_whole_comparison_and_its_files(compare, detector_config, archs, save_
     assert 'Bold: the interval is wholly above or below 0.' in '\n'.join(lines)
     arch = Contestant.parse(words[0]).arch
     assert content['rows'][0]['macs'] == count_macs(arch, (64, 64))
+    assert content['rows'][0]['detector_macs'] > content['rows'][0]['macs']
+    assert [Path(file).name for part in content['data'].values() for file in part] == [
+        'instances_train.json',
+        'instances_val.json',
+    ]
     assert content['rows'][0]['backbone_params'] == count_params(arch)
     assert content['rows'][0]['sha256'] == sha256_of(start)
 

@@ -8,9 +8,10 @@ import json
 import pytest
 from matplotlib.image import imread
 
+from upvit_mm.compare.consistency_gate import ConsistencyGate
 from upvit_mm.compare.token_dropping import drop_tokens
 from upvit_mm.compare.token_figures import draw_contrast, draw_queries, draw_stages
-from upvit_mm.compare.token_report import check_thresholds, write_contrast, write_pair
+from upvit_mm.compare.token_report import write_contrast, write_pair
 from upvit_mm.consistency import compare, contrast
 
 NAN = float('nan')
@@ -27,17 +28,24 @@ RESULTS = {
 
 
 def test_the_gate():
-    check_thresholds(RESULTS, {})
-    check_thresholds(RESULTS, {'cka': 0.5})
-    check_thresholds(RESULTS, {'cka': 0.9}, last_stage_only=True)
-    with pytest.raises(ValueError, match=r'too low: cka = 0.5000 < 0.9 in stage0 at 32x32 \(1 below') as info:
-        check_thresholds(RESULTS, {'cka': 0.9})
-    assert '\n' not in str(info.value)
-    with pytest.raises(ValueError, match=r'relation = not defined < 0.1 in stage3 at 64x64'):
-        check_thresholds(RESULTS, {'relation': 0.1})
+    assert ConsistencyGate({'cka': 0.5}).failures(RESULTS) == []
+    record = ConsistencyGate({'cka': 0.9}, last_stage_only=True).record(RESULTS)
+    assert (record['passed'], record['verdict']) == (True, 'PASS: cka >= 0.9 in the last stage at every size')
+    record = ConsistencyGate({'cka': 0.9}).record(RESULTS)
+    assert not record['passed']
+    assert record['verdict'] == (
+        'FAIL: cka >= 0.9 in every stage at every size; cka = 0.5000 < 0.9 in stage0 at 32x32 (1 below their threshold '
+        'in all)'
+    )
+    found = ConsistencyGate({'relation': 0.65, 'cka': 0.9}).failures(RESULTS)
+    assert found == [
+        'relation = not defined < 0.65 in stage3 at 64x64',
+        'cka = 0.5000 < 0.9 in stage0 at 32x32',
+        'relation = 0.6000 < 0.65 in stage0 at 32x32',
+    ]
     for wrong in ({'kca': 0.9}, {'kept_error': 0.1}, {'cka': 'high'}):
         with pytest.raises(ValueError, match=r'must be a number for one of cka, .*r2\.'):
-            check_thresholds({}, wrong)
+            ConsistencyGate(wrong)
 
 
 def test_comparison_files(pair, images, tmp_path):
@@ -45,6 +53,7 @@ def test_comparison_files(pair, images, tmp_path):
     results['64x96'][next(iter(results['64x96']))]['r2'] = NAN
     record = {'arch': pair.dense.arch.to_dict(), 'config': 'c.py', 'checkpoint': 'c.pth', 'sha256': 64 * 'a'}
     content = {'dense': record, 'pruned': record, 'settings': {'images': 6}, 'results': results}
+    content['gate'] = ConsistencyGate({'cka': 2.0}).record(results)
     figures = {
         'stages.png': draw_stages(results),
         'queries.png': draw_queries({'dense': pair.dense, 'pruned': pair.pruned}, images, (64, 96), 2),
@@ -57,6 +66,7 @@ def test_comparison_files(pair, images, tmp_path):
     text = (tmp_path / 'consistency.md').read_text()
     for part in ('## 64x96', '| stage | grid (both) | CKA |', 'not defined', '![queries](queries.png)', 'images 6'):
         assert part in text
+    assert '## Gate\n\nFAIL: cka >= 2 in every stage' in text
     for name in figures:
         assert imread(tmp_path / name).std() > 0
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == sorted(

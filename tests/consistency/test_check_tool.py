@@ -51,7 +51,7 @@ def test_a_classifier_and_a_detector_on_digits(pair_files, digits_folder, tmp_pa
     words += ['--images', digits_folder / 'annotations/instances_val.json', '--sizes', '64', '128x160']
     output = run(*words, '--fail-under', 'cka=0.999', '--threads', 1, '--work-dir', out, status=1)
     (error,) = (line for line in output.splitlines() if line.startswith('error: '))
-    assert 'token consistency is too low: cka = ' in error
+    assert 'token consistency is too low: FAIL: cka >= 0.999 in every stage at every size; cka = ' in error
     assert '128x160' in output
     assert {p.name for p in out.iterdir()} == {'consistency.json', 'consistency.md', 'stages.png', 'queries.png'}
     content = json.loads((out / 'consistency.json').read_text())

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from upvit_mm.compare.contestants import Contestant, with_backbone
-from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, default_size, first_images, padded
+from upvit_mm.workflow.whole_detector import (
+    WholeDetector,
+    build_detector,
+    default_size,
+    first_images,
+    macs_after_backbone,
+    padded,
+)
 
 
 @pytest.mark.parametrize('kind', ['retinanet', 'mask-rcnn'])
@@ -43,3 +51,34 @@ def test_sizes(detector_config, archs):
     cfg.test_dataloader.dataset.dataset.pipeline.pop(1)
     with pytest.raises(ValueError, match='no Resize with a scale; give the size'):
         default_size(cfg)
+
+
+def test_macs_of_heads_of_two_stages(detector_config):
+    """More at a larger size; the backbone is not counted, and it is back afterwards."""
+    detector = build_detector(detector_config('pvtv2', 'mask-rcnn'))
+    found = [macs_after_backbone(detector, size) for size in ((64, 64), (128, 128))]
+    assert 0 < found[0] < found[1]
+    assert type(detector.backbone).__name__ == 'UPPVTv2'
+
+
+def test_macs_of_a_retinanet_by_hand(detector_config):
+    """One picture of 64 x 64: laterals, outputs, and the towers of both heads at every level."""
+    detector = build_detector(detector_config('pvtv2'))
+    counted = 0
+
+    def count(module: nn.Conv2d, given: tuple, result: Tensor) -> None:
+        nonlocal counted
+        counted += module.weight.numel() * result.shape[-2] * result.shape[-1]
+
+    rest = [module for name, module in detector.named_modules() if not name.startswith('backbone')]
+    for module in rest:
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    assert macs_after_backbone(detector, (64, 64)) == counted > 0
+
+
+def test_a_detector_that_cannot_be_counted(detector_config, monkeypatch, caplog):
+    detector = build_detector(detector_config('pvtv2'))
+    monkeypatch.setattr(type(detector), '_forward', None)
+    assert macs_after_backbone(detector, (64, 64)) is None
+    assert 'RetinaNet: its multiply-accumulates cannot be counted' in caplog.text

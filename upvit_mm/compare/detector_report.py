@@ -16,7 +16,7 @@ from upvit_mm.compare.paired import how_differences
 from upvit_mm.files import write_atomically, write_text_atomically
 
 matplotlib.use('Agg')
-COST_HEADER = ('backbone', 'MACs', 'backbone params', 'all params', 'latency ms', 'images/s', 'peak MiB')
+COST_HEADER = ('backbone', 'MACs', 'all MACs', 'backbone params', 'all params', 'latency ms', 'images/s', 'peak MiB')
 
 
 def write_detectors(folder: Path, content: dict[str, Any]) -> None:
@@ -79,12 +79,13 @@ def what_varies(table: DetectorTable) -> str:
 
 
 def _how(table: DetectorTable) -> str:
+    data = ''.join(f'{part.capitalize()} data: {", ".join(files)}. ' for part, files in table.data.items())
     if not table.trained:
         how = f'Given checkpoints, only evaluated, on the same test data, in %. Differences are to {table.baseline}.'
-        return f'{how} {how_differences(1)}'
+        return f'{data}{how} {how_differences(1)}'
     seeds = ', '.join(map(str, table.seeds))
     return (
-        f'Epochs: {table.epochs}; seeds: {seeds}; processes: {table.processes}; machine: {table.machine}. '
+        f'{data}Epochs: {table.epochs}; seeds: {seeds}; processes: {table.processes}; machine: {table.machine}. '
         'AP in % (rounded to 0.1 by mmdet) of the last weights on the test data, mean ± standard deviation over seeds; '
         f'differences are to {table.baseline}. {how_differences(len(table.seeds))}'
     )
@@ -92,7 +93,10 @@ def _how(table: DetectorTable) -> str:
 
 def _costs_how(table: DetectorTable) -> str:
     height, width = table.size
-    text = f'MACs of the backbone at {height}x{width} (padding included), parameters of the backbone and of all.'
+    text = (
+        f'MACs of the backbone, and with neck and heads, at {height}x{width} (padding included); parameters of the '
+        'backbone and of all.'
+    )
     if not table.speed:
         return text + ' Speed was not measured.'
     settings = table.speed['settings']

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from upvit_mm.compare.cells import Count, Difference, Figure, Latency, Memory
@@ -12,7 +12,7 @@ from upvit_mm.table import Table
 
 KINDS = {'bbox': 'box', 'segm': 'mask'}
 AREAS = {'mAP_50': '50', 'mAP_75': '75', 'mAP_s': 's', 'mAP_m': 'm', 'mAP_l': 'l'}
-COSTS = ('macs', 'backbone_params', 'params')
+COSTS = ('macs', 'detector_macs', 'backbone_params', 'params')
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class DetectorRow(JsonRecord):
         checkpoint: its weights at the start (the whole detector's, if that was only evaluated); None = random weights.
         sha256: hash of that file; None = it is not a file, or there is one for each seed.
         macs: multiply-accumulates of the backbone.
+        detector_macs: of the whole detector without the choice of boxes; None = unknown.
         backbone_params, params: parameters of the backbone, and of the whole detector.
         runs: one run for each seed.
         mean, std: over seeds, by name of the metric, for example ``bbox_mAP``; AP in 0 to 1, None = unknown.
@@ -44,6 +45,7 @@ class DetectorRow(JsonRecord):
     std: Mapping[str, float | None]
     over_baseline: Mapping[str, Mapping[str, Any]]
     config: str | None = None
+    detector_macs: int | None = None
 
     def ap(self, metric: str) -> Figure:
         """An AP in %."""
@@ -72,6 +74,7 @@ class DetectorTable(JsonRecord):
         upvit_mm_version: version that wrote it.
         speed: result of ``detector_speeds``; None = not measured.
         command: the command line of the tool.
+        data: annotation files by part.
     """
 
     rows: Sequence[DetectorRow]
@@ -87,6 +90,7 @@ class DetectorTable(JsonRecord):
     upvit_mm_version: str
     speed: Mapping[str, Any] | None
     command: str | None = None
+    data: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> DetectorTable:
@@ -107,10 +111,10 @@ class DetectorTable(JsonRecord):
         """MACs, parameters and, where measured, latency, images a second and peak memory.
 
         Args:
-            header: names of the seven columns; the last three are left out if speed was not measured.
+            header: names of the eight columns; the last three are left out if speed was not measured.
         """
         rows = [[row.name, *self._costs(row), *self._speeds(row)] for row in self.rows]
-        return Table(header if self.speed else header[:4], rows)
+        return Table(header if self.speed else header[:5], rows)
 
     def sheet(self) -> Table:
         """All numbers with all digits, AP in 0 to 1."""
@@ -133,7 +137,7 @@ class DetectorTable(JsonRecord):
         return Table([*header, 'checkpoint', 'sha256'], rows)
 
     def _costs(self, row: DetectorRow) -> list[Count]:
-        return [Count(row.macs, 'G'), Count(row.backbone_params), Count(row.params)]
+        return [Count(row.macs, 'G'), Count(row.detector_macs, 'G'), Count(row.backbone_params), Count(row.params)]
 
     def _speeds(self, row: DetectorRow) -> list[Any]:
         if not self.speed:

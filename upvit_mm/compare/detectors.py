@@ -30,6 +30,7 @@ from upvit_mm.compare.detector_speed import detector_speeds
 from upvit_mm.compare.evaluation import PREDICTIONS, Evaluation, evaluate_all
 from upvit_mm.compare.page import write_page
 from upvit_mm.compare.paired import paired_difference
+from upvit_mm.data.datasets import datasets_in
 from upvit_mm.files import write_text_atomically
 from upvit_mm.models.network import macs_of
 from upvit_mm.registry import type_name
@@ -39,7 +40,7 @@ from upvit_mm.version import __version__
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.record import BOX_AP, Say
 from upvit_mm.workflow.trainings import Training, train_all
-from upvit_mm.workflow.whole_detector import default_size, padded
+from upvit_mm.workflow.whole_detector import default_size, macs_after_backbone, padded
 
 
 class DetectorComparison:
@@ -112,6 +113,7 @@ class DetectorComparison:
             'epochs': next(iter(trainings.values())).epochs if self.trained else None,
             'baseline': self.baseline,
             'kinds': list(ap_kinds(self.cfg, 'test')),
+            'data': {part: self._data(part) for part in (('train', 'test') if self.trained else ('test',))},
             'size': list(self.size),
             'speed': self._speed(evaluations) if self.options.repeats else None,
             'rows': with_statistics(self._rows(trainings, evaluations), self.baseline),
@@ -162,6 +164,10 @@ class DetectorComparison:
             'checkpoint_sha256': evaluation.record()['sha256'],
         }
 
+    def _data(self, part: str) -> list[str]:
+        """The annotation file, else the folder, of each data set of a part."""
+        return [str(d.path(d.ann_file or d.images)) for d in datasets_in(self.cfg, part)]
+
     def _speed(self, evaluations: dict[tuple[str, int | None], Evaluation]) -> dict[str, Any]:
         """Measured only once for the same detectors: a second measurement would change a finished report."""
         first = {}
@@ -180,9 +186,11 @@ class DetectorComparison:
         return json.loads(path.read_text(encoding='utf-8'))
 
 
-def _costs(detector: nn.Module, size: Size) -> dict[str, int]:
+def _costs(detector: nn.Module, size: Size) -> dict[str, int | None]:
+    backbone, rest = macs_of(detector.backbone, size), macs_after_backbone(detector, size)
     return {
-        'macs': macs_of(detector.backbone, size),
+        'macs': backbone,
+        'detector_macs': None if rest is None else backbone + rest,
         'backbone_params': sum(p.numel() for p in detector.backbone.parameters()),
         'params': sum(p.numel() for p in detector.parameters()),
     }

@@ -10,9 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from upvit_mm.compare.token_table import TokenTable, number, stage_table
-from upvit_mm.consistency.measure import Results
-from upvit_mm.consistency.metrics import LOWER_IS_BETTER, METRICS
+from upvit_mm.compare.token_table import TokenTable, stage_table
+from upvit_mm.consistency.metrics import METRICS
 from upvit_mm.files import write_atomically, write_text_atomically
 from upvit_mm.version import __version__
 
@@ -32,7 +31,8 @@ def write_pair(folder: Path, content: dict[str, Any], figures: Mapping[str, Figu
 
     Args:
         folder: where.
-        content: ``dense`` and ``pruned`` (records of the networks), ``settings``, and ``results`` of ``compare``.
+        content: ``dense`` and ``pruned`` (records of the networks), ``settings``, ``results`` of ``compare``, and
+            ``gate`` (``ConsistencyGate.record``) if there is one.
         figures: by the name of their ``.png`` file.
     """
     lines = ['# Token consistency', '']
@@ -40,6 +40,8 @@ def write_pair(folder: Path, content: dict[str, Any], figures: Mapping[str, Figu
         lines += [f'{side.capitalize()}: {_described(content[side])}.', '']
     for size, stages in content['results'].items():
         lines += [f'## {size}', '', *stage_table(stages).markdown(), '']
+    if content.get('gate'):
+        lines += ['## Gate', '', f'{content["gate"]["verdict"]}.', '']
     lines += _end(content.get('settings'), content.get('command'), figures)
     _write(folder, 'consistency', content, lines, figures)
 
@@ -70,36 +72,6 @@ def write_contrast(folder: Path, content: dict[str, Any], figures: Mapping[str, 
     lines += _end(found.settings, found.command, figures)
     write_text_atomically(folder / 'contrast.csv', found.sheet().csv())
     _write(folder, 'contrast', content, lines, figures)
-
-
-def check_thresholds(results: Results, thresholds: Mapping[str, float], last_stage_only: bool = False) -> None:
-    """Check that every measure is at or above its threshold, at every size and stage.
-
-    Args:
-        results: of ``compare``.
-        thresholds: by name of a measure that is better when higher.
-        last_stage_only: check only the last stage.
-
-    Raises:
-        ValueError: an unknown measure, or one below its threshold or not defined; the message has the worst and the
-            count.
-    """
-    known = [name for name in METRICS if name not in LOWER_IS_BETTER]
-    for name, least in thresholds.items():
-        if name not in known or not isinstance(least, (int, float)):
-            raise ValueError(f'threshold {name} = {least!r}: must be a number for one of {", ".join(known)}.')
-    below = []
-    for size, stages in results.items():
-        for label in list(stages)[-1:] if last_stage_only else stages:
-            for name, least in thresholds.items():
-                value = stages[label][name]
-                if not value >= least:  # NaN too
-                    below.append(
-                        (value - least, f'{name} = {number(value).markdown()} < {least:g} in {label} at {size}')
-                    )
-    if below:
-        worst = min(below, key=lambda entry: -math.inf if math.isnan(entry[0]) else entry[0])[1]
-        raise ValueError(f'token consistency is too low: {worst} ({len(below)} below their threshold in all).')
 
 
 def _over_lines(found: TokenTable) -> list[str]:

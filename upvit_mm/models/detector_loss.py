@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -37,7 +38,7 @@ class DetectorLoss(Criterion):
                 "criterion = 'loss': the heads of mmdet average their losses over processes; start one process, or "
                 'take --criterion tokens.'
             )
-        self._maps = _Given()
+        self._maps = GivenMaps()
         memo = {id(detector.backbone): self._maps}  # the backbone is not copied
         self._detector = copy.deepcopy(detector, memo).eval().requires_grad_(False).to(device)
 
@@ -50,7 +51,7 @@ class DetectorLoss(Criterion):
         assert batch.samples is not None, 'the loss needs annotated pictures'
         losses = []
         for k, (number, sample) in enumerate(zip(batch.numbers, batch.samples, strict=True)):
-            self._maps.given = tuple(tokens_to_map(tokens[k : k + 1], grid) for tokens, grid in outputs)
+            self._maps.maps = tuple(tokens_to_map(tokens[k : k + 1], grid) for tokens, grid in outputs)
             with torch.random.fork_rng():
                 torch.manual_seed(number)  # heads of two stages draw their boxes
                 found = self._detector.loss(batch.images[k : k + 1], [copy.deepcopy(sample).to(batch.images.device)])
@@ -67,10 +68,17 @@ class DetectorLoss(Criterion):
         return (values - reference).double().square().sum(dim=-1)
 
 
-class _Given(nn.Module):
-    """In place of a backbone: it returns maps that are there already."""
+class GivenMaps(nn.Module):
+    """In place of a backbone: it returns maps that are there already.
 
-    given: tuple[Tensor, ...]
+    Args:
+        maps: ``(B, C, H, W)`` each; they may also be set later.
+    """
+
+    def __init__(self, maps: Sequence[Tensor] = ()):
+        super().__init__()
+        self.maps = tuple(maps)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.given
+        """The maps, whatever the images."""
+        return self.maps

@@ -3,6 +3,7 @@
 from upvit_mm.optim.check import check_constructor
 from upvit_mm.optim.decay import OptimWrapperConstructor, limit_decay, spared_of_decay
 from upvit_mm.optim.layer_decay import LayerDecayOptimWrapperConstructor
+from upvit_mm.optim.summary import summary, without_options
 
 __all__ = [
     'LayerDecayOptimWrapperConstructor',
@@ -10,4 +11,6 @@ __all__ = [
     'check_constructor',
     'limit_decay',
     'spared_of_decay',
+    'summary',
+    'without_options',
 ]

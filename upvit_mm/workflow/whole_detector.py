@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,12 +14,16 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import TRANSFORMS, init_default_scope
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Size
 from upvit_mm.checkpoints import check_arch_of, read_checkpoint, to_ours_in_place
 from upvit_mm.data.datasets import datasets_in, evaluation_part
+from upvit_mm.models.detector_loss import GivenMaps
 from upvit_mm.registry import is_type
+
+logger = logging.getLogger('upvit_mm')
 
 
 class WholeDetector(nn.Module):
@@ -40,6 +46,39 @@ def map_outputs(detector: nn.Module, x: Tensor) -> object:
     """What a detector computes from its backbone's maps of normalised images ``(B, 3, h, w)``: those of the neck, else
     those of the heads; tensors in any nesting."""
     return detector.extract_feat(x) if detector.with_neck else detector(x, _samples(x), mode='tensor')
+
+
+def macs_after_backbone(detector: nn.Module, size: Size) -> int | None:
+    """Multiply-accumulates of neck and heads for one image, without the choice of boxes; counted by torch.
+
+    Args:
+        detector: of mmdet, in evaluation mode.
+        size: ``(height, width)`` of the image in pixels, padding included.
+
+    Returns:
+        The number; None if the detector cannot run without predicting.
+    """
+    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            maps = detector.backbone(x)
+            with _given_maps(detector, maps), FlopCounterMode(display=False) as counter:
+                detector(x, _samples(x), mode='tensor')
+    except Exception as error:  # mmdet's detectors raise what they like for a mode that they do not have
+        logger.warning('%s: its multiply-accumulates cannot be counted (%s)', type(detector).__name__, error)
+        return None
+    return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _given_maps(detector: nn.Module, maps: Sequence[Tensor]) -> Iterator[None]:
+    """The detector with these maps in place of its backbone's."""
+    backbone = detector.backbone
+    detector.backbone = GivenMaps(maps)
+    try:
+        yield
+    finally:
+        detector.backbone = backbone
 
 
 def _samples(x: Tensor) -> list:

@@ -118,7 +118,8 @@ def detectors(tmp_path, digits_folder):
             row |= {'sha256': checkpoint and backbone[0] * 64}
             row['std'] = {key: value and 0.01 for key, value in mean.items()}
             params = PARAMS.get(backbone, 1)
-            row |= {'macs': MACS.get(backbone, 1), 'backbone_params': params, 'params': params + HEADS}
+            macs = MACS.get(backbone, 1)
+            row |= {'macs': macs, 'detector_macs': macs + 10**6, 'backbone_params': params, 'params': params + HEADS}
             row['over_baseline'] = {key: over(backbone, value) for key, value in mean.items()}
             for seed in (0, 1):
                 place = f'{backbone}/seed{seed}'
