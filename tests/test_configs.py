@@ -232,3 +232,15 @@ def test_own_data_config_of_the_docs(tmp_path):
         assert dataset.pipeline
     assert cfg.test_evaluator.ann_file == 'data/fruit/val.json'
     assert cfg.test_evaluator.metric == ['bbox', 'segm']
+
+
+def test_another_backbone_in_the_own_config_of_the_docs(tmp_path, pruned):
+    """The page's lines inherit a config that already has an arch."""
+    text = (CONFIGS.parent / 'docs/own_data.md').read_text()
+    (code,) = (block for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL) if './own.py' in block)
+    (tmp_path / 'own.py').write_text(f"_base_ = '{CONFIGS}/detection/mask-rcnn_up-pvtv2-b0_fpn_1x_coco.py'")
+    (tmp_path / 'half.py').write_text(code.replace('work_dirs/half', str(pruned)))
+    model = Config.fromfile(tmp_path / 'half.py').model
+    assert model.backbone.arch == f'{pruned}/arch.json'
+    assert model.backbone.init_cfg == dict(type='Pretrained', checkpoint=f'{pruned}/pruned.pth')
+    assert model.neck.in_channels == [24, 56, 144, 208]
