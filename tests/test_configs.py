@@ -28,12 +28,12 @@ STOCK_DETECTORS = [
     'atss/atss_r50_fpn_1x_coco.py',
 ]
 SWAP = """
-_base_ = ['mmdet::{stock}', '{arch}']
+_base_ = '{base}'
 model = dict(
     backbone=dict(
-        _delete_=True, type='upvit_mm.UPPVTv2', arch=_base_.arch,
-        init_cfg=dict(type='Pretrained', checkpoint='{checkpoint}')),
-    neck=dict(in_channels=_base_.arch.embed_dims))
+        _delete_=True, type='upvit_mm.UPPVTv2', arch='{folder}/arch.json',
+        init_cfg=dict(type='Pretrained', checkpoint='{folder}/pruned.pth')),
+    neck=dict(in_channels=[16, 24, 35, 40]))
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
 """
 
@@ -171,7 +171,7 @@ def pruned(tmp_path, tiny_arch, build):
 @pytest.mark.parametrize('stock', STOCK_DETECTORS, ids=lambda s: s.split('/')[0])
 def test_six_lines_swap_the_backbone_of_a_stock_config(stock, pruned, scope):
     path = pruned / 'swapped.py'
-    path.write_text(SWAP.format(stock=stock, arch='./arch.json', checkpoint=pruned / 'pruned.pth'))
+    path.write_text(SWAP.format(base=f'mmdet::{stock}', folder=pruned))
     cfg = Config.fromfile(path)
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, weight_decay=1e-4)
 
@@ -202,11 +202,21 @@ def test_cfg_options_alone_swap_the_backbone(stock, pruned):
     cfg.merge_from_dict(parser.parse_args(['--cfg-options', *options.split()]).cfg_options)
 
     path = pruned / 'swapped.py'
-    path.write_text(SWAP.format(stock=stock, arch='./arch.json', checkpoint=pruned / 'pruned.pth'))
+    path.write_text(SWAP.format(base=f'mmdet::{stock}', folder=pruned))
     expected = Config.fromfile(path)
-    expected.model.backbone.arch = f'{pruned}/arch.json'
     assert cfg.model == expected.model
     assert cfg.optim_wrapper == expected.optim_wrapper
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'mask-rcnn'])
+def test_six_lines_swap_the_backbone_of_a_config_that_has_an_arch(kind, pruned, scope):
+    """Two bases with ``arch`` would be a duplicate key."""
+    own, path = pruned / 'own.py', pruned / 'swapped.py'
+    own.write_text(f"_base_ = '{CONFIGS}/detection/{kind}_up-pvtv2-b0_fpn_1x_coco.py'")
+    path.write_text(SWAP.format(base=own, folder=pruned))
+    cfg = Config.fromfile(path)
+    assert cfg.model.backbone.arch == f'{pruned}/arch.json'
+    assert any('loss' in key for key in detector_losses(cfg, scope))
 
 
 def test_own_data_config_of_the_docs(tmp_path):
@@ -222,3 +232,15 @@ def test_own_data_config_of_the_docs(tmp_path):
         assert dataset.pipeline
     assert cfg.test_evaluator.ann_file == 'data/fruit/val.json'
     assert cfg.test_evaluator.metric == ['bbox', 'segm']
+
+
+def test_another_backbone_in_the_own_config_of_the_docs(tmp_path, pruned):
+    """The page's lines inherit a config that already has an arch."""
+    text = (CONFIGS.parent / 'docs/own_data.md').read_text()
+    (code,) = (block for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL) if './own.py' in block)
+    (tmp_path / 'own.py').write_text(f"_base_ = '{CONFIGS}/detection/mask-rcnn_up-pvtv2-b0_fpn_1x_coco.py'")
+    (tmp_path / 'half.py').write_text(code.replace('work_dirs/half', str(pruned)))
+    model = Config.fromfile(tmp_path / 'half.py').model
+    assert model.backbone.arch == f'{pruned}/arch.json'
+    assert model.backbone.init_cfg == dict(type='Pretrained', checkpoint=f'{pruned}/pruned.pth')
+    assert model.neck.in_channels == [24, 56, 144, 208]

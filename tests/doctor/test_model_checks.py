@@ -220,7 +220,7 @@ def test_widths(find, subject):
     (finding,) = find('channels', subject('retinanet', 'model.neck.in_channels=[16,32,80,64]'))
     assert finding.status == 'error'
     assert finding.found == 'model.neck.in_channels = [16, 32, 80, 64], but the backbone gives [16, 32, 80, 128]'
-    assert '_base_.arch.embed_dims' in finding.remedy
+    assert finding.remedy == 'model = dict(neck=dict(in_channels=[16, 32, 80, 128]))'
     (finding,) = find('channels', subject('retinanet', 'model.bbox_head.in_channels=32'))
     assert (finding.status, finding.found.startswith('RuntimeError: ')) == ('error', True)
     (finding,) = find('channels', subject('pvtv2', 'model.head.in_channels=96'))

@@ -208,7 +208,7 @@ def test_a_target_of_another_image_size_takes_that_of_the_source(cfg, checkpoint
 
 @pytest.mark.parametrize('family', ['deit'])
 def test_the_report_gives_the_detector_that_was_counted(cfg, checkpoint, tmp_path):
-    """With its windows, and in a folder where its two files are found."""
+    """With its windows, and with widths as numbers: it may inherit a config that has an arch of its own."""
     budget = Budget.parse('macs=50%@256x256')
     settings = PruneSettings(method='random', eval_images=0, window_size=4, round_to=1)
     plan = prune(cfg, checkpoint, budget, tmp_path / 'out', settings).plan
@@ -216,8 +216,9 @@ def test_the_report_gives_the_detector_that_was_counted(cfg, checkpoint, tmp_pat
     assert f'save them as `{tmp_path}/out/detector.py`' in text
     assert 'in windows of 4x4 tokens but for four blocks' in text
     (tmp_path / 'out/detector.py').write_text(text.split('```python\n')[1].split('```')[0])
-    backbone = Config.fromfile(tmp_path / 'out/detector.py').model.backbone
-    assert (ArchSpec.from_dict(backbone.arch), backbone.window_size) == (plan.target_arch, 4)
+    model = Config.fromfile(tmp_path / 'out/detector.py').model
+    assert (ArchSpec.from_json(model.backbone.arch), model.backbone.window_size) == (plan.target_arch, 4)
+    assert model.neck.in_channels == list(plan.target_arch.embed_dims)
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])

@@ -29,11 +29,13 @@ class VocObject:
         picture: name of the file without its ending.
         name: the class.
         box: left, top, right and bottom in pixels, whole numbers as mmdet reads them.
+        difficult: whether it is marked so; mmdet ignores it then.
     """
 
     picture: str
     name: str
     box: tuple[int, ...]
+    difficult: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,10 @@ def _read(path: Path, picture: str) -> tuple[tuple[int, int] | None, list[VocObj
         size = None if size is None else (int(size.findtext('width')), int(size.findtext('height')))
         objects = [
             VocObject(
-                picture, found.findtext('name'), tuple(int(float(found.find('bndbox').findtext(k))) for k in SIDES)
+                picture,
+                found.findtext('name'),
+                tuple(int(float(found.find('bndbox').findtext(k))) for k in SIDES),
+                difficult=bool(int(found.findtext('difficult') or 0)),
             )
             for found in root.findall('object')
         ]

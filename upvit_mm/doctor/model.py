@@ -8,9 +8,7 @@ from upvit_mm.doctor.findings import Finding, check, error, heard, message_of, o
 from upvit_mm.doctor.subject import PARTS, Subject
 
 SIDE = 128  # pixels of the test image
-WIDTHS = (
-    'in_channels must be the widths of what comes in: neck=dict(in_channels=_base_.arch.embed_dims) after a backbone'
-)
+WIDTHS = 'set in_channels of each part to the widths of what comes in'
 PRETRAINED = "model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=...)))"
 LOOK = 'training says the same and goes on: make sure that it is meant'
 CLASSES = 'set num_classes of every head, and metainfo=dict(classes=...) of every dataset, to the same classes'
@@ -112,9 +110,10 @@ def channels(subject: Subject) -> Iterator[Finding]:
         for settings in neck if isinstance(neck, list) else [neck or {}]:
             if 'in_channels' in settings:
                 wanted = settings['in_channels']
-                wanted = [wanted] if isinstance(wanted, int) else list(wanted)
-                if wanted != given:
-                    yield error(f'model.neck.in_channels = {wanted}, but the backbone gives {given}')
+                right = given[-1] if isinstance(wanted, int) else given
+                if wanted != right:
+                    remedy = '' if isinstance(neck, list) else f'model = dict(neck=dict(in_channels={right}))'
+                    yield error(f'model.neck.in_channels = {wanted}, but the backbone gives {given}', remedy)
                     return
                 break
         network(**batch, mode='predict')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
@@ -34,18 +33,18 @@ DETECTOR_SIZE = (800, 1333)
 USE = """Six lines put the result into a detector (a seventh replaces SGD); save them as `{folder}/detector.py`:
 
 ```python
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './arch.json']
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'  # or a config of your own
 model = dict(
     backbone=dict(
-        _delete_=True, type='upvit_mm.{backbone}', arch=_base_.arch,{windows}
+        _delete_=True, type='upvit_mm.{backbone}', arch='{folder}/arch.json',{windows}
         init_cfg=dict(type='Pretrained', checkpoint='{folder}/pruned.pth')),
     neck=dict({neck}))
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
 ```
 """
 NECK = {  # key: whether the backbone is a pyramid
-    True: 'in_channels=_base_.arch.embed_dims',
-    False: "_delete_=True, type='upvit_mm.SimpleFeaturePyramid', in_channels=_base_.arch.embed_dims,\n"
+    True: 'in_channels={widths}',
+    False: "_delete_=True, type='upvit_mm.SimpleFeaturePyramid', in_channels={widths},\n"
     '        out_channels=256, start_level=1, num_outs=5',
 }
 
@@ -169,10 +168,11 @@ class DenseClassifier(Subject):
             lines.append(f'{name}: {top1}KL to the dense network {row["kl"]:.4f} (held-out images)')
         return lines
 
-    def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
-        kind, side = self.arch.kind, settings['window_size']
+    def use(self, folder: Path, plan: PrunePlan) -> list[str]:
+        kind, side = self.arch.kind, plan.meta['settings']['window_size']
         windows = f'\n        window_size={side},' if side else ''
-        return [USE.format(backbone=kind.backbone, neck=NECK[kind.is_pyramid], folder=folder, windows=windows)]
+        neck = NECK[kind.is_pyramid].format(widths=list(plan.target_arch.embed_dims))
+        return [USE.format(backbone=kind.backbone, neck=neck, folder=folder, windows=windows)]
 
     def next_steps(self, folder: Path) -> list[str]:
         return [f'{folder}: arch.json, pruned.pth and report.md']

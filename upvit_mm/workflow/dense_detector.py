@@ -212,7 +212,7 @@ class DenseDetector(Subject):
         texts = [', '.join(map(' '.join, zip(names, values))) or 'nothing was detected' for _, *values in rows]
         return [f'{name}: {text}' for (name, *_), text in zip(rows, texts)]
 
-    def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
+    def use(self, folder: Path, plan: PrunePlan) -> list[str]:
         return ['```bash', *(f'{command}  # {purpose}' for purpose, command in self._commands(folder)), '```', '']
 
     def next_steps(self, folder: Path) -> list[str]:

@@ -229,7 +229,7 @@ class PruneJob:
         content = {**notes, 'held_out': figures, 'images': count, **plan.meta}
         write_text_atomically(report, json.dumps(content, indent=2) + '\n')
         results = subject.table(figures) if figures else None
-        write_report(self.work_dir, plan, scores, content, results, subject.use(self.work_dir, plan.meta['settings']))
+        write_report(self.work_dir, plan, scores, content, results, subject.use(self.work_dir, plan))
         self._record('judge', inputs, 'report.json', 'report.md', 'widths.png')
         return figures
 

@@ -184,7 +184,7 @@ class Subject(ABC):
         """The same for the terminal, one line for each network."""
 
     @abstractmethod
-    def use(self, folder: Path, settings: Mapping[str, Any]) -> list[str]:
+    def use(self, folder: Path, plan: PrunePlan) -> list[str]:
         """Lines of Markdown: how to go on with the files of a job."""
 
     @abstractmethod
