@@ -53,6 +53,7 @@ def test_values_are_checked_without_torch(run_python, words, said):
 
 
 def test_criteria_are_those_of_the_code():
+    from upvit_mm.models.detector_loss import DetectorLoss
     from upvit_mm.pruning.criteria import Posterior, ReadTokensChange
 
-    assert (Posterior.name, ReadTokensChange.name) == CRITERIA
+    assert (Posterior.name, ReadTokensChange.name, DetectorLoss.name) == CRITERIA
