@@ -147,7 +147,7 @@ def test_a_recipe_takes_a_step(tmp_path, scope):
     plan = plan_for_target(source, get_arch('pvtv2-b0'), random_scores(source, 0), 'within', False, blocks)
     plan.save(tmp_path / 'plan.json')
     sliced = slice_state(dense.state_dict(), plan)
-    for name, state in (('dense', dense.state_dict()), ('sliced', sliced)):
+    for name, state in (('dense', dense.state_dict()), ('pruned', sliced)):
         torch.save({'state_dict': state}, tmp_path / f'{name}.pth')
     model.teacher.checkpoint = str(tmp_path / 'dense.pth')
     model.init_cfg.checkpoint = str(tmp_path / 'pruned.pth')
@@ -185,7 +185,7 @@ def test_demo_with_the_files_of_a_pruning(path, tmp_path, scope):
     plan = plan_for_target(source, target, random_scores(source, 0))
     target.save_json(tmp_path / 'arch.json')
     sliced = slice_state(dense.state_dict(), plan)
-    for name, state in (('dense', dense.state_dict()), ('sliced', sliced)):
+    for name, state in (('dense', dense.state_dict()), ('pruned', sliced)):
         torch.save({'state_dict': state}, tmp_path / f'{name}.pth')
     options = {'backbone.arch': 'arch.json', 'init_cfg.checkpoint': 'pruned.pth', 'teacher.checkpoint': 'dense.pth'}
     cfg.merge_from_dict({f'model.{key}': str(tmp_path / file) for key, file in options.items()})

@@ -83,7 +83,7 @@ def test_a_gpu_that_is_not_there_is_one_line(name, words, tmp_path):
     """Said before any file is looked for: none of them exists."""
     words += [] if name == 'benchmark' else ['--work-dir', tmp_path]
     *_, last = tool(name, *words, '--device', 'cuda', status=1).splitlines()
-    assert last.startswith("error: device = 'cuda': torch ")
+    assert last.startswith("error: --device = 'cuda': torch ")
     assert last.endswith('sees no GPU on this machine; use cpu.')
 
 

@@ -254,5 +254,5 @@ except SystemExit as end:
     rows = json.loads(run.read_text())['rows']
     assert [row['network'] for row in rows] == archs
     assert all('ratio_to_earlier' in row for row in rows)
-    assert said.splitlines()[-1].startswith('error: against = ')
+    assert said.splitlines()[-1].startswith('error: --against = ')
     assert 'amp = False (now True)' in said

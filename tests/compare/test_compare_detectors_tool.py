@@ -86,5 +86,5 @@ def test_a_launcher_that_did_not_start_it(run, detector_config, archs, tmp_path)
     words = [sys.executable, ROOT / 'tools/compare_detectors.py', 'retinanet.py', '--backbones', f'a={wide}']
     output = run(*words, '--work-dir', 'out', '--launcher', 'pytorch', status=1)
     assert output.splitlines()[-1].startswith(
-        "error: launcher = 'pytorch': RANK is not set; start with one of tools/dist_"
+        "error: --launcher = 'pytorch': RANK is not set; start with one of tools/dist_"
     )

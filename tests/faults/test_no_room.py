@@ -87,7 +87,7 @@ def test_a_pruning_on_a_full_disk(again):
     job = again('scoring')
     before = contents(job.out)
     said = job.run(status=1, **full(len(before['pruned.pth']) // 2))
-    assert_one_line(said, r"File too large: '.*plain\.pth'")
+    assert_one_line(said, r"File too large: '.*sliced\.pth'")
     after = contents(job.out)
     assert after.keys() == before.keys()
     changed = {name for name in before if after[name] != before[name]}

@@ -25,7 +25,7 @@ from upvit_mm.workflow.progressive import Progressive, Schedule, stage_budgets
 from upvit_mm.workflow.prune_settings import PruneSettings
 
 TOOL = Path(__file__).parents[2] / 'tools/prune_progressive.py'
-SETTINGS = PruneSettings(method='magnitude', per_class=2, compensate=True, eval_images=20, round_to=1)
+SETTINGS = PruneSettings(method='magnitude', per_class=2, non_uniform=False, eval_images=20, round_to=1)
 GOAL = Budget.parse('macs=36%@64x64')
 
 

@@ -113,8 +113,8 @@ def test_backbones_that_are_not_ours(model, message, tmp_path):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['--budget', 'half'], "error: budget = 'half': must look like"),
-        (['--budget', 'params=50%', '--device', 'cuda'], "error: device = 'cuda': torch"),
+        (['--budget', 'half'], "error: --budget = 'half': must look like"),
+        (['--budget', 'params=50%', '--device', 'cuda'], "error: --device = 'cuda': torch"),
     ],
 )
 def test_a_mistake_gives_one_line(prune_tool, run, words, message):
