@@ -102,9 +102,12 @@ def test_ap_by_area_costs_and_speed(write, everything):
 def test_without_speed(write, detectors):
     folder = detectors(names=['up'])
     content = json.loads((folder / 'detectors.json').read_text())
-    (folder / 'detectors.json').write_text(json.dumps(content | {'speed': None}))
+    (folder / 'detectors.json').write_text(
+        json.dumps(content | {'speed': None, 'data': {'test': ['cells/val.json', 'more/val.json']}})
+    )
     page = write(detectors=[folder])
     assert page.tables['speed-caption-1'][1:] == [['up', '2.00 M', '3.00 M', '125.00 k', '375.00 k']]
+    assert 'Test data: cells/val.json, more/val.json.' in page.text
     assert 'Speed was not measured.' in page.text
 
 
