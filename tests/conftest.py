@@ -47,6 +47,10 @@ TINY = {
         sr_ratios=[8, 4, 2, 1],
     ),
 }
+TINY['dinov2'] = TINY['deit'] | dict(family='dinov2', name='tiny-dinov2', num_registers=2, ffn='swiglu')
+TINY['dinov3'] = TINY['deit'] | dict(
+    family='dinov3', name='tiny-dinov3', num_registers=3, qk_dims=[[24, 12, 8, 16, 30]], ffn='gelu'
+)
 # what the other code bases can hold: stock structure, q, k and v of one width
 STOCK = {
     'deit': dict(family='deit', embed_dims=[48], depths=[3], num_heads=3, mlp_hidden_dims=192, img_size=64),
@@ -64,7 +68,7 @@ STOCK = {
 # ------------------------------------------------------------------ networks
 
 
-@pytest.fixture(params=list(TINY))
+@pytest.fixture(params=['deit', 'pvtv2'])
 def family(request) -> str:
     return request.param
 
@@ -124,9 +128,10 @@ def _randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def _build(family: str, arch=None, seed: int = 0, **settings) -> nn.Module:
-    from upvit_mm.models import UPDeiT, UPPVTv2
+    from upvit_mm.arch.family import FAMILIES
+    from upvit_mm.registry import MODELS
 
-    backbone = {'deit': UPDeiT, 'pvtv2': UPPVTv2}[family]
+    backbone = MODELS.get(f'upvit_mm.{FAMILIES[family].backbone}')
     return _randomise(backbone(TINY[family] if arch is None else arch, **settings), seed).eval()
 
 

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
-from upvit_mm.arch.family import FAMILIES, Family
+from upvit_mm.arch.family import FAMILIES
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='upvit_mm', locations=['upvit_mm.models'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='upvit_mm', locations=['upvit_mm.hooks'])
@@ -73,30 +73,32 @@ def is_type(kind: Kind, *names: str, registry: Registry, scope: str | None = Non
     return found is not None and any(base.__name__ in wanted for base in found.__mro__)
 
 
-def family_of(kind: Kind, scope: str | None = None) -> Family | None:
-    """The family that a config's ``model.backbone.type`` builds, or None for a backbone that is not ours.
+def families_of(kind: Kind, scope: str | None = None) -> tuple[str, ...]:
+    """Names of the families that a config's ``model.backbone.type`` builds; none for a backbone that is not ours.
 
     Args:
         kind: see ``class_of``; a subclass of one of our backbones counts too.
         scope: see ``class_of``.
     """
-    return next((f for f in FAMILIES.values() if is_type(kind, f.backbone, registry=MODELS, scope=scope)), None)
+    backbones = (family.backbone for family in FAMILIES.values())
+    ours = is_type(kind, *backbones, registry=MODELS, scope=scope)
+    return class_of(kind, MODELS, scope).families if ours else ()
 
 
-def require_family(field: str, kind: Kind) -> Family:
-    """``family_of``, but only backbones of ours are allowed.
+def require_families(field: str, kind: Kind) -> tuple[str, ...]:
+    """``families_of``, but only backbones of ours are allowed.
 
     Raises:
         ValueError: it is not ours; the message has the field, its value and the known types.
     """
-    if (family := family_of(kind)) is None:
+    if not (families := families_of(kind)):
         raise ValueError(f'{field} = {kind!r}: must be one of {backbone_types()}.')
-    return family
+    return families
 
 
 def backbone_types() -> str:
     """The ``type`` values of our backbones, for messages."""
-    return ', '.join(f'upvit_mm.{family.backbone}' for family in FAMILIES.values())
+    return ', '.join(dict.fromkeys(f'upvit_mm.{family.backbone}' for family in FAMILIES.values()))
 
 
 def scope_of(cfg: Mapping[str, Any]) -> str | None:

@@ -28,7 +28,7 @@ def test_types_resolve_without_custom_imports(package, run_python):
     assert (
         lines
         == [
-            f'{models}.backbones.pvtv2.UPPVTv2 {models}.backbones.deit.UPDeiT '
+            f'{models}.backbones.pvtv2.UPPVTv2 {models}.backbones.vit.UPDeiT '
             f'{models}.necks.simple_feature_pyramid.SimpleFeaturePyramid'
         ]
         * 3

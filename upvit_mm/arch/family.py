@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,11 @@ class Family:
         dims: module whose ``TABLE`` declares which tensor axes shrink together (``upvit_mm.pruning.table.Table``).
         kernels: side of each stage's patches in pixels of its input; None = the arch's ``patch_size``.
         strides: step between patches, in the same pixels; one for each stage.
-        num_prefix_tokens: tokens before the grid's tokens, without a place on the grid; the first is the class token.
+        num_class_tokens: 1 if a class token, without a place on the grid, comes before the grid's tokens; registers
+            may follow it (``ArchSpec.num_registers``).
+        rotary: whether queries and keys are rotated by their place, instead of positions that are added to tokens.
+        key_bias: whether keys have a bias.
+        norm_eps: added to the variance in the norms of blocks and at the end of a stage.
         reduces_keys: whether keys and values may be spatially reduced (``ArchSpec.sr_ratios``).
         allows_windows: whether blocks may attend within windows.
         upstream: classes of mmdet and mmpretrain that build the same networks.
@@ -29,7 +33,10 @@ class Family:
     dims: str
     kernels: tuple[int | None, ...]
     strides: tuple[int | None, ...]
-    num_prefix_tokens: int = 0
+    num_class_tokens: int = 0
+    rotary: bool = False
+    key_bias: bool = True
+    norm_eps: float = 1e-6
     reduces_keys: bool = False
     allows_windows: bool = False
     upstream: tuple[str, ...] = ()
@@ -47,20 +54,38 @@ class Family:
     @property
     def reads_class_token(self) -> bool:
         """What a classifier's head reads: the class token, else the mean over tokens."""
-        return self.num_prefix_tokens > 0
+        return self.num_class_tokens > 0
 
 
 DEIT = Family(
     name='deit',
     title='DeiT',
     backbone='UPDeiT',
-    dims='upvit_mm.pruning.dims_deit',
+    dims='upvit_mm.pruning.dims_vit',
     kernels=(None,),
     strides=(None,),
-    num_prefix_tokens=1,
+    num_class_tokens=1,
     allows_windows=True,
     upstream=('VisionTransformer', 'DistilledVisionTransformer'),
     stock="'deit-tiny', 'deit-small' or 'deit-base'",
+)
+DINOV2 = replace(
+    DEIT,
+    name='dinov2',
+    title='DINOv2',
+    backbone='UPViT',
+    upstream=('VisionTransformer',),
+    stock="'dinov2-small' ... 'dinov2-giant', with '-reg' for registers",
+)
+DINOV3 = replace(
+    DINOV2,
+    name='dinov3',
+    title='DINOv3',
+    rotary=True,
+    key_bias=False,
+    norm_eps=1e-5,
+    upstream=(),
+    stock="'dinov3-small' ... 'dinov3-huge-plus'",
 )
 PVTV2 = Family(
     name='pvtv2',
@@ -73,7 +98,7 @@ PVTV2 = Family(
     upstream=('PyramidVisionTransformerV2',),
     stock="'pvtv2-b0' ... 'pvtv2-b5'",
 )
-FAMILIES = {family.name: family for family in (DEIT, PVTV2)}
+FAMILIES = {family.name: family for family in (DEIT, DINOV2, DINOV3, PVTV2)}
 
 
 def family_named(name: str) -> Family:

@@ -18,6 +18,8 @@ from upvit_mm.files import sealed, unsealed, write_text_atomically
 
 SPEC_VERSION = 1
 LARGEST = 2**16  # largest whole number: far above all real widths, so a typing error cannot fill the memory
+FFNS = ('gelu', 'swiglu')
+LATER = ('num_registers', 'ffn')  # fields that version 0.1 did not have
 BLOCK_FIELDS = ('num_heads', 'mlp_hidden_dims', 'qk_dims', 'v_dims', 'qk_scales')
 
 PerStage = tuple[int, ...]  # [stage]
@@ -30,10 +32,10 @@ class ArchSpec:
     """The architecture of one backbone: widths, never ratios.
 
     Widths of blocks can be given in three ways: one number (every block of every stage), one number per stage, or one
-    list per stage with one number per block. All three become ``[stage][block]``. DeiT is one stage.
+    list per stage with one number per block. All three become ``[stage][block]``. Plain ViTs are one stage.
 
     Attributes:
-        family: ``'deit'`` or ``'pvtv2'``; sets how layers are connected; all other fields are widths.
+        family: ``'deit'``, ``'dinov2'``, ``'dinov3'`` or ``'pvtv2'``; sets how layers are connected.
         embed_dims: channels of the residual stream, per stage.
         depths: number of blocks, per stage.
         num_heads: attention heads, per block.
@@ -43,9 +45,11 @@ class ArchSpec:
         qk_scales: factor on the attention logits, per block; default ``(qk_dim / num_heads) ** -0.5``.
             A pruned network keeps the scale of its dense source, so that slicing changes nothing else.
         sr_ratios: stride of the spatial reduction of keys and values, per stage (PVTv2); 1 = none.
-        patch_size: side of DeiT's patches in pixels.
-        img_size: side in pixels of the training images; sets DeiT's grid of position embeddings.
+        patch_size: side of a plain ViT's patches in pixels.
+        img_size: side in pixels of the training images; sets the grid of learned position embeddings.
         in_channels: channels of the input image.
+        num_registers: tokens without a place after the class token (arXiv 2309.16588); plain ViTs.
+        ffn: ``'gelu'``: ``fc2(gelu(fc1(x)))``; ``'swiglu'``: ``fc2(silu(gate(x)) * fc1(x))`` (arXiv 2002.05202).
         name: its name in tables; no effect on the network.
 
     Raises:
@@ -64,6 +68,8 @@ class ArchSpec:
     patch_size: int = 16
     img_size: int = 224
     in_channels: int = 3
+    num_registers: int = 0
+    ffn: str = 'gelu'
     name: str = ''
 
     def __post_init__(self):
@@ -123,8 +129,12 @@ class ArchSpec:
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain, JSON-ready dict with every field resolved; ``from_dict`` gives an equal spec."""
-        return {'version': SPEC_VERSION} | {f.name: _listed(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        """Plain, JSON-ready dict with every field resolved; ``from_dict`` gives an equal spec.
+
+        Fields of ``LATER`` are left out at their defaults, so that earlier versions can read the file.
+        """
+        fields = [f for f in dataclasses.fields(self) if f.name not in LATER or getattr(self, f.name) != f.default]
+        return {'version': SPEC_VERSION} | {f.name: _listed(getattr(self, f.name)) for f in fields}
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> ArchSpec:
@@ -203,8 +213,13 @@ class ArchSpec:
         return tuple(itertools.accumulate(self.patch_strides, operator.mul))
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the grid's tokens: the class token and registers."""
+        return self.kind.num_class_tokens + self.num_registers
+
+    @property
     def pos_embed_grid(self) -> int:
-        """Side of the stored grid of position embeddings, in tokens (DeiT)."""
+        """Side of the stored grid of learned position embeddings, in tokens."""
         return self.img_size // self.patch_size
 
     # ------------------------------------------------------------- validation
@@ -254,12 +269,26 @@ class ArchSpec:
                         raise ValueError(
                             f'{field}[{i}][{j}] = {width}: must be a multiple of num_heads[{i}][{j}] = {heads}.'
                         )
+                    if field == 'qk_dims' and self.kind.rotary and width // heads % 2:
+                        raise ValueError(
+                            f'{field}[{i}][{j}] = {width}: {width // heads} channels in a head; {self.family} rotates '
+                            'pairs of channels, so the number must be even.'
+                        )
 
     def _check_family(self) -> None:
         if not self.kind.reduces_keys and set(self.sr_ratios) != {1}:
             raise ValueError(
                 f'sr_ratios = {list(self.sr_ratios)}: {self.family} has no spatial reduction, leave it out.'
             )
+        registers = self.num_registers
+        if isinstance(registers, bool) or not isinstance(registers, int) or not 0 <= registers <= LARGEST:
+            raise ValueError(f'num_registers = {registers!r}: must be a whole number of at least 0.')
+        if registers and not self.kind.num_class_tokens:
+            raise ValueError(f'num_registers = {registers}: {self.family} has no registers, leave it out.')
+        if self.ffn not in FFNS:
+            raise ValueError(f'ffn = {self.ffn!r}: must be one of {", ".join(FFNS)}.')
+        if self.ffn == 'swiglu' and self.kind.is_pyramid:
+            raise ValueError(f'ffn = {self.ffn!r}: {self.family} has a convolution in its feed-forward network.')
         if self.img_size % self.patch_size:
             raise ValueError(f'img_size = {self.img_size}: must be a multiple of patch_size = {self.patch_size}.')
 

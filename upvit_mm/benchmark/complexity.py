@@ -18,7 +18,7 @@ from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.arch.size import GLOBAL, Size, Windows
 from upvit_mm.models import build_backbone
 from upvit_mm.pruning.costs import mac_terms, param_terms, total, widths_of
-from upvit_mm.registry import require_family, scope_of
+from upvit_mm.registry import require_families, scope_of
 from upvit_mm.workflow.whole_detector import build_detector
 
 PARTS = {  # of a block -> its modules
@@ -202,9 +202,8 @@ def measure_config(cfg: Config, sizes: Sequence[Size]) -> dict[str, Any]:
         ValueError: another backbone, or see ``measure_arch``.
     """
     settings = cfg.model.backbone
-    family = require_family('model.backbone.type', settings.type)
     windows = Windows(settings.get('window_size', 0), settings.get('global_blocks'))
-    arch = resolve_arch(settings.arch, family.name)
+    arch = resolve_arch(settings.arch, require_families('model.backbone.type', settings.type))
     if scope_of(cfg) != 'mmdet':
         return measure_arch(arch, sizes, cfg.model.head.num_classes, windows)
     record, detector = measure_arch(arch, sizes, windows=windows), build_detector(cfg)

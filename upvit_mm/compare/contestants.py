@@ -18,7 +18,7 @@ from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.data.class_numbers import check_class_numbers
 from upvit_mm.files import sha256_of
 from upvit_mm.models.arch_in_config import put_arch
-from upvit_mm.registry import is_type, require_family, scope_of
+from upvit_mm.registry import is_type, require_families, scope_of
 from upvit_mm.workflow.detector_file import with_own_backbone
 from upvit_mm.workflow.finetune import repeatable, set_epochs
 from upvit_mm.workflow.record import BOX_AP
@@ -127,7 +127,7 @@ def check_detector_config(cfg: Config, trained: bool, built: bool = True) -> Non
             'detector (mmdet). Classifiers are compared by tools/compare_classifiers.py.'
         )
     if built:
-        require_family('model.backbone.type', (model.get('backbone') or {}).get('type'))
+        require_families('model.backbone.type', (model.get('backbone') or {}).get('type'))
     if built and not model.get('neck'):
         raise ValueError('model.neck: must be there; its in_channels follow the backbone.')
     for name, value in (('model.init_cfg', model.get('init_cfg')), ('load_from', cfg.get('load_from'))):
@@ -211,7 +211,7 @@ def check_contestant(cfg: Config, contestant: Contestant, whole: bool):
     try:
         if contestant.config:  # its heads have classes of their own
             check_class_numbers(cfg, ('test',))
-        resolve_arch(contestant.arch, require_family('model.backbone.type', cfg.model.backbone.type).name)
+        resolve_arch(contestant.arch, require_families('model.backbone.type', cfg.model.backbone.type))
         detector = build_detector(cfg)
         if whole:
             if not contestant.files:

@@ -78,7 +78,7 @@ def rate_for_macs(arch: ArchSpec, size: Size, macs: int, start: Sequence[int] | 
 def _shares_by_block(arch: ArchSpec, size: Size, keep_rate: float, layers: Sequence[int]) -> Callable[[Term], float]:
     ((height, width),) = grids_of(arch, size)
     whole = left = height * width
-    prefix = arch.kind.num_prefix_tokens
+    prefix = arch.num_prefix_tokens
     attn, mlp = [], []  # share of tokens by block, including the prefix
     for j in range(arch.depths[0]):
         attn.append((prefix + left) / (prefix + whole))

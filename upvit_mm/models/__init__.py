@@ -5,7 +5,7 @@ from upvit_mm.openmmlab import log_into_runs, require_openmmlab
 require_openmmlab()
 log_into_runs()
 
-from upvit_mm.models.backbones import UPDeiT, UPPVTv2, build_backbone  # noqa: E402
+from upvit_mm.models.backbones import UPDeiT, UPPVTv2, UPViT, build_backbone  # noqa: E402
 from upvit_mm.models.classifiers import DistillClassifier  # noqa: E402
 from upvit_mm.models.losses import FeatureMSE, SoftTargetKL, TokenMSE  # noqa: E402
 from upvit_mm.models.necks import SimpleFeaturePyramid  # noqa: E402
@@ -18,5 +18,6 @@ __all__ = [
     'TokenMSE',
     'UPDeiT',
     'UPPVTv2',
+    'UPViT',
     'build_backbone',
 ]

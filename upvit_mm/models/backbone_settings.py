@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from upvit_mm.registry import MODELS, class_of, family_of, scope_of, type_name
+from upvit_mm.registry import MODELS, class_of, families_of, scope_of, type_name
 
 NOT_ARGUMENTS = ('type', '_scope_')
 
@@ -26,7 +26,7 @@ def check_backbone_settings(cfg: Mapping[str, Any]) -> None:
     model = cfg.get('model') or {}
     settings = model.get('backbone') or {}
     kind, scope = settings.get('type'), scope_of(cfg)
-    if family_of(kind, scope) is None:
+    if not families_of(kind, scope):
         return
     accepted: dict[str, inspect.Parameter] = {}
     for base in class_of(kind, MODELS, scope).__mro__:

@@ -19,7 +19,7 @@ from upvit_mm.arch.size import Size
 from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning.costs import count_macs
-from upvit_mm.registry import MODELS, backbone_types, class_of, family_of, type_name
+from upvit_mm.registry import MODELS, backbone_types, class_of, families_of, type_name
 
 
 def preprocessing_of(cfg: Config) -> dict[str, Any]:
@@ -153,8 +153,8 @@ def _class_of(kind: str | type | None, config: str | None) -> type:
     if kind is None:
         raise ValueError(f'config {config!r} has no model.backbone: give the config of a classifier or detector.')
     name = type_name(kind)
-    if family_of(kind) is None:
-        swaps = {upstream: family for family in FAMILIES.values() for upstream in family.upstream}
+    if not families_of(kind):
+        swaps = {upstream: family for family in reversed(FAMILIES.values()) for upstream in family.upstream}
         swap = swaps.get(name)
         raise ValueError(
             f'model.backbone.type = {name!r} in {config!r}: must be a backbone of this package. '

@@ -11,9 +11,9 @@ from mmengine.registry import MODELS as ALL_MODELS
 from torch import Tensor, nn
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.arch.family import FAMILIES, Family
-from upvit_mm.checkpoints import to_ours
-from upvit_mm.registry import MODELS, backbone_types, class_of, family_of, type_name
+from upvit_mm.arch.family import FAMILIES, Family, family_named
+from upvit_mm.checkpoints import detect_layout, to_ours
+from upvit_mm.registry import MODELS, backbone_types, class_of, families_of, type_name
 
 SHARED = ('out_indices', 'drop_path_rate', 'frozen_stages', 'with_cp')  # settings of the same meaning
 TOLERANCE = 1e-2  # relative; mmdet's eps of some norms is another (1e-6 for 1e-5)
@@ -31,33 +31,32 @@ def own_backbone(settings: Mapping[str, Any], scope: str = 'mmdet') -> dict[str,
         ValueError: another type, or settings with which it computes something else.
     """
     kind = settings.get('type')
-    if (family := family_of(kind, scope)) is not None:
+    if families := families_of(kind, scope):
         if settings.get('arch') is None:
             raise ValueError(f"model.backbone.arch of {kind}: is missing; name one, as arch='pvtv2-b0'.")
-        arch = resolve_arch(settings['arch'], family.name)
+        arch = resolve_arch(settings['arch'], families)
         own = {key: value for key, value in settings.items() if key not in ('init_cfg', '_scope_')}
         return own | {'type': f'upvit_mm.{type_name(kind)}', 'arch': arch.to_dict()}
-    families = {upstream: family for family in FAMILIES.values() for upstream in family.upstream}
-    family = families.get(type_name(kind))
+    upstream = list(dict.fromkeys(name for family in FAMILIES.values() for name in family.upstream))
     cls = class_of(kind, ALL_MODELS, scope)
-    if family is None or cls is None:
-        swaps = ', '.join(name for f in FAMILIES.values() for name in f.upstream)
+    if type_name(kind) not in upstream or cls is None:
         raise ValueError(
             f'model.backbone.type = {kind!r}: cannot be pruned; known are {backbone_types()}, and what they replace: '
-            f'{swaps}.'
+            f'{", ".join(upstream)}.'
         )
     try:
-        return _converted(cls, family, settings, scope)
+        return _converted(cls, settings, scope)
     except ValueError as error:
-        raise ValueError(f'model.backbone of type {kind!r} does not convert to {family.backbone}: {error}') from error
+        raise ValueError(f'model.backbone of type {kind!r} does not convert: {error}') from error
 
 
-def _converted(cls: type, family: Family, settings: Mapping[str, Any], scope: str) -> dict[str, Any]:
+def _converted(cls: type, settings: Mapping[str, Any], scope: str) -> dict[str, Any]:
     plain = {k: v for k, v in settings.items() if k not in ('init_cfg', 'pretrained')}
     with torch.random.fork_rng(devices=[]), ALL_MODELS.switch_scope_and_registry(scope) as registry:
         theirs = registry.build(plain)
     theirs.eval()  # mmpretrain's returns nothing
-    state = to_ours(theirs.state_dict())
+    given = theirs.state_dict()
+    family, state = family_named(detect_layout(given).family), to_ours(given)
     arch = _arch_of(theirs, state, family)
     shared = {name: value for name in SHARED if (value := settings.get(name, _default(cls, name))) is not None}
     own = {'type': f'upvit_mm.{family.backbone}', 'arch': arch.to_dict()} | shared
@@ -94,8 +93,12 @@ def _arch_of(theirs: nn.Module, state: Mapping[str, Tensor], family: Family) -> 
     places = iter(heads)
     patches = state['stages.0.patch_embed.proj.weight']
     settings = {'in_channels': patches.shape[1]}
+    if 'reg_token' in state:
+        settings['num_registers'] = state['reg_token'].shape[1]
+    if 'stages.0.blocks.0.mlp.gate.weight' in state:
+        settings['ffn'] = 'swiglu'
     if 'pos_embed' in state:
-        side = round((state['pos_embed'].shape[1] - family.num_prefix_tokens) ** 0.5)
+        side = round((state['pos_embed'].shape[1] - family.num_class_tokens) ** 0.5)
         settings |= {'patch_size': patches.shape[-1], 'img_size': side * patches.shape[-1]}
     return ArchSpec(
         family=family.name,

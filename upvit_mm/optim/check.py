@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-from upvit_mm.registry import family_of, is_type, scope_of
+from upvit_mm.registry import families_of, is_type, scope_of
 
 OURS = "constructor='upvit_mm.LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(layer_decay_rate=0.7)"
 
@@ -27,7 +27,7 @@ def check_constructor(cfg: Mapping[str, Any]) -> None:
     constructor = (cfg.get('optim_wrapper') or {}).get('constructor')
     backbone = (cfg.get('model') or {}).get('backbone', {}).get('type')
     scope = scope_of(cfg)
-    if family_of(backbone, scope) is None:
+    if not families_of(backbone, scope):
         return
     of_mmdet, of_mmpretrain = (
         is_type(constructor, name, registry=OPTIM_WRAPPER_CONSTRUCTORS, scope=scope)

@@ -6,7 +6,7 @@ the sliced network, whose earlier layers are already corrected. The target depen
 - layers that write to the residual stream (``attn.proj``, ``mlp.fc2``): what the stream lacks, the difference between
   the dense stream, as far as the plan carries it, and the sliced one. Removed branches are part of the lack, so the
   layer before them makes up for them too;
-- layers that read it (``attn.q``, ``k``, ``v``, ``mlp.fc1``), and PVTv2's convolutions (patch embeddings, spatial
+- layers that read it (``attn.q``, ``k``, ``v``, ``mlp.gate``, ``fc1``), and PVTv2's convolutions (patch embeddings, spatial
   reductions, depth-wise filters) with the gains of the norm after a patch embedding: the dense layer's outputs, in the
   channels that stay;
 - the head: the dense logits.
@@ -25,13 +25,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.depth import branches
 from upvit_mm.pruning.dims import table_of
 from upvit_mm.pruning.plan import PrunePlan
 from upvit_mm.pruning.ridge import ChannelSystem, LayerSystem, System
 from upvit_mm.pruning.streams import Look, Stream
-from upvit_mm.pruning.table import block_name, stage_name
+from upvit_mm.pruning.table import block_name, ffn_readers, stage_name
 from upvit_mm.pruning.walk import Walk
 
 Report = Callable[[str, float | None], None]  # layers, share of the lack that is left; None if they were done before
@@ -103,11 +104,20 @@ def steps_of(plan: PrunePlan, has_head: bool) -> list[str]:
     for i, depth in enumerate(arch.depths):
         names += [f'{stage_name(i)}.patch_embed.{layer}' for layer in table.entry_layers(arch, i)]
         for j in range(depth):
-            reduced = arch.sr_ratios[i] > 1
             convolves = any('.dwconv.' in slot.tensor for slot in table.mlp_hidden_slots(arch, i, j))
-            layers = ['attn.sr'] * reduced + ['attn.q'] + ['attn.k'] * reduced + ['attn.proj', 'mlp.fc1']
+            layers = ['attn.sr'] * (arch.sr_ratios[i] > 1) + [
+                f'attn.{group[0]}' for group in _attention_groups(arch, i)
+            ]
+            layers += ['attn.proj', ffn_readers(arch)[0]]
             names += [f'{block_name(i, j)}.{layer}' for layer in [*layers, *['mlp.dwconv'] * convolves, 'mlp.fc2']]
     return [*names, *['head'] * has_head]
+
+
+def _attention_groups(arch: ArchSpec, i: int) -> tuple[str, ...]:
+    """Which of q, k and v of a stage are solved together: those that read the same tokens and alike have a bias."""
+    if arch.sr_ratios[i] > 1:
+        return 'q', 'kv'  # queries read all tokens
+    return ('qkv',) if arch.kind.key_bias else ('qv', 'k')
 
 
 class _Compensation:
@@ -162,7 +172,10 @@ class _Compensation:
         if half % 2:
             hidden = kept[f'{source}.mlp_hidden']
             convolves = ours.mlp.dwconv is not None
-            yield self._step(f'{name}.mlp.fc1', [ours.mlp.fc1], [theirs.mlp.fc1], [(hidden, -1, 1.0)], not convolves)
+            readers = ffn_readers(self.plan.source_arch)
+            layers, references = ([block.get_submodule(reader) for reader in readers] for block in (ours, theirs))
+            ways = [(hidden, -1, 1.0)] * len(readers)
+            yield self._step(f'{name}.{readers[0]}', layers, references, ways, not convolves)
             if convolves:
                 yield self._step(f'{name}.mlp.dwconv', [ours.mlp.dwconv], [theirs.mlp.dwconv], [(hidden, 1, 1.0)])
             return
@@ -170,10 +183,9 @@ class _Compensation:
         factor = self.plan.source_arch.qk_scales[i][attn] / self.plan.target_arch.qk_scales[i][half // 2]
         mine, dense = ours.attn, theirs.attn
         ways = {'q': (qk, -1, factor), 'k': (qk, -1, 1.0), 'v': (v, -1, 1.0)}  # a new scale was folded into q
-        groups = ['qkv']
         if mine.sr is not None:
             yield self._step(f'{name}.attn.sr', [mine.sr], [dense.sr], [(embed, 1, 1.0)], False)
-            groups = ['q', 'kv']  # queries read all tokens
+        groups = _attention_groups(self.plan.source_arch, i)
         for group in groups:
             layers, references = ([getattr(attention, layer) for layer in group] for attention in (mine, dense))
             last = group == groups[-1]

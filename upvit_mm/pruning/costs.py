@@ -56,7 +56,7 @@ def mac_terms(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows
     if windows and not arch.kind.allows_windows:
         raise ValueError(f'window_size = {windows.size}: {arch.family} has spatial reduction instead of windows.')
     terms, table = [], table_of(arch)
-    prefix, grid = arch.kind.num_prefix_tokens, size
+    prefix, grid = arch.num_prefix_tokens, size
     for i, depth in enumerate(arch.depths):
         kernel, stride = arch.patch_kernels[i], arch.patch_strides[i]
         grid = (-(-grid[0] // stride), -(-grid[1] // stride))
@@ -81,7 +81,7 @@ def param_terms(arch: ArchSpec, num_classes: int = 0) -> list[Term]:
         terms += [Term(f'{stage}.patch_embed.proj', 1, (embed,)), Term(f'{stage}.norm', 2, (embed,))]
         terms += table.stage_params(arch, i)
         for j in range(depth):
-            terms += [*_block_params(i, j, embed), *table.block_params(arch, i, j)]
+            terms += [*_block_params(arch, i, j, embed), *table.block_params(arch, i, j)]
     last = f'{stage_name(arch.num_stages - 1)}.embed'
     return [*terms, Term('head', num_classes, (last,)), Term('head', num_classes)]
 
@@ -118,11 +118,13 @@ def _block_macs(i: int, j: int, embed: str, tokens: int, seen: int, pairs: int) 
     ]
 
 
-def _block_params(i: int, j: int, embed: str) -> list[Term]:
+def _block_params(arch: ArchSpec, i: int, j: int, embed: str) -> list[Term]:
     block = block_name(i, j)
     qk, v, hidden = f'{block}.qk', f'{block}.v', f'{block}.mlp_hidden'
     terms = [Term(f'{block}.{norm}', 2, (embed,)) for norm in ('norm1', 'norm2')]
     sides = {'attn.q': (embed, qk), 'attn.k': (embed, qk), 'attn.v': (embed, v), 'attn.proj': (v, embed)}
     for module, (source, out) in (sides | {'mlp.fc1': (embed, hidden), 'mlp.fc2': (hidden, embed)}).items():
-        terms += [Term(f'{block}.{module}', 1, (source, out)), Term(f'{block}.{module}', 1, (out,))]
+        terms.append(Term(f'{block}.{module}', 1, (source, out)))
+        if module != 'attn.k' or arch.kind.key_bias:
+            terms.append(Term(f'{block}.{module}', 1, (out,)))
     return terms

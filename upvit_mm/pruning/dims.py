@@ -1,6 +1,6 @@
 """Prunable dims: which tensor axes must shrink together.
 
-Each family declares a table (``dims_deit``, ``dims_pvtv2``); nothing is traced. Tensor names are those of a
+Each family declares a table (``dims_vit``, ``dims_pvtv2``); nothing is traced. Tensor names are those of a
 classifier's state dict: ``backbone.*`` in our layout, and ``head.fc.*``, which may be absent.
 """
 
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning.table import Slot, Table, block_name, stage_name
@@ -20,16 +23,28 @@ class PrunableDim:
     """A width of the network.
 
     Attributes:
-        name: ``stages.0.embed``, ``stages.0.blocks.3.qk``, ``.v`` or ``.mlp_hidden``; DeiT is stage 0.
+        name: ``stages.0.embed``, ``stages.0.blocks.3.qk``, ``.v`` or ``.mlp_hidden``; plain ViTs have only stage 0.
         size: channels.
         groups: number of consecutive runs of equal length (attention heads), which stay equal after pruning; 1 = none.
         slots: every axis of a tensor that has this width.
+        paired: whether channel c and c + d/2 of a head of d channels stay or go together (rotary queries and keys).
     """
 
     name: str
     size: int
     groups: int
     slots: tuple[Slot, ...]
+    paired: bool = False
+
+    @property
+    def unit(self) -> int:
+        """Channels that stay or go together."""
+        return 2 if self.paired else 1
+
+    def partners(self) -> Tensor:
+        """The channel that stays or goes with each channel, ``(size,)`` int64; without pairs itself."""
+        heads = torch.arange(self.size).view(self.groups, -1)
+        return (heads.roll(heads.shape[1] // 2, dims=1) if self.paired else heads).flatten()
 
     @property
     def kind(self) -> str:
@@ -64,7 +79,8 @@ def prunable_dims(arch: ArchSpec) -> dict[str, PrunableDim]:
                 ('mlp_hidden', arch.mlp_hidden_dims, 1, table.mlp_hidden_slots),
             )
             for kind, widths, groups, slots in of_block:
-                dims.append(PrunableDim(f'{block_name(i, j)}.{kind}', widths[i][j], groups, tuple(slots(arch, i, j))))
+                name, paired = f'{block_name(i, j)}.{kind}', kind == 'qk' and arch.kind.rotary
+                dims.append(PrunableDim(name, widths[i][j], groups, tuple(slots(arch, i, j)), paired))
     return {dim.name: dim for dim in dims}
 
 

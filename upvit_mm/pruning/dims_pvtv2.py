@@ -33,7 +33,7 @@ class PVTv2Table(Table):
         yield from rows(f'{stage}.patch_embed.proj')
         yield from rows(f'{stage}.patch_embed.norm')
         for j in range(arch.depths[i]):
-            yield from block_embed_slots(i, j)
+            yield from block_embed_slots(arch, i, j)
             if arch.sr_ratios[i] > 1:
                 attn = f'{block_name(i, j)}.attn'
                 yield from rows(f'{attn}.sr')

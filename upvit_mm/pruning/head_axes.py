@@ -3,7 +3,8 @@
 The logits of a head depend only on ``Wq^T Wk`` and its output only on ``Wproj Wv``. So the channels of a head may be
 replaced by any others with the same products. Here they become the singular directions of these products under the
 second moments of what they see: tokens for queries, (spatially reduced) tokens for keys, attention-averaged tokens for
-values; a column of ones carries the biases. Keeping the first r channels of a head is then its best approximation of
+values; a column of ones carries the biases. Rotary queries and keys stay as they are: their channels turn with the place.
+Keeping the first r channels of a head is then its best approximation of
 rank r, and any score can rank them. Shapes, costs, logit scales and outputs do not change. This is ours, not the
 paper's.
 """
@@ -38,7 +39,7 @@ class _Moments:
         """A forward pre-hook of the block's attention."""
         x, grid = args
         seen = module.source(x, grid)  # (B, M, C)
-        q, k = module.heads(module.q, x), module.heads(module.k, seen)  # (B, h, n, K/h)
+        q, k = module.queries_and_keys(x, seen, grid)  # (B, h, n, K/h)
         ones = _with_ones(seen)[:, None].expand(-1, module.num_heads, -1, -1)  # (B, h, M, C+1)
         mixed = module.mix(q, k, ones, grid)  # (B, h, P+N, C+1)
         self.queries = self.queries + _second_moment(_with_ones(x).flatten(0, 1))
@@ -65,16 +66,20 @@ def turn_heads(net: Walk, state: Mapping[str, Tensor], batches: Iterable[Batch])
     turned = dict(state)
     for (i, j), moments in _moments_of(net, batches).items():
         name, heads = f'{BACKBONE}{block_name(i, j)}.attn', net.backbone.arch.num_heads[i][j]
-        q, k, v = (_joined(state, f'{name}.{layer}').chunk(heads) for layer in 'qkv')  # heads of (d, C+1)
-        root_q, root_k = _roots(moments.queries), _roots(moments.keys)
-        pairs = [_balanced(a, b, root_q, root_k) for a, b in zip(q, k)]
-        proj = state[f'{name}.proj.weight']
-        outs = [_output_factors(o, b, _roots(m)) for o, b, m in zip(proj.double().chunk(heads, 1), v, moments.values)]
-        for layer, rows in zip('qkv', ([p[0] for p in pairs], [p[1] for p in pairs], [o[1] for o in outs])):
-            joined = torch.cat(rows).to(state[f'{name}.{layer}.weight'])
+        layers = 'v' if net.backbone.arch.kind.rotary else 'qkv'
+        rows = {layer: _joined(state, f'{name}.{layer}').chunk(heads) for layer in layers}  # heads of (d, C+1)
+        if 'q' in rows:
+            root_q, root_k = _roots(moments.queries), _roots(moments.keys)
+            pairs = [_balanced(a, b, root_q, root_k) for a, b in zip(rows['q'], rows['k'])]
+            rows['q'], rows['k'] = zip(*pairs)
+        proj = state[f'{name}.proj.weight'].double().chunk(heads, 1)
+        outs = [_output_factors(o, v, _roots(m)) for o, v, m in zip(proj, rows['v'], moments.values)]
+        rows['v'] = [out[1] for out in outs]
+        for layer, parts in rows.items():
+            joined = torch.cat(list(parts)).to(state[f'{name}.{layer}.weight'])
             turned[f'{name}.{layer}.weight'] = joined[:, :-1].contiguous()
             turned[f'{name}.{layer}.bias'] = joined[:, -1].contiguous()
-        turned[f'{name}.proj.weight'] = torch.cat([o[0] for o in outs], dim=1).to(proj)
+        turned[f'{name}.proj.weight'] = torch.cat([out[0] for out in outs], dim=1).to(state[f'{name}.proj.weight'])
     return turned
 
 

@@ -1,7 +1,7 @@
 """How important each channel is: the exact score of the paper, a much cheaper estimate, and a baseline.
 
-Scores are means over images, in float64, higher = keep. Every channel is scored alone, in the unpruned network. Each
-method is a function of one batch; it returns sums over its images, dim by dim. So the work can be shared among
+Scores are means over images, in float64, higher = keep. Every channel is scored alone, in the unpruned network; channels
+that only go together (``PrunableDim.paired``) are scored together, and each gets its share. Each method is a function of one batch; it returns sums over its images, dim by dim. So the work can be shared among
 processes, stopped and resumed (``shared_work.py``). ``methods.py`` lists the methods.
 """
 
@@ -96,7 +96,7 @@ def exact_sums(
         for part in channels[dim.name].split(step) if Entry.of(dim) in passed else ():
             values = _values_without(net, dim, part, passed[Entry.of(dim)], batch, criterion)  # (K, B, d)
             distances = criterion.distance(reference, values)
-            sums[part] = distances.sum(dim=1).double().cpu()
+            sums[part] = distances.sum(dim=1).double().cpu() / dim.unit
             if report:
                 report(dim.kind, distances.numel())
         yield dim.name, sums
@@ -109,7 +109,8 @@ def _values_without(
     x, grid = start
     num, size = len(channels), len(x)
     gate = x.new_ones(num, size, dim.size)
-    gate[torch.arange(num), :, channels] = 0
+    for gone in (channels, dim.partners()[channels]):
+        gate[torch.arange(num), :, gone] = 0
     with net.gated({dim.name: gate.flatten(0, 1)[:, None]}):  # (K*B, 1, size)
         outputs = net.resume(Entry.of(dim), x.repeat(num, *[1] * (x.ndim - 1)), grid)
     return criterion.values(outputs, batch.repeated(num)).unflatten(0, (num, size))
@@ -155,8 +156,8 @@ def fisher_sums(
         target = (signs[draw] * weights * values).sum()
         by_dim = _gradients(target, leaves, keep=draw + 1 < draws)
         for dim in dims:
-            gradient = by_dim[dim.name][:, 0]  # (B, size)
-            sums[dim.name] += criterion.factor / draws * gradient.double().square().sum(dim=0)
+            gradient = _of_joint_gates(by_dim[dim.name], dim)
+            sums[dim.name] += criterion.factor / draws * gradient.double().square().sum(dim=0) / dim.unit
             if report:
                 report(dim.kind, gradient.numel() / draws)
     yield from ((name, values.cpu()) for name, values in sums.items())
@@ -176,10 +177,10 @@ def taylor_sums(net: Walk, batch: Batch, channels: Iterable[str] | None = None, 
     labels = log_p.argmax(dim=1) if batch.labels is None else batch.labels.to(log_p.device)
     by_dim = _gradients(F.nll_loss(log_p, labels, reduction='sum'), leaves)
     for dim in dims:
-        gradient = by_dim[dim.name][:, 0]  # (B, size)
+        gradient = _of_joint_gates(by_dim[dim.name], dim)
         if report:
             report(dim.kind, gradient.numel())
-        yield dim.name, gradient.double().abs().sum(dim=0).cpu()
+        yield dim.name, gradient.double().abs().sum(dim=0).cpu() / dim.unit
 
 
 def _gated_values(net: Walk, batch: Batch, criterion: Criterion) -> tuple[dict[str, Tensor], Tensor]:
@@ -201,6 +202,12 @@ def _gradients(target: Tensor, leaves: dict[str, Tensor], keep: bool = False) ->
         name: torch.zeros_like(leaf) if gradient is None else gradient
         for (name, leaf), gradient in zip(leaves.items(), found)
     }
+
+
+def _of_joint_gates(gradient: Tensor, dim: PrunableDim) -> Tensor:
+    """Gradient by image ``(B, size)`` if channels that go together had one gate, from ``(B, 1, size)``."""
+    own = gradient[:, 0]
+    return own + own[:, dim.partners()] if dim.paired else own
 
 
 def _signs(numbers: Sequence[int], draws: int, size: int, seed: int) -> Tensor:

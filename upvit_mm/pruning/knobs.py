@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -134,7 +135,8 @@ def _ladder(dim: PrunableDim, grain: Grain) -> list[int]:
     """Allowed widths of a dim, ascending; the dense width is the last."""
     if dim.name in grain.fixed:
         return [dim.size]
-    step = dim.size // dim.groups if _loses_heads(dim, grain) else min(grain.round_to * dim.groups, dim.size)
+    run = math.lcm(grain.round_to, dim.unit) * dim.groups
+    step = dim.size // dim.groups if _loses_heads(dim, grain) else min(run, dim.size)
     least = max(step, grain.min_share * dim.size)
     return [w for w in range(step, dim.size, step) if w >= least] + [dim.size]
 

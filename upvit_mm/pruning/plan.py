@@ -16,7 +16,7 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.files import sealed, unsealed, write_text_atomically
 from upvit_mm.pruning.cosines import narrowing
 from upvit_mm.pruning.depth import Pair, all_blocks, check_blocks
-from upvit_mm.pruning.dims import prunable_dims
+from upvit_mm.pruning.dims import PrunableDim, prunable_dims
 from upvit_mm.pruning.table import block_name, stage_name
 
 PLAN_VERSION, TURNED_VERSION = 1, 2  # an older package must not take directions for channels
@@ -157,7 +157,22 @@ def make_plan(
         mlp_hidden_dims=width('mlp_hidden', 1),
         qk_scales=qk_scales or of_attn(source.qk_scales),
     )
+    for i, pairs in enumerate(blocks):
+        for new, (attn, _) in enumerate(pairs):
+            dim = dims[f'{block_name(i, attn)}.qk']
+            if dim.paired:
+                _check_pairs(dim, indices[dim.name], target.num_heads[i][new])
     return PrunePlan(source, target, indices, blocks, tuple(turned))
+
+
+def _check_pairs(dim: PrunableDim, kept: Tensor, heads: int) -> None:
+    """Refuse half a pair, and heads that mix those of the source."""
+    first, second = kept.view(heads, 2, -1).unbind(1)  # (heads, d'/2)
+    owners = kept.view(heads, -1) // (dim.size // dim.groups)
+    if not torch.equal(dim.partners()[first], second) or bool((owners != owners[:, :1]).any()):
+        raise ValueError(
+            f'kept[{dim.name!r}] splits a pair: channels c and c + d/2 of a head of d rotary channels stay or go together.'
+        )
 
 
 def _indices(name: str, values: Sequence[int] | Tensor, size: int) -> Tensor:

@@ -46,8 +46,10 @@ def plan_for_target(
     """
     if head_policy not in HEAD_POLICIES:
         raise ValueError(f'head_policy = {head_policy!r}: must be one of {", ".join(HEAD_POLICIES)}.')
-    blocks = _blocks(source, target, kept_blocks)
-    check_scores(prunable_dims(source), scores)
+    blocks, dims = _blocks(source, target, kept_blocks), prunable_dims(source)
+    if head_policy == 'regroup' and source.kind.rotary:
+        raise ValueError("head_policy = 'regroup': rotary channels belong to their heads; take 'within' or 'select'.")
+    check_scores(dims, scores)
     kept: dict[str, Tensor] = {}
     for i, pairs in enumerate(blocks):
         name = f'{stage_name(i)}.embed'
@@ -57,7 +59,8 @@ def plan_for_target(
             kept[hidden] = best(scores[hidden], target.mlp_hidden_dims[i][new], hidden)
             name, heads = block_name(i, attn), (source.num_heads[i][attn], target.num_heads[i][new])
             widths = {f'{name}.qk': target.qk_dims[i][new], f'{name}.v': target.v_dims[i][new]}
-            kept |= _attention(scores, widths, *heads, head_policy, tie_qkv)
+            unit = dims[f'{name}.qk'].unit
+            kept |= _attention(scores, widths, *heads, head_policy, tie_qkv, unit)
     plan = make_plan(source, kept, blocks, target.num_heads, target.qk_scales, target.name, turned)
     for field in ('embed_dims', 'qk_dims', 'v_dims', 'mlp_hidden_dims'):
         assert getattr(plan.target_arch, field) == getattr(target, field), f'the plan misses the {field} of its target'
@@ -128,9 +131,18 @@ def check_tied(qk: str, v: str, sizes: Sequence[int], widths: Sequence[int] = ()
 
 
 def _attention(
-    scores: Mapping[str, Tensor], widths: Mapping[str, int], old_heads: int, new_heads: int, policy: str, tie: bool
+    scores: Mapping[str, Tensor],
+    widths: Mapping[str, int],
+    old_heads: int,
+    new_heads: int,
+    policy: str,
+    tie: bool,
+    unit: int,
 ) -> dict[str, Tensor]:
-    """Kept channels of q/k and v of a block; ``widths`` are those of the target by dim name, q/k first."""
+    """Kept channels of q/k and v of a block; ``widths`` are those of the target by dim name, q/k first.
+
+    ``unit`` is that of q/k (``PrunableDim``); tied values follow it.
+    """
     joint = joint_scores(scores, list(widths))
     if tie:
         check_tied(*widths, [len(scores[name]) for name in widths], list(widths.values()))
@@ -143,7 +155,8 @@ def _attention(
             f"{next(iter(widths))}: head_policy 'within' keeps the {old_heads} heads, the target has {new_heads}; use "
             "'select' or 'regroup'."
         )
-    return {name: _best_of_runs(rankings[name], width, new_heads, name) for name, width in widths.items()}
+    units = dict(zip(widths, (unit, unit if tie else 1)))
+    return {name: _best_of_runs(rankings[name], width, new_heads, name, units[name]) for name, width in widths.items()}
 
 
 def _select(ranking: Tensor, size: int, width: int, new_heads: int, name: str) -> Tensor:
@@ -157,11 +170,19 @@ def _select(ranking: Tensor, size: int, width: int, new_heads: int, name: str) -
     return (heads[:, None] * run + torch.arange(run)).flatten()
 
 
-def _best_of_runs(scores: Tensor, width: int, runs: int, name: str) -> Tensor:
-    if len(scores) % runs or width % runs:
-        raise ValueError(f'{name}: {len(scores)} channels and {width} kept ones do not divide into {runs} heads.')
-    run = len(scores) // runs
-    return torch.cat([best(part, width // runs, name) + k * run for k, part in enumerate(scores.split(run))])
+def _best_of_runs(scores: Tensor, width: int, runs: int, name: str, unit: int) -> Tensor:
+    """The best channels of each run; ``unit`` equal parts of a run keep the same places, by their joint scores."""
+    if len(scores) % runs or width % (runs * unit):
+        together = f' {unit} together' if unit > 1 else ''
+        raise ValueError(
+            f'{name}: {len(scores)} channels and {width} kept ones do not divide into {runs} heads{together}.'
+        )
+    run, part = len(scores) // runs, len(scores) // runs // unit
+    kept = []
+    for k, of_run in enumerate(scores.split(run)):
+        places = best(of_run.view(unit, part).sum(dim=0), width // runs // unit, name)
+        kept += [k * run + copy * part + places for copy in range(unit)]
+    return torch.cat(kept)
 
 
 def _blocks(source: ArchSpec, target: ArchSpec, kept_blocks: Blocks | None) -> Blocks:

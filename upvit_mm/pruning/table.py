@@ -64,10 +64,11 @@ def block_name(i: int, j: int) -> str:
     return f'stages.{i}.blocks.{j}'
 
 
-def rows(module: str) -> Iterator[Slot]:
-    """Output channels of a Linear or a convolution, or the channels of a norm: axis 0 of weight and bias."""
+def rows(module: str, bias: bool = True) -> Iterator[Slot]:
+    """Output channels of a Linear or a convolution, or the channels of a norm: axis 0 of weight and ``bias``."""
     yield Slot(f'{BACKBONE}{module}.weight', 0)
-    yield Slot(f'{BACKBONE}{module}.bias', 0)
+    if bias:
+        yield Slot(f'{BACKBONE}{module}.bias', 0)
 
 
 def columns(module: str) -> Iterator[Slot]:
@@ -80,23 +81,28 @@ def head_columns() -> Iterator[Slot]:
     yield Slot('head.fc.weight', 1)
 
 
-def block_embed_slots(i: int, j: int) -> Iterator[Slot]:
+def ffn_readers(arch: ArchSpec) -> tuple[str, ...]:
+    """Layers of a feed-forward network that read the residual stream; channel c of one belongs to channel c of all."""
+    return ('mlp.gate', 'mlp.fc1') if arch.ffn == 'swiglu' else ('mlp.fc1',)
+
+
+def block_embed_slots(arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
     """Where a block touches the residual stream, in all families."""
     block = block_name(i, j)
     for norm in ('norm1', 'norm2'):
         yield from rows(f'{block}.{norm}')
-    for reader in ('attn.q', 'attn.k', 'attn.v', 'mlp.fc1'):
+    for reader in ('attn.q', 'attn.k', 'attn.v', *ffn_readers(arch)):
         yield from columns(f'{block}.{reader}')
     for writer in ('attn.proj', 'mlp.fc2'):
         yield from rows(f'{block}.{writer}')
 
 
-def block_stream_readers(i: int, j: int) -> dict[str, list[str]]:
+def block_stream_readers(arch: ArchSpec, i: int, j: int) -> dict[str, list[str]]:
     """By norm of a block, the weights that read its output."""
     block = f'{BACKBONE}{block_name(i, j)}'
     return {
         f'{block}.norm1': [f'{block}.attn.{layer}.weight' for layer in 'qkv'],
-        f'{block}.norm2': [f'{block}.mlp.fc1.weight'],
+        f'{block}.norm2': [f'{block}.{layer}.weight' for layer in ffn_readers(arch)],
     }
 
 
@@ -119,7 +125,7 @@ class Table:
     def qk_slots(self, arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
         """Channel c of queries and keys."""
         yield from rows(f'{block_name(i, j)}.attn.q')
-        yield from rows(f'{block_name(i, j)}.attn.k')
+        yield from rows(f'{block_name(i, j)}.attn.k', arch.kind.key_bias)
 
     def v_slots(self, arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
         """Channel c of values and column c of the projection."""
@@ -127,8 +133,9 @@ class Table:
         yield from columns(f'{block_name(i, j)}.attn.proj')
 
     def mlp_hidden_slots(self, arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
-        """Row of fc1 and column of fc2."""
-        yield from rows(f'{block_name(i, j)}.mlp.fc1')
+        """Row of fc1 (and of the gate) and column of fc2."""
+        for layer in ffn_readers(arch):
+            yield from rows(f'{block_name(i, j)}.{layer}')
         yield from columns(f'{block_name(i, j)}.mlp.fc2')
 
     def entry_layers(self, arch: ArchSpec, i: int) -> tuple[str, ...]:

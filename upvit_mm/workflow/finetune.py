@@ -14,7 +14,7 @@ from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.data.image_set import choose_images
 from upvit_mm.models.arch_in_config import put_arch
 from upvit_mm.registry import HOOKS as OUR_HOOKS
-from upvit_mm.registry import MODELS, is_type, require_family
+from upvit_mm.registry import MODELS, is_type, require_families
 from upvit_mm.workflow.lesson import Lesson
 
 CLASSIFIERS = ('ImageClassifier', 'mmpretrain.ImageClassifier')
@@ -33,7 +33,7 @@ def check_dense_config(cfg: Config) -> None:
     known = is_type(kind, *CLASSIFIERS, registry=MODELS, scope='mmpretrain')
     if not known or is_type(kind, STUDENT, registry=MODELS):
         raise ValueError(f"model.type = {kind!r}: must be 'ImageClassifier', the dense network's config.")
-    require_family('model.backbone.type', model.backbone.type)
+    require_families('model.backbone.type', model.backbone.type)
     train_cfg = cfg.get('train_cfg') or {}
     if not (train_cfg.get('by_epoch') or is_type(train_cfg.get('type'), 'EpochBasedTrainLoop', registry=LOOPS)):
         raise ValueError('train_cfg: must be there and count epochs (EpochBasedTrainLoop).')

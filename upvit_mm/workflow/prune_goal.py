@@ -12,7 +12,7 @@ from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.models.own_backbone import own_backbone
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.budget import Budget
-from upvit_mm.registry import require_family, scope_of
+from upvit_mm.registry import require_families, scope_of
 from upvit_mm.workflow.prune_settings import FOR_DETECTORS, PruneSettings
 
 GOALS = ('target', 'widths', 'budget', 'plan')
@@ -37,7 +37,7 @@ def source_of(cfg: Config) -> ArchSpec:
         )
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     kind = backbone.get('type')
-    require_family('model.backbone.type', kind)
+    require_families('model.backbone.type', kind)
     if backbone.get('arch') is None:
         raise ValueError(f"model.backbone.arch of {kind}: is missing; name one, as arch='pvtv2-b0'.")
     return resolve_arch(backbone.arch)

@@ -32,7 +32,7 @@ def split_pretrained(init_cfg: Mapping | list | None) -> tuple[list[Mapping], li
 class UPBackbone(BaseModule):
     """Base of the backbones that are built from an ArchSpec.
 
-    Subclasses set ``out_indices``, build ``self.stages`` and then call ``reset_parameters`` and ``freeze``.
+    Subclasses set ``families`` and ``out_indices``, build ``self.stages`` and then call ``reset_parameters`` and ``freeze``.
 
     Args:
         arch: stock name, path of an ``arch.json``, or mapping (see ``upvit_mm.arch.resolve_arch``).
@@ -43,7 +43,7 @@ class UPBackbone(BaseModule):
             an error if a tensor is missing, extra or of another shape, or if the file has other heads or logit scales.
     """
 
-    family: str
+    families: tuple[str, ...]
     out_indices: tuple[int, ...]
     windows: Windows = GLOBAL
     stages: nn.ModuleList
@@ -56,7 +56,7 @@ class UPBackbone(BaseModule):
                 'and evaluation.',
                 stacklevel=3,
             )
-        self.arch: ArchSpec = resolve_arch(arch, self.family)
+        self.arch: ArchSpec = resolve_arch(arch, self.families)
         self.frozen_stages = frozen_stages
 
     # --------------------------------------------------------- initialisation
@@ -66,7 +66,8 @@ class UPBackbone(BaseModule):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
@@ -171,7 +172,7 @@ class UPBackbone(BaseModule):
             prefix: the text before this backbone's own names, for example ``'backbone.'``.
 
         Returns:
-            ``(depth, number of depths)``: 0 for the first patch embedding (and DeiT's class token and positions),
+            ``(depth, number of depths)``: 0 for the first patch embedding (and a plain ViT's prefix tokens and positions),
             ``1 + k`` for the k-th block over all stages, the last for everything after the backbone. The patch
             embedding of a later stage has the depth of its first block, its norm that of its last block.
         """
@@ -180,7 +181,7 @@ class UPBackbone(BaseModule):
             return count - 1, count
         parts = param_name[len(prefix) :].split('.')
         if parts[0] != 'stages':
-            return 0, count  # class token, position embedding
+            return 0, count  # class token, registers, positions
         stage = int(parts[1])
         before = sum(self.arch.depths[:stage])
         if parts[2] == 'blocks':
@@ -214,7 +215,7 @@ class UPBackbone(BaseModule):
     @property
     def num_prefix_tokens(self) -> int:
         """``P``, the number of prefix tokens, which have no place on the grid."""
-        return self.arch.kind.num_prefix_tokens
+        return self.arch.num_prefix_tokens
 
     def is_returned(self, index: int) -> bool:
         """Whether ``index`` is one of ``out_indices``."""

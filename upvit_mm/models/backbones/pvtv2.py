@@ -29,7 +29,7 @@ class UPPVTv2(UPBackbone):
         ValueError: unknown or invalid arch, another family, an index or rate out of range.
     """
 
-    family = 'pvtv2'
+    families = ('pvtv2',)
 
     def __init__(
         self,
@@ -66,12 +66,13 @@ class UPPVTv2(UPBackbone):
                     arch.sr_ratios[i],
                 ),
                 Mlp(embed_dims, arch.mlp_hidden_dims[i][j], dwconv=True),
+                arch.kind.norm_eps,
                 rates[j],
             )
             for j in range(arch.depths[i])
         ]
         patch_embed = PatchEmbed(source, embed_dims, arch.patch_kernels[i], arch.patch_strides[i], norm=True)
-        return Stage(patch_embed, blocks, embed_dims, with_cp)
+        return Stage(patch_embed, blocks, embed_dims, arch.kind.norm_eps, with_cp)
 
     def frozen_modules(self) -> Iterable[nn.Module]:
         if self.frozen_stages == 0:

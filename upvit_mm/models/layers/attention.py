@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from upvit_mm.arch.size import Grid
 from upvit_mm.models.layers.grid import map_to_tokens, tokens_to_map, units
 from upvit_mm.models.layers.linear import Linear
+from upvit_mm.models.layers.rotary import Rotary
 
 SR_NORM_EPS = 1e-5  # PVTv2's spatial reduction keeps torch's default (authors' code, timm)
 
@@ -26,16 +27,29 @@ class Attention(nn.Module):
         scale: factor on the logits. It must be given, because the usual ``(K / h) ** -0.5`` is wrong after ``K`` was
             pruned: removing channels must not rescale the results of the others.
         sr_ratio: kernel and stride of the convolution before keys and values; 1 = none.
+        rotary: turns queries and keys by their place; not with ``sr_ratio``.
+        key_bias: whether keys have a bias.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, qk_dim: int, v_dim: int, scale: float, sr_ratio: int = 1):
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        qk_dim: int,
+        v_dim: int,
+        scale: float,
+        sr_ratio: int = 1,
+        rotary: Rotary | None = None,
+        key_bias: bool = True,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.scale = scale
         self.q = Linear(embed_dims, qk_dim)
-        self.k = Linear(embed_dims, qk_dim)
+        self.k = Linear(embed_dims, qk_dim, bias=key_bias)
         self.v = Linear(embed_dims, v_dim)
         self.proj = Linear(v_dim, embed_dims)
+        self.rotary = rotary
         self.sr = None
         if sr_ratio > 1:
             self.sr = nn.Conv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio)
@@ -45,8 +59,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """``(B, P+N, C)`` -> ``(B, P+N, C)``; with spatial reduction there must be no prefix (``P = 0``)."""
         source = self.source(x, grid)  # (B, M, C)
-        q, k, v = (self.heads(layer, t) for layer, t in ((self.q, x), (self.k, source), (self.v, source)))
-        out = self.mix(q, k, v, grid)  # (B, h, P+N, V/h)
+        q, k = self.queries_and_keys(x, source, grid)
+        out = self.mix(q, k, self.heads(self.v, source), grid)  # (B, h, P+N, V/h)
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def source(self, x: Tensor, grid: Grid) -> Tensor:
@@ -54,6 +68,11 @@ class Attention(nn.Module):
         if self.sr is None:
             return x
         return self.sr_norm(map_to_tokens(self.sr(tokens_to_map(x, grid))))
+
+    def queries_and_keys(self, x: Tensor, source: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """By head ``(B, h, P+N, K/h)`` and ``(B, h, M, K/h)``, from tokens and their ``source``."""
+        q, k = self.heads(self.q, x), self.heads(self.k, source)
+        return (q, k) if self.rotary is None else self.rotary(q, k, grid)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
         """Every query attends to every key: ``(B, h, P+N, K/h)``, ``(B, h, M, K/h)``, ``(B, h, M, V/h)``."""
@@ -81,12 +100,6 @@ class WindowedAttention(Attention):
         super().__init__(**kwargs)
         self.window_size = window_size
         self.num_prefix_tokens = num_prefix_tokens
-
-    def source(self, x: Tensor, grid: Grid) -> Tensor:
-        """What keys and values are made from: the tokens ``(B, P+N, C)``, or fewer ``(B, M, C)``."""
-        if self.sr is None:
-            return x
-        return self.sr_norm(map_to_tokens(self.sr(tokens_to_map(x, grid))))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
         any_grid = torch.onnx.is_in_onnx_export()  # then windows are padded and masked, never cut to the grid

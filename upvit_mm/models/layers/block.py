@@ -13,8 +13,6 @@ from upvit_mm.models.layers.attention import Attention
 from upvit_mm.models.layers.mlp import Mlp
 from upvit_mm.models.layers.patch_embed import PatchEmbed
 
-NORM_EPS = 1e-6  # both families, in blocks and at the end of a stage (authors' code, timm)
-
 
 class Block(nn.Module):
     """Pre-norm block: ``x + attn(norm1(x))``, then ``x + mlp(norm2(x))``.
@@ -23,14 +21,15 @@ class Block(nn.Module):
         embed_dims: ``C``.
         attn: the attention of this block.
         mlp: the feed-forward network of this block.
+        norm_eps: added to the variance in both norms.
         drop_path: probability, in [0, 1), that a branch is skipped for an image while training.
     """
 
-    def __init__(self, embed_dims: int, attn: Attention, mlp: Mlp, drop_path: float = 0.0):
+    def __init__(self, embed_dims: int, attn: Attention, mlp: nn.Module, norm_eps: float, drop_path: float = 0.0):
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.norm1 = nn.LayerNorm(embed_dims, eps=norm_eps)
         self.attn = attn
-        self.norm2 = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=norm_eps)
         self.mlp = mlp
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
@@ -47,20 +46,23 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patch embedding, blocks and the norm after them; DeiT has one, PVTv2 four.
+    """Patch embedding, blocks and the norm after them; plain ViTs have one stage, PVTv2 four.
 
     Args:
         patch_embed: from the previous map to this stage's tokens.
         blocks: the blocks in order.
         embed_dims: ``C``.
+        norm_eps: added to the variance in the norm.
         with_cp: recompute activations in the backward pass instead of keeping them.
     """
 
-    def __init__(self, patch_embed: PatchEmbed, blocks: Sequence[Block], embed_dims: int, with_cp: bool):
+    def __init__(
+        self, patch_embed: PatchEmbed, blocks: Sequence[Block], embed_dims: int, norm_eps: float, with_cp: bool
+    ):
         super().__init__()
         self.patch_embed = patch_embed
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(embed_dims, eps=norm_eps)
         self.with_cp = with_cp
 
     def run_block(self, index: int, x: Tensor, grid: Grid) -> Tensor:

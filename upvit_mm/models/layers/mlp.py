@@ -1,4 +1,4 @@
-"""Feed-forward network (shape legend: ``layers/__init__.py``)."""
+"""Feed-forward networks (shape legend: ``layers/__init__.py``)."""
 
 from __future__ import annotations
 
@@ -36,6 +36,27 @@ class Mlp(nn.Module):
         if self.dwconv is not None:
             x = map_to_tokens(self.dwconv(tokens_to_map(x, grid)))
         return self.fc2(self.act(x))
+
+
+class SwiGlu(nn.Module):
+    """``fc2(silu(gate(x)) * fc1(x))`` (arXiv 2002.05202, eq. 6, with biases).
+
+    Args:
+        embed_dims: ``C``.
+        hidden_dims: ``F``.
+    """
+
+    dwconv = None
+
+    def __init__(self, embed_dims: int, hidden_dims: int):
+        super().__init__()
+        self.gate = Linear(embed_dims, hidden_dims)
+        self.fc1 = Linear(embed_dims, hidden_dims)
+        self.fc2 = Linear(hidden_dims, embed_dims)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """``(B, P+N, C)`` -> ``(B, P+N, C)``."""
+        return self.fc2(F.silu(self.gate(x)) * self.fc1(x))
 
 
 class Gelu(nn.Module):

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upvit_mm.arch.size import four_global_blocks
 from upvit_mm.checkpoints import to_ours
-from upvit_mm.models.backbones import deit
+from upvit_mm.models.backbones import vit
 from upvit_mm.models.layers import WindowedAttention
 
 # ---------------------------------------------------------------------- parity
@@ -121,8 +121,8 @@ def test_resized_positions_follow_the_weights(build, image, distance, change, no
 def test_positions_are_resized_in_the_weights_precision(build, image, monkeypatch):
     backbone, x = build('deit').double(), image(80, 48).double()
     seen = []
-    original = deit.resize_pos_embed
-    monkeypatch.setattr(deit, 'resize_pos_embed', lambda *given: seen.append(original(*given)) or seen[-1])
+    original = vit.resize_pos_embed
+    monkeypatch.setattr(vit, 'resize_pos_embed', lambda *given: seen.append(original(*given)) or seen[-1])
     with torch.no_grad():
         backbone(x)
         backbone.float()(x.float())

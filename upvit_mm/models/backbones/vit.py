@@ -1,4 +1,7 @@
-"""DeiT / plain ViT with free widths (arXiv 2012.12877; shape legend: ``layers/__init__.py``)."""
+"""Plain ViTs with free widths: DeiT (arXiv 2012.12877), DINOv2 (2304.07193, 2309.16588), DINOv3 (2508.10104).
+
+What differs between them is in ``ArchSpec`` and ``Family``. Shape legend: ``layers/__init__.py``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,17 @@ from torch import Tensor, nn
 
 from upvit_mm.arch.size import Grid, Windows
 from upvit_mm.models.backbones.base import UPBackbone, stage_modules
-from upvit_mm.models.layers import Attention, Block, Mlp, PatchEmbed, Stage, WindowedAttention, resize_pos_embed
+from upvit_mm.models.layers import (
+    Attention,
+    Block,
+    Mlp,
+    PatchEmbed,
+    Rotary,
+    Stage,
+    SwiGlu,
+    WindowedAttention,
+    resize_pos_embed,
+)
 from upvit_mm.models.layers.grid import outgoing
 from upvit_mm.registry import MODELS
 
@@ -19,11 +32,11 @@ OUT_TYPES = ('featmap', 'cls_token')
 
 
 @MODELS.register_module()
-class UPDeiT(UPBackbone):
-    """Plain vision transformer for any ArchSpec of family ``deit``; one stage at stride 16.
+class UPViT(UPBackbone):
+    """Plain vision transformer of family ``deit``, ``dinov2`` or ``dinov3``; one stage, at the stride of its patches.
 
     Args:
-        arch: ``'deit-tiny'``, ``'deit-small'``, ``'deit-base'``, the path of an ``arch.json``, or a mapping.
+        arch: a name of ``upvit_mm.arch.arch_names``, the path of an ``arch.json``, or a mapping.
         out_type: ``'featmap'``: maps ``(B, C, H, W)`` for detectors; ``'cls_token'``: ``(B, C)`` for classifiers.
         out_indices: blocks whose output is returned; the last one passes the final norm. Modules after the last index
             never run and are not trained.
@@ -31,7 +44,7 @@ class UPDeiT(UPBackbone):
         global_blocks: blocks that attend globally when ``window_size`` is set; None = four, evenly spread, including
             the last (arXiv 2203.16527, sec. 3).
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        frozen_stages: -1 nothing; 0 class token, positions and patch embedding; k those and the first k blocks.
+        frozen_stages: -1 nothing; 0 prefix tokens, positions and patch embedding; k those and the first k blocks.
         with_cp: recompute blocks in the backward pass: less memory, about a third more time.
         norm_eval: ignored with a warning, see ``UPBackbone``.
         init_cfg: see ``UPBackbone``.
@@ -40,7 +53,7 @@ class UPDeiT(UPBackbone):
         ValueError: unknown or invalid arch, another family, or a setting out of range.
     """
 
-    family = 'deit'
+    families = ('deit', 'dinov2', 'dinov3')
 
     def __init__(
         self,
@@ -72,37 +85,49 @@ class UPDeiT(UPBackbone):
         sides = self.windows.sizes(depth)
 
         embed_dims = self.arch.embed_dims[0]
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dims))
+        registers = self.arch.num_registers
+        self.reg_token = nn.Parameter(torch.empty(1, registers, embed_dims)) if registers else None
         self.pos_embed_grid = grid = (self.arch.pos_embed_grid,) * 2
-        self.cls_token = nn.Parameter(torch.empty(1, self.num_prefix_tokens, embed_dims))
-        self.pos_embed = nn.Parameter(torch.empty(1, self.num_prefix_tokens + grid[0] * grid[1], embed_dims))
+        places = 1 + grid[0] * grid[1]  # the class token has one, registers have none
+        self.pos_embed = None if self.arch.kind.rotary else nn.Parameter(torch.empty(1, places, embed_dims))
         rates = self.drop_path_rates(drop_path_rate)[0]
         blocks = [self._build_block(j, rates[j], sides[j]) for j in range(depth)]
         patch_size = self.arch.patch_size
         patch_embed = PatchEmbed(self.arch.in_channels, embed_dims, patch_size, patch_size, norm=False)
-        self.stages = nn.ModuleList([Stage(patch_embed, blocks, embed_dims, with_cp)])
+        self.stages = nn.ModuleList([Stage(patch_embed, blocks, embed_dims, self.arch.kind.norm_eps, with_cp)])
         self.reset_parameters()
         self.freeze()
 
     def _build_block(self, j: int, drop_path: float, window_size: int) -> Block:
         arch = self.arch
         embed_dims = arch.embed_dims[0]
-        widths = dict(
+        num_heads, qk_dim = arch.num_heads[0][j], arch.qk_dims[0][j]
+        settings = dict(
             embed_dims=embed_dims,
-            num_heads=arch.num_heads[0][j],
-            qk_dim=arch.qk_dims[0][j],
+            num_heads=num_heads,
+            qk_dim=qk_dim,
             v_dim=arch.v_dims[0][j],
             scale=arch.qk_scales[0][j],
+            rotary=Rotary(qk_dim, num_heads, self.num_prefix_tokens) if arch.kind.rotary else None,
+            key_bias=arch.kind.key_bias,
         )
         if window_size:
-            attn = WindowedAttention(window_size, self.num_prefix_tokens, **widths)
+            attn = WindowedAttention(window_size, self.num_prefix_tokens, **settings)
         else:
-            attn = Attention(**widths)
-        return Block(embed_dims, attn, Mlp(embed_dims, arch.mlp_hidden_dims[0][j], dwconv=False), drop_path)
+            attn = Attention(**settings)
+        hidden = arch.mlp_hidden_dims[0][j]
+        mlp = SwiGlu(embed_dims, hidden) if arch.ffn == 'swiglu' else Mlp(embed_dims, hidden, dwconv=False)
+        return Block(embed_dims, attn, mlp, arch.kind.norm_eps, drop_path)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        trunc_normal_(self.cls_token, std=0.02)
-        trunc_normal_(self.pos_embed, std=0.02)
+        for parameter in self._own_parameters():
+            trunc_normal_(parameter, std=0.02)
+
+    def _own_parameters(self) -> list[nn.Parameter]:
+        """Class token, registers and positions, as far as there are any."""
+        return [p for p in (self.cls_token, self.reg_token, self.pos_embed) if p is not None]
 
     def _reset_conv(self, conv: nn.Conv2d) -> None:
         conv.reset_parameters()  # torch's default, as in the authors' code
@@ -110,7 +135,7 @@ class UPDeiT(UPBackbone):
     def frozen_modules(self) -> Iterable[nn.Module | nn.Parameter]:
         if self.frozen_stages < 0:
             return []
-        return [self.cls_token, self.pos_embed, *stage_modules(self.stages[0], self.frozen_stages)]
+        return [*self._own_parameters(), *stage_modules(self.stages[0], self.frozen_stages)]
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
@@ -120,9 +145,9 @@ class UPDeiT(UPBackbone):
         return [self.out_indices[-1] + 1]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Image ``(B, 3, h, w)`` -> per index a map ``(B, C, ceil(h/16), ceil(w/16))`` or a vector ``(B, C)``.
+        """Image ``(B, 3, h, w)`` -> per index a map ``(B, C, ceil(h/p), ceil(w/p))`` or a vector ``(B, C)``.
 
-        An incomplete patch at the right or bottom edge is filled with zeros.
+        ``p`` is the patch size. An incomplete patch at the right or bottom edge is filled with zeros.
 
         Raises:
             ValueError: a side below the patch size, or a wrong number of channels.
@@ -139,5 +164,17 @@ class UPDeiT(UPBackbone):
 
     def enter_stage(self, i: int, x: Tensor) -> tuple[Tensor, Grid]:
         tokens, grid = super().enter_stage(i, x)
-        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)  # (B, 1+N, C)
-        return tokens + resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.num_prefix_tokens), grid
+        prefix = self.cls_token
+        if self.pos_embed is not None:
+            places = resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, num_prefix_tokens=1)
+            prefix, tokens = prefix + places[:, :1], tokens + places[:, 1:]
+        if self.reg_token is not None:
+            prefix = torch.cat([prefix, self.reg_token], dim=1)
+        return torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens], dim=1), grid  # (B, P+N, C)
+
+
+@MODELS.register_module()
+class UPDeiT(UPViT):
+    """``UPViT`` for any ArchSpec of family ``deit``."""
+
+    families = ('deit',)
