@@ -84,7 +84,7 @@ def test_frozen_and_hashable():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(family='swin'), r"family = 'swin': must be one of deit, pvtv2"),
+        (dict(family='swin'), r"family = 'swin': must be one of deit, dinov2, dinov3, pvtv2"),
         (dict(name=3), r'name = 3: must be a string'),
         (dict(depths=[1, 2, 1]), r'depths = \[1, 2, 1\]: pvtv2 has 4 stage\(s\), got 3'),
         (dict(depths=[1, 0, 1, 1]), r'depths\[1\] = 0: must be a whole number of at least 1'),
@@ -100,6 +100,11 @@ def test_frozen_and_hashable():
         (dict(qk_scales=float('nan')), r'qk_scales\[0\]\[0\] = nan: must be a finite number'),
         (dict(sr_ratios=[8, 4, 2, 0]), r'sr_ratios\[3\] = 0: must be a whole number'),
         (dict(patch_size=0), r'patch_size = 0: must be a whole number'),
+        (dict(num_registers=4), 'num_registers = 4: pvtv2 has no registers'),
+        (dict(num_registers=-1), 'num_registers = -1: must be a whole number of at least 0'),
+        (dict(num_registers=True), 'num_registers = True: must be a whole number'),
+        (dict(ffn='relu'), "ffn = 'relu': must be one of gelu, swiglu"),
+        (dict(ffn='swiglu'), "ffn = 'swiglu': pvtv2 has a convolution"),
         (dict(img_size=100), r'img_size = 100: must be a multiple of patch_size = 16'),
         (dict(hidden_dims=3, zebra=1), r'unknown key\(s\) hidden_dims, zebra; known keys: family, embed_dims'),
         (dict(version=2), r'arch version = 2: this package reads version 1'),

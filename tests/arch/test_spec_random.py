@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from upvit_mm.arch import ArchSpec, resolve_arch
 from upvit_mm.arch.family import FAMILIES
-from upvit_mm.arch.spec import BLOCK_FIELDS, LARGEST
+from upvit_mm.arch.spec import BLOCK_FIELDS, FFNS, LARGEST
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
 
 settings.register_profile('repeatable', derandomize=True, deadline=None, database=None)
@@ -37,11 +37,13 @@ def archs(draw) -> dict[str, Any]:
     arch = dict(family=family, embed_dims=[draw(widths) for _ in depths], depths=depths, num_heads=heads)
     arch |= dict(mlp_hidden_dims=per_block(widths), in_channels=draw(st.integers(1, 3)), img_size=32)
     for name in ('qk_dims', 'v_dims'):
-        arch[name] = [[h * draw(st.integers(1, 4)) for h in stage] for stage in heads]
+        unit = 2 if name == 'qk_dims' and FAMILIES[family].rotary else 1
+        arch[name] = [[h * unit * draw(st.integers(1, 4)) for h in stage] for stage in heads]
     if draw(st.booleans()):
         arch['qk_scales'] = per_block(scales)
-    if family == 'deit':
+    if FAMILIES[family].num_class_tokens:
         arch['patch_size'] = draw(st.sampled_from([4, 8, 16, 32]))
+        arch |= dict(num_registers=draw(st.integers(0, 3)), ffn=draw(st.sampled_from(FFNS)))
     else:
         arch['sr_ratios'] = [draw(st.integers(1, limit)) for limit in (8, 4, 2, 1)]
     for name in ('num_heads', 'mlp_hidden_dims', 'qk_dims', 'v_dims'):  # equal blocks as one number
@@ -50,9 +52,9 @@ def archs(draw) -> dict[str, Any]:
 
 
 def built(spec: ArchSpec) -> torch.nn.Module:
-    from upvit_mm.models import UPDeiT, UPPVTv2
+    from upvit_mm.models import build_backbone
 
-    return {'deit': UPDeiT, 'pvtv2': UPPVTv2}[spec.family](spec.to_dict()).eval()
+    return build_backbone(spec).eval()
 
 
 @settings(max_examples=40)
@@ -83,8 +85,12 @@ def test_any_pruning_of_a_valid_arch_builds(arch, chance):
     kept = {}
     for name, dim in prunable_dims(spec).items():
         run = dim.size // dim.groups
-        count = chance.randint(1, run)
-        kept[name] = [g * run + k for g in range(dim.groups) for k in sorted(chance.sample(range(run), count))]
+        part = run // dim.unit
+        count = chance.randint(1, part)
+        places = [sorted(chance.sample(range(part), count)) for _ in range(dim.groups)]
+        kept[name] = [
+            g * run + copy * part + k for g, of_head in enumerate(places) for copy in range(dim.unit) for k in of_head
+        ]
     plan = make_plan(spec, kept)
     dense, sliced = built(spec), built(plan.target_arch)
     state = slice_state({f'backbone.{k}': v for k, v in dense.state_dict().items()}, plan)
@@ -119,6 +125,7 @@ def test_a_field_of_nonsense_is_named(arch, data):
     name = data.draw(st.sampled_from([*arch, 'version']))
     value = data.draw(st.text(max_size=5).filter(lambda x: x not in FAMILIES) if name == 'family' else nested)
     assume(not (value is None and name in optional))
+    assume(not (name == 'num_registers' and value == 0))
     assert name.partition('[')[0] in refused(arch | {name: value})
 
 
@@ -159,7 +166,8 @@ def test_heads_that_do_not_divide_are_named(arch, data):
     j = data.draw(st.integers(0, spec['depths'][i] - 1))
     spec['num_heads'][i][j] = heads = data.draw(st.integers(2, 50))
     spec[name][i][j] = data.draw(st.integers(1, 200).filter(lambda width: width % heads))
-    assert 'must be a multiple of num_heads' in refused(spec)
+    message = refused(spec)
+    assert 'must be a multiple of num_heads' in message or 'must be even' in message  # of rotary channels
 
 
 @settings(max_examples=100)

@@ -1,4 +1,4 @@
-"""What both backbones promise to whoever trains them: each test runs for both families."""
+"""What the backbones promise to whoever trains them: each test runs for all families."""
 
 import copy
 import pickle
@@ -10,6 +10,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.family import FAMILIES
+from upvit_mm.models import build_backbone
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request) -> str:
+    return request.param
 
 
 def loss_of(outs) -> torch.Tensor:
@@ -63,13 +70,11 @@ def test_other_numbers_of_image_channels(family, build, tiny_arch, image, channe
 
 
 def test_fresh_weights_are_those_of_the_authors(family, build, tiny_arch):
-    from upvit_mm.models import UPDeiT, UPPVTv2
-
     torch.manual_seed(0)
-    backbone = {'deit': UPDeiT, 'pvtv2': UPPVTv2}[family](tiny_arch(family, mlp_hidden_dims=400))
+    backbone = build_backbone(ArchSpec.from_dict(tiny_arch(family, mlp_hidden_dims=400)))
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
-            assert not module.bias.any()
+            assert module.bias is None or not module.bias.any()
             if module.weight.numel() > 5000:
                 assert module.weight.std().item() == pytest.approx(0.02, rel=0.05)
         elif isinstance(module, nn.LayerNorm):
@@ -206,11 +211,8 @@ def test_distributed_wrapper_uses_every_parameter(family, build, image, distance
 
 def trained(family, build, image, seed, **settings):
     """A backbone after two steps of AdamW with stochastic depth."""
-    from upvit_mm.models import UPDeiT, UPPVTv2
-
     torch.manual_seed(seed)
-    arch = build(family).arch
-    backbone = {'deit': UPDeiT, 'pvtv2': UPPVTv2}[family](arch, drop_path_rate=0.5, **settings).train()
+    backbone = build_backbone(build(family).arch, drop_path_rate=0.5, **settings).train()
     optimizer = torch.optim.AdamW([p for p in backbone.parameters() if p.requires_grad], lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
@@ -238,7 +240,8 @@ def test_frozen_weights_stay_and_the_others_move(family, build, image):
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-2, weight_decay=0.1)
     loss_of(backbone(image(64, 64))).backward()
     optimizer.step()
-    assert {k for k, v in backbone.state_dict().items() if torch.equal(v, before[k])} == frozen
+    assert {n for n, p in backbone.named_parameters() if torch.equal(p, before[n])} == frozen
+    assert all(torch.equal(b, before[n]) for n, b in backbone.named_buffers())
     assert 0 < len(frozen) < len(before)
 
 
@@ -260,15 +263,17 @@ def test_layer_depth(family, build):
     assert {count for _, count in depths.values()} == {blocks + 2}
     assert {d for d, _ in depths.values()} == set(range(blocks + 1))
     assert backbone.get_layer_depth('neck.weight', 'backbone.') == (blocks + 1, blocks + 2)
+    vit = {
+        'cls_token': 0,
+        'stages.0.patch_embed.proj.bias': 0,
+        'stages.0.blocks.0.norm1.weight': 1,
+        'stages.0.blocks.4.mlp.fc2.bias': 5,
+        'stages.0.norm.weight': 5,
+    }
     expected = {
-        'deit': {
-            'cls_token': 0,
-            'pos_embed': 0,
-            'stages.0.patch_embed.proj.bias': 0,
-            'stages.0.blocks.0.norm1.weight': 1,
-            'stages.0.blocks.4.mlp.fc2.bias': 5,
-            'stages.0.norm.weight': 5,
-        },
+        'dinov2': vit | {'pos_embed': 0, 'reg_token': 0, 'stages.0.blocks.2.mlp.gate.weight': 3},
+        'dinov3': vit | {'reg_token': 0, 'stages.0.blocks.2.attn.rotary.frequencies': 3},
+        'deit': vit | {'pos_embed': 0},
         'pvtv2': {  # depths 1, 2, 2, 1
             'stages.0.patch_embed.norm.bias': 0,
             'stages.0.blocks.0.attn.sr.weight': 1,

@@ -122,7 +122,9 @@ def test_positions_are_resized_in_the_weights_precision(build, image, monkeypatc
     backbone, x = build('deit').double(), image(80, 48).double()
     seen = []
     original = vit.resize_pos_embed
-    monkeypatch.setattr(vit, 'resize_pos_embed', lambda *given: seen.append(original(*given)) or seen[-1])
+    monkeypatch.setattr(
+        vit, 'resize_pos_embed', lambda *given, **named: seen.append(original(*given, **named)) or seen[-1]
+    )
     with torch.no_grad():
         backbone(x)
         backbone.float()(x.float())
@@ -218,7 +220,7 @@ def test_frozen_stages(build, frozen_stages, prefixes):
     [
         (
             dict(arch='deit-huge'),
-            r"arch = 'deit-huge': unknown name. Known: deit-tiny, deit-small, deit-base, pvtv2-b0",
+            r"arch = 'deit-huge': unknown name. Known: deit-tiny, deit-small, deit-base, dinov2-tiny",
         ),
         (dict(arch='pvtv2-b1'), r"arch family = 'pvtv2': .* use type='upvit_mm.UPPVTv2'"),
         (dict(out_type='raw'), r"out_type = 'raw': must be one of featmap, cls_token"),

@@ -1,4 +1,4 @@
-"""How fast the channels of queries and keys turn with a token's place (rotary positions of DINOv3, arXiv 2508.10104)."""
+"""How fast channels of queries and keys turn with a token's place: DINOv3's rotary positions (arXiv 2508.10104)."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ the sliced network, whose earlier layers are already corrected. The target depen
 - layers that write to the residual stream (``attn.proj``, ``mlp.fc2``): what the stream lacks, the difference between
   the dense stream, as far as the plan carries it, and the sliced one. Removed branches are part of the lack, so the
   layer before them makes up for them too;
-- layers that read it (``attn.q``, ``k``, ``v``, ``mlp.gate``, ``fc1``), and PVTv2's convolutions (patch embeddings, spatial
-  reductions, depth-wise filters) with the gains of the norm after a patch embedding: the dense layer's outputs, in the
-  channels that stay;
+- layers that read it (``attn.q``, ``k``, ``v``, ``mlp.gate``, ``fc1``), and PVTv2's convolutions (patch embeddings,
+  spatial reductions, depth-wise filters) with the gains of the norm after a patch embedding: the dense layer's outputs,
+  in the channels that stay;
 - the head: the dense logits.
 
 In a classifier whose head reads only the class token, that token counts as much as all patches together. Both networks

@@ -3,10 +3,9 @@
 The logits of a head depend only on ``Wq^T Wk`` and its output only on ``Wproj Wv``. So the channels of a head may be
 replaced by any others with the same products. Here they become the singular directions of these products under the
 second moments of what they see: tokens for queries, (spatially reduced) tokens for keys, attention-averaged tokens for
-values; a column of ones carries the biases. Rotary queries and keys stay as they are: their channels turn with the place.
-Keeping the first r channels of a head is then its best approximation of
-rank r, and any score can rank them. Shapes, costs, logit scales and outputs do not change. This is ours, not the
-paper's.
+values; a column of ones carries the biases. Keeping the first r channels of a head is then its best approximation of
+rank r, and any score can rank them. Shapes, costs, logit scales and outputs do not change. Rotary queries and keys stay
+as they are, because their channels turn with the place. This is ours, not the paper's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """How important each channel is: the exact score of the paper, a much cheaper estimate, and a baseline.
 
-Scores are means over images, in float64, higher = keep. Every channel is scored alone, in the unpruned network; channels
-that only go together (``PrunableDim.paired``) are scored together, and each gets its share. Each method is a function of one batch; it returns sums over its images, dim by dim. So the work can be shared among
-processes, stopped and resumed (``shared_work.py``). ``methods.py`` lists the methods.
+Scores are means over images, in float64, higher = keep. Every channel is scored alone, in the unpruned network; those
+that only go together (``PrunableDim.paired``) are scored together, and each gets its share. Each method is a function
+of one batch; it returns sums over its images, dim by dim. So the work can be shared among processes, stopped and
+resumed (``shared_work.py``). ``methods.py`` lists the methods.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def _check_pairs(dim: PrunableDim, kept: Tensor, heads: int) -> None:
     owners = kept.view(heads, -1) // (dim.size // dim.groups)
     if not torch.equal(dim.partners()[first], second) or bool((owners != owners[:, :1]).any()):
         raise ValueError(
-            f'kept[{dim.name!r}] splits a pair: channels c and c + d/2 of a head of d rotary channels stay or go together.'
+            f'kept[{dim.name!r}] splits a pair: of d rotary channels in a head, c and c + d/2 stay or go together.'
         )
 
 

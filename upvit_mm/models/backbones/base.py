@@ -32,7 +32,8 @@ def split_pretrained(init_cfg: Mapping | list | None) -> tuple[list[Mapping], li
 class UPBackbone(BaseModule):
     """Base of the backbones that are built from an ArchSpec.
 
-    Subclasses set ``families`` and ``out_indices``, build ``self.stages`` and then call ``reset_parameters`` and ``freeze``.
+    Subclasses set ``families`` and ``out_indices``, build ``self.stages``, and then call ``reset_parameters`` and
+    ``freeze``.
 
     Args:
         arch: stock name, path of an ``arch.json``, or mapping (see ``upvit_mm.arch.resolve_arch``).
@@ -172,9 +173,9 @@ class UPBackbone(BaseModule):
             prefix: the text before this backbone's own names, for example ``'backbone.'``.
 
         Returns:
-            ``(depth, number of depths)``: 0 for the first patch embedding (and a plain ViT's prefix tokens and positions),
-            ``1 + k`` for the k-th block over all stages, the last for everything after the backbone. The patch
-            embedding of a later stage has the depth of its first block, its norm that of its last block.
+            ``(depth, number of depths)``: 0 for the first patch embedding (and a plain ViT's prefix tokens and
+            positions), ``1 + k`` for the k-th block over all stages, the last for everything after the backbone. The
+            patch embedding of a later stage has the depth of its first block, its norm that of its last block.
         """
         count = sum(self.arch.depths) + 2
         if not param_name.startswith(prefix):

@@ -10,7 +10,6 @@ from torch.utils.checkpoint import checkpoint
 
 from upvit_mm.arch.size import Grid
 from upvit_mm.models.layers.attention import Attention
-from upvit_mm.models.layers.mlp import Mlp
 from upvit_mm.models.layers.patch_embed import PatchEmbed
 
 
