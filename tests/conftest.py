@@ -63,6 +63,8 @@ STOCK = {
         sr_ratios=[8, 4, 2, 1],
     ),
 }
+STOCK['dinov2'] = STOCK['deit'] | dict(family='dinov2', num_registers=4, ffn='swiglu')
+STOCK['dinov3'] = STOCK['deit'] | dict(family='dinov3', num_registers=4)
 
 
 # ------------------------------------------------------------------ networks

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.arch.size import Windows
-from upvit_mm.models import UPDeiT, UPPVTv2
+from upvit_mm.models import UPDeiT, build_backbone
 from upvit_mm.pruning.costs import count_macs, count_params, mac_terms, param_terms, total, widths_of
 
 SIZES = [(64, 64), (96, 160), (101, 75)]
@@ -49,7 +49,7 @@ def counted(backbone, size) -> int:
 @pytest.mark.parametrize('size', SIZES)
 def test_macs_are_those_of_an_independent_counter(family, stock_arch, size):
     arch = ArchSpec.from_dict(stock_arch(family))
-    backbone = {'deit': UPDeiT, 'pvtv2': UPPVTv2}[family](arch).eval()
+    backbone = build_backbone(arch).eval()
     assert count_macs(arch, size) == counted(backbone, size)
 
 
@@ -65,7 +65,7 @@ def test_macs_of_windowed_attention(stock_arch, size, window):
 
 def test_terms_name_modules_of_the_backbone_and_every_dim(family, build):
     backbone = build(family)
-    modules = {name for name, _ in backbone.named_modules()} | {'cls_token', 'pos_embed', 'head'}
+    modules = {name for name, _ in backbone.named_modules()} | {'cls_token', 'reg_token', 'pos_embed', 'head'}
     for terms in (mac_terms(backbone.arch, (64, 64), 3), param_terms(backbone.arch, 3)):
         assert {term.module for term in terms} <= modules
         assert {name for term in terms for name in term.dims} == set(widths_of(backbone.arch))

@@ -16,9 +16,13 @@ from upvit_mm.pruning.importance import exact_scores, fisher_scores
 from upvit_mm.pruning.token_net import TokenNet
 
 
+def windows_of(family: str) -> dict:
+    return {} if family == 'pvtv2' else {'window_size': 2}
+
+
 @pytest.fixture
 def net(family, build) -> TokenNet:
-    return TokenNet(build(family, **({'window_size': 2} if family == 'deit' else {}))).double()
+    return TokenNet(build(family, **windows_of(family))).double()
 
 
 @pytest.fixture
@@ -78,8 +82,9 @@ def test_exact_scores_are_changes_of_the_sliced_network(family, build, net, batc
         if dim.groups > 1:
             continue  # one channel less is no multiple of the heads
         c = dim.size // 2
-        plan = make_plan(net.backbone.arch, {dim.name: [k for k in range(dim.size) if k != c]})
-        small = build(family, plan.target_arch, **({'window_size': 2} if family == 'deit' else {})).double()
+        lost = (c, dim.partners()[c])
+        plan = make_plan(net.backbone.arch, {dim.name: [k for k in range(dim.size) if k not in lost]})
+        small = build(family, plan.target_arch, **windows_of(family)).double()
         small.load_state_dict({k.removeprefix('backbone.'): v for k, v in slice_state(state, plan).items()})
         total = 0.0
         for batch in batches:
@@ -91,7 +96,7 @@ def test_exact_scores_are_changes_of_the_sliced_network(family, build, net, batc
                 for j, picture in enumerate(change):
                     width = batch.sizes[j][1] if batch.sizes else 96
                     total += picture[:, : picture.shape[1] * width // 96].mean().item()
-        assert scores[dim.name][c] == pytest.approx(total / 5, rel=1e-6)
+        assert scores[dim.name][c] * dim.unit == pytest.approx(total / 5, rel=1e-6)
 
 
 def test_fisher_expects_the_squared_first_order_change(net, batches, criterion, monkeypatch):

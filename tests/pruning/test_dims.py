@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from upvit_mm.arch import ArchSpec, arch_names, get_arch
-from upvit_mm.models import UPDeiT, UPPVTv2
+from upvit_mm.models import build_backbone
 from upvit_mm.pruning import KINDS, fixed_axes, prunable_dims
 
 
 def classifier_shapes(spec: ArchSpec) -> dict[str, torch.Size]:
     with torch.device('meta'):
-        backbone = {'deit': UPDeiT, 'pvtv2': UPPVTv2}[spec.family](spec)
+        backbone = build_backbone(spec)
         head = nn.Linear(spec.embed_dims[-1], 1000)
     state = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
     state |= {f'head.fc.{k}': v for k, v in head.state_dict().items()}

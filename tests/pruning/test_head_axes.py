@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from fixtures.kept import first_of_every_head
 from torch import Tensor, nn
 
 from upvit_mm.pruning import make_plan, prunable_dims, slice_state
@@ -19,6 +20,8 @@ from upvit_mm.pruning.token_net import TokenNet
 # one head each with more channels than the tokens have, and a column of ones
 WIDE = {
     'deit': dict(embed_dims=[15], qk_dims=[[60, 10, 20, 16, 30]], v_dims=[[60, 30, 18, 32, 9]]),
+    'dinov2': dict(embed_dims=[15], qk_dims=[[60, 10, 20, 16, 30]], v_dims=[[60, 30, 18, 32, 9]]),
+    'dinov3': dict(embed_dims=[15], v_dims=[[60, 30, 18, 32, 9]]),
     'pvtv2': dict(qk_dims=[[20], [10, 15], [18, 9], [20]], v_dims=[[19], [16, 9], [20, 33], [15]]),
 }
 
@@ -38,7 +41,7 @@ def load(backbone: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 @pytest.fixture
 def settings(family) -> dict:
-    return dict(window_size=2) if family == 'deit' else {}
+    return {} if family == 'pvtv2' else dict(window_size=2)
 
 
 @pytest.fixture
@@ -47,7 +50,9 @@ def images(image) -> Tensor:
 
 
 @pytest.mark.parametrize('arch', ['tiny', 'wide'])
-@pytest.mark.parametrize(('family', 'windows'), [('deit', 0), ('deit', 2), ('pvtv2', 0)])
+@pytest.mark.parametrize(
+    ('family', 'windows'), [('deit', 0), ('deit', 2), ('dinov2', 2), ('dinov3', 0), ('dinov3', 2), ('pvtv2', 0)]
+)
 def test_turned_equals_dense(family, build, tiny_arch, image, images, distance, arch, windows):
     settings = dict(window_size=windows) if windows else {}
     spec = tiny_arch(family, **(WIDE[family] if arch == 'wide' else {}))
@@ -63,7 +68,8 @@ def test_turned_equals_dense(family, build, tiny_arch, image, images, distance, 
     with torch.no_grad():
         for a, b in zip(net(x), dense(x), strict=True):
             assert distance(a, b) < 1e-10
-    attention = [key for key in state if key.rpartition('.')[0].endswith(('attn.q', 'attn.k', 'attn.v', 'attn.proj'))]
+    layers = ('attn.v', 'attn.proj') if dense.arch.kind.rotary else ('attn.q', 'attn.k', 'attn.v', 'attn.proj')
+    attention = [key for key in state if key.rpartition('.')[0].endswith(layers)]
     for key in state:
         assert turned[key].shape == state[key].shape
         if key not in attention or key.endswith('proj.bias'):
@@ -101,6 +107,9 @@ def test_a_classifier_and_its_precision(family, build, images, randomise, distan
 # ----------------------------------------------------------------------- rank
 
 
+Factors = tuple[Tensor, Tensor]
+
+
 class Seen(NamedTuple):
     """What one head computes for all pictures, from its definition.
 
@@ -123,7 +132,7 @@ def seen_by(backbone: nn.Module, place: tuple[int, int], head: int, images: Tens
     handle.remove()
     ((x, grid),) = found
     source = x if attn.sr is None else attn.source(x, grid)
-    q, k = (attn.heads(layer, part)[:, head] for layer, part in ((attn.q, x), (attn.k, source)))
+    q, k = (part[:, head] for part in attn.queries_and_keys(x, source, grid))
     weights = (attn.scale * q @ k.transpose(1, 2)).softmax(dim=-1)  # (B, N, M)
     ones = [torch.cat([t, torch.ones_like(t[..., :1])], dim=-1) for t in (x, source)]
     return Seen(ones[0].flatten(0, 1), ones[1].flatten(0, 1), (weights @ ones[1]).flatten(0, 1))
@@ -135,44 +144,46 @@ def channels_of(state: dict, place: tuple[int, int], layer: str, head: int, head
     return torch.cat([state[f'{name}.weight'], state[f'{name}.bias'][:, None]], dim=1).chunk(heads)[head]
 
 
-class Products(NamedTuple):
-    """Both products of a head for all pictures, as sums over its channels.
+def products(state: dict, place: tuple[int, int], head: int, heads: int, seen: Seen, rotary: bool) -> list[Factors]:
+    """The products of a head for all pictures, as sums over its channels.
 
-    Attributes:
-        logits: factors ``(queries, d)`` and ``(keys, d)`` of the logits of every query with every key.
-        outputs: factors ``(rows, d)`` and ``(C, d)`` of what the head adds to the residual stream.
+    First factors ``(queries, d)`` and ``(keys, d)`` of the logits of every query with every key, but not of rotary
+    channels, which differ from place to place. Then ``(rows, d)`` and ``(C, d)`` of what the head adds to the stream.
     """
-
-    logits: tuple[Tensor, Tensor]
-    outputs: tuple[Tensor, Tensor]
-
-
-def products(state: dict, place: tuple[int, int], head: int, heads: int, seen: Seen) -> Products:
-    q, k, v = (channels_of(state, place, layer, head, heads) for layer in 'qkv')
     out = state[f'backbone.stages.{place[0]}.blocks.{place[1]}.attn.proj.weight'].chunk(heads, dim=1)[head]
-    return Products((seen.queries @ q.T, seen.keys @ k.T), (seen.mixed @ v.T, out))
+    outputs = (seen.mixed @ channels_of(state, place, 'v', head, heads).T, out)
+    if rotary:
+        return [outputs]
+    q, k = (channels_of(state, place, layer, head, heads) for layer in 'qk')
+    return [(seen.queries @ q.T, seen.keys @ k.T), outputs]
 
 
-def error(dense: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+def error(dense: Factors, other: Factors) -> float:
     return (dense[0] @ dense[1].T - other[0] @ other[1].T).square().sum().item()
 
 
-def cut(factors: tuple[Tensor, Tensor], channels) -> tuple[Tensor, Tensor]:
+def cut(factors: Factors, channels) -> Factors:
     return factors[0][:, channels], factors[1][:, channels]
 
 
-PLACES = {'deit': ((0, 3), 1, 4), 'pvtv2': ((1, 0), 1, 2)}  # block, head, heads
+PLACES = {
+    'deit': ((0, 3), 1, 4),
+    'dinov2': ((0, 3), 1, 4),
+    'dinov3': ((0, 3), 1, 4),
+    'pvtv2': ((1, 0), 1, 2),
+}  # block, head, heads
 
 
 @pytest.fixture
-def both(family, build, images) -> tuple[Products, Products]:
+def both(family, build, images) -> tuple[list[Factors], list[Factors]]:
     """Products of one head, dense and turned."""
     dense = build(family).double()
     place, head, heads = PLACES[family]
     seen = seen_by(dense, place, head, images)
     state = state_of(TokenNet(dense))
     turned = turn_heads(TokenNet(dense), state, batches(images))
-    return tuple(products(tensors, place, head, heads, seen) for tensors in (state, turned))
+    rotary = dense.arch.kind.rotary
+    return tuple(products(tensors, place, head, heads, seen, rotary) for tensors in (state, turned))
 
 
 def test_the_first_channels_are_the_best_approximation(both):
@@ -193,11 +204,11 @@ def test_the_first_channels_are_the_best_approximation(both):
 def test_both_factors_have_the_root_of_the_value(both):
     """In units of what they see; so no precision is lost on one side."""
     (_, turned) = both
-    for a, b in (turned.logits, turned.outputs):
+    for a, b in turned:
         for factor in (a, b):
             gram = factor.T @ factor
             assert torch.allclose(gram, gram.diagonal().diag(), atol=1e-5 * gram.max())
-    a, b = turned.outputs
+    a, b = turned[-1]
     assert torch.allclose(a.square().sum(dim=0), b.square().sum(dim=0), rtol=1e-3)
 
 
@@ -225,9 +236,8 @@ def test_sliced_equals_gated(family, build, settings, image, images, distance):
     load(dense, turned)
     kept = {}
     for dim in prunable_dims(dense.arch).values():
-        run = dim.size // dim.groups
-        ranks = (run + 1) // 2 if dim.kind in ('qk', 'v') else run - 1
-        kept[dim.name] = torch.tensor([g * run + c for g in range(dim.groups) for c in range(ranks)])
+        share = 0.5 if dim.kind in ('qk', 'v') else 1 - 1 / dim.size
+        kept[dim.name] = torch.tensor(first_of_every_head(dim, share))
     plan = make_plan(dense.arch, kept)
     small = load(build(family, plan.target_arch, **settings).double(), slice_state(turned, plan))
     values = {n: torch.zeros(d.size).double().index_fill(0, kept[n], 1.0) for n, d in prunable_dims(dense.arch).items()}

@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from upvit_mm.pruning import importance, make_plan, prunable_dims, slice_state
 from upvit_mm.pruning.baselines import magnitude_scores, random_scores
 from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import log_posteriors
+from upvit_mm.pruning.dims import PrunableDim
 from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.importance import exact_scores, exact_sums, fisher_scores, taylor_sums
 from upvit_mm.pruning.posterior import PosteriorNet
@@ -44,7 +45,7 @@ def test_logits_are_those_of_an_mmpretrain_classifier(family, net, batches, scop
     scope('mmpretrain')
     backbone = dict(type=f'upvit_mm.{type(net.backbone).__name__}', arch=net.backbone.arch.to_dict(), out_indices=(-1,))
     pooling = dict(neck=dict(type='GlobalAveragePooling')) if family == 'pvtv2' else {}
-    backbone |= {'out_type': 'cls_token'} if family == 'deit' else {}
+    backbone |= {'out_type': 'cls_token'} if family != 'pvtv2' else {}
     head = dict(type='LinearClsHead', num_classes=CLASSES, in_channels=net.backbone.arch.embed_dims[-1])
     model = MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head, **pooling)).double().eval()
     model.load_state_dict(state_of(net))
@@ -69,19 +70,22 @@ def test_kl_equals_slicing_the_channel_out(family, build, net, batches):
         for c in channels:
             if dim.groups > 1:
                 continue  # one channel less is no multiple of the heads; see the next test
-            plan = make_plan(net.backbone.arch, {dim.name: [k for k in range(dim.size) if k != c]})
-            assert scores[dim.name][c] == pytest.approx(divergence(family, build, net, state, plan, batches), rel=1e-6)
+            lost = (c, dim.partners()[c])
+            plan = make_plan(net.backbone.arch, {dim.name: [k for k in range(dim.size) if k not in lost]})
+            expected = divergence(family, build, net, state, plan, batches) / dim.unit
+            assert scores[dim.name][c] == pytest.approx(expected, rel=1e-6)
 
 
 def test_kl_of_head_channels_equals_slicing_one_from_each_head(family, build, net, batches):
     """Heads stay equally wide, so the rebuilt net lacks one channel of each: the gate must do the same."""
     for dim in prunable_dims(net.backbone.arch).values():
-        if dim.groups == 1 or dim.size == dim.groups:
+        if dim.groups == 1 or dim.size == dim.groups * dim.unit:
             continue
         run = dim.size // dim.groups
-        lost = [g * run + g % run for g in range(dim.groups)]
+        lost = torch.tensor([g * run + g % run for g in range(dim.groups)])
+        lost = torch.cat([lost, dim.partners()[lost]])
         plan = make_plan(net.backbone.arch, {dim.name: [k for k in range(dim.size) if k not in lost]})
-        gate = torch.ones(dim.size, dtype=torch.float64).index_fill(0, torch.tensor(lost), 0)
+        gate = torch.ones(dim.size, dtype=torch.float64).index_fill(0, lost, 0)
         total = 0.0
         with torch.no_grad():
             for images, *_ in batches:
@@ -112,21 +116,28 @@ def test_kl_does_not_depend_on_how_it_is_batched(net, batches):
     assert all((scores >= 0).all() and scores.max() > 0 for scores in large.values())
 
 
+def of_both(values: Tensor, dim: PrunableDim) -> Tensor:
+    """From one value for each pair of channels to one for each channel."""
+    return values.view(dim.groups, 1, -1).expand(-1, dim.unit, -1).flatten()
+
+
 def test_fisher_expects_the_fisher_information(net, batches, monkeypatch):
     """Averaged over all sign vectors it is the exact value, here by one backward pass a class."""
     signs = torch.tensor(list(itertools.product((-1, 1), repeat=CLASSES)))  # (16, classes)
     monkeypatch.setattr(importance, '_signs', lambda numbers, *args: signs[:, None].expand(-1, len(numbers), -1))
     scores = fisher_scores(net, batches, draws=len(signs))
     expected = {name: torch.zeros_like(score) for name, score in scores.items()}
+    dims = prunable_dims(net.backbone.arch)
     for images, *_ in batches:
         for image in images.split(1):
-            leaves = {n: image.new_ones(len(s), requires_grad=True) for n, s in scores.items()}
-            with gates(net.backbone, leaves):
+            leaves = {n: image.new_ones(len(s) // dims[n].unit, requires_grad=True) for n, s in scores.items()}
+            with gates(net.backbone, {n: of_both(leaf, dims[n]) for n, leaf in leaves.items()}):
                 log_p = log_posteriors(net(image))[0]
             for k in range(CLASSES):
                 gradients = torch.autograd.grad(log_p[k], list(leaves.values()), retain_graph=True)
                 for name, gradient in zip(leaves, gradients):
-                    expected[name] += 0.5 * log_p[k].exp().detach() * gradient.square() / 5
+                    score = 0.5 * log_p[k].exp().detach() * gradient.square() / 5
+                    expected[name] += of_both(score, dims[name]) / dims[name].unit
     for name in scores:
         assert torch.allclose(scores[name], expected[name], rtol=1e-8, atol=1e-14)
 
@@ -185,17 +196,20 @@ def test_magnitude_is_the_norm_of_what_goes_with_a_channel(family, net):
     for dim in prunable_dims(arch).values():
         if dim.groups > 1:
             continue
-        sliced = slice_state(state, make_plan(arch, {dim.name: range(1, dim.size)}))
+        gone = {0, int(dim.partners()[0])}
+        sliced = slice_state(state, make_plan(arch, {dim.name: [c for c in range(dim.size) if c not in gone]}))
         lost = 0.0
         for key, tensor in state.items():
-            lost += (tensor.square().sum() - sliced[key].square().sum()).item()
+            if not key.endswith('frequencies'):
+                lost += (tensor.square().sum() - sliced[key].square().sum()).item()
         # a tensor that the dim owns on two axes (the spatial reduction) loses the crossing once, not twice
         crossing = sum(
             state[slot.tensor][0, 0].square().sum().item()
             for slot in dim.slots
             if slot.axis == 1 and slot._replace(axis=0) in dim.slots
         )
-        assert scores[dim.name][0].item() ** 2 == pytest.approx(lost + crossing, rel=1e-9)
+        found = sum(scores[dim.name][c].item() ** 2 for c in gone)
+        assert found == pytest.approx(lost + crossing, rel=1e-9)
 
 
 def test_random_scores_follow_the_seed(family, net):

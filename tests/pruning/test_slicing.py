@@ -23,8 +23,10 @@ def random_kept(spec: ArchSpec, seed: int, share=(0.3, 0.9)) -> dict[str, torch.
     kept = {}
     for dim in prunable_dims(spec).values():
         run = dim.size // dim.groups
-        count = max(1, int(run * rng.uniform(*share)))
-        runs = [torch.randperm(run, generator=generator)[:count].sort().values + g * run for g in range(dim.groups)]
+        part = run // dim.unit
+        count = max(1, int(part * rng.uniform(*share)))
+        places = [torch.randperm(part, generator=generator)[:count].sort().values for _ in range(dim.groups)]
+        runs = [p + g * run + copy * part for g, p in enumerate(places) for copy in range(dim.unit)]
         kept[dim.name] = torch.cat(runs)
     return kept
 

@@ -22,7 +22,7 @@ def magnitude_scores(arch: ArchSpec, state: Mapping[str, Tensor]) -> dict[str, T
     for dim in prunable_dims(arch).values():
         total = torch.zeros(dim.size, dtype=torch.float64)
         for slot in dim.slots:
-            if slot.tensor in state and not slot.per_head:  # parameters of a head belong to no channel
+            if slot.tensor in state and slot.is_learned and not slot.per_head:  # those of a head belong to no channel
                 copies = state[slot.tensor].double().movedim(slot.axis, 0).reshape(slot.tile, dim.size, -1)
                 total += copies.square().sum(dim=2).sum(dim=0).cpu()
         scores[dim.name] = total.sqrt()

@@ -11,7 +11,7 @@ the sliced network, whose earlier layers are already corrected. The target depen
   in the channels that stay;
 - the head: the dense logits.
 
-In a classifier whose head reads only the class token, that token counts as much as all patches together. Both networks
+In a classifier whose head reads only the class token, that token counts as much as all others together. Both networks
 run only once: their streams are kept and moved from layer to layer.
 
 This is ours, not the paper's.
@@ -245,11 +245,10 @@ class _Compensation:
 
     def _token_weights(self, x: Tensor) -> Tensor | None:
         """Roots of the weights of tokens ``(B, P+N)``; None = all alike."""
-        prefix = self.ours.net.backbone.num_prefix_tokens
-        if self.ours.net.head is None or not prefix:
+        if self.ours.net.head is None or not self.plan.target_arch.kind.reads_class_token:
             return None
         weights = x.new_ones(x.shape[:-1])
-        weights[:, :prefix] = ((x.shape[1] - prefix) / prefix) ** 0.5
+        weights[:, 0] = (x.shape[1] - 1) ** 0.5
         return weights
 
 

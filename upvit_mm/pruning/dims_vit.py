@@ -43,7 +43,7 @@ class ViTTable(Table):
     def qk_slots(self, arch: ArchSpec, i: int, j: int) -> Iterator[Slot]:
         yield from super().qk_slots(arch, i, j)
         if arch.kind.rotary:
-            yield Slot(f'{BACKBONE}{block_name(i, j)}.attn.rotary.frequencies', 0)
+            yield Slot(f'{BACKBONE}{block_name(i, j)}.attn.rotary.frequencies', 0, is_learned=False)
 
     def fixed_slots(self, arch: ArchSpec) -> Iterator[Slot]:
         for name in _tokens(arch):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -24,7 +25,13 @@ def tied(scores: Scores) -> Scores:
     return total
 
 
-def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], share: float) -> Scores:
+def near_cut(
+    scores: Scores,
+    kept: dict[str, Tensor],
+    groups: dict[str, int],
+    share: float,
+    partners: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Scores:
     """Channels near the cut between kept and removed ones; ``hybrid`` scores these exactly.
 
     Args:
@@ -32,6 +39,7 @@ def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], sh
         kept: of a plan made from them, by dim name.
         groups: runs (heads) of each dim in which a choice was made.
         share: share of each run, centred on the cut.
+        partners: ``PrunableDim.partners`` of dims with pairs; both channels of a pair are near, or neither.
 
     Returns:
         Channels by dim name, sorted; dims that keep or lose whole runs are left out.
@@ -46,7 +54,9 @@ def near_cut(scores: Scores, kept: dict[str, Tensor], groups: dict[str, int], sh
                 start = min(max(lost - window // 2, 0), run - min(window, run))
                 near.append(part.argsort(stable=True)[start : start + window] + k * run)
         if near:
-            chosen[name] = torch.cat(near).sort().values
+            channels = torch.cat(near)
+            pairs = (channels, partners[name][channels]) if name in partners else (channels,)
+            chosen[name] = torch.cat(pairs).unique()
     return chosen
 
 

@@ -47,8 +47,6 @@ def plan_for_target(
     if head_policy not in HEAD_POLICIES:
         raise ValueError(f'head_policy = {head_policy!r}: must be one of {", ".join(HEAD_POLICIES)}.')
     blocks, dims = _blocks(source, target, kept_blocks), prunable_dims(source)
-    if head_policy == 'regroup' and source.kind.rotary:
-        raise ValueError("head_policy = 'regroup': rotary channels belong to their heads; take 'within' or 'select'.")
     check_scores(dims, scores)
     kept: dict[str, Tensor] = {}
     for i, pairs in enumerate(blocks):
@@ -155,6 +153,8 @@ def _attention(
             f"{next(iter(widths))}: head_policy 'within' keeps the {old_heads} heads, the target has {new_heads}; use "
             "'select' or 'regroup'."
         )
+    if policy == 'regroup' and unit > 1:
+        raise ValueError("head_policy = 'regroup': rotary channels belong to their heads; take 'within' or 'select'.")
     units = dict(zip(widths, (unit, unit if tie else 1)))
     return {name: _best_of_runs(rankings[name], width, new_heads, name, units[name]) for name, width in widths.items()}
 

@@ -23,12 +23,14 @@ class Slot(NamedTuple):
         tile: number of copies of the dim, one after the other on the axis, for example where patches are merged.
         per_head: whether the axis has one place for each head of the dim, like a table of biases; otherwise one for
             each channel.
+        is_learned: whether it is of a parameter; otherwise of a constant of the network.
     """
 
     tensor: str
     axis: int
     tile: int = 1
     per_head: bool = False
+    is_learned: bool = True
 
     def length(self, size: int, heads: int) -> int:
         """Length of the axis, for a dim of ``size`` channels in ``heads`` heads."""

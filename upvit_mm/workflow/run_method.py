@@ -58,7 +58,8 @@ def score_images(
 
     def look() -> tuple[dict[str, Tensor], dict[str, int]]:
         kept, groups = cut(first)
-        return near_cut(ranked(first), kept, groups, settings.near_share), groups
+        partners = {name: dim.partners() for name, dim in prunable_dims(net.backbone.arch).items() if dim.paired}
+        return near_cut(ranked(first), kept, groups, settings.near_share, partners), groups
 
     near, groups = crew.share(look)
     if not near:
