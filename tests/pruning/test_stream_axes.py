@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from fixtures.kept import of_every_head
 from torch import Tensor, nn
 
 from upvit_mm.pruning import PrunePlan, importance, make_plan, prunable_dims, slice_state
@@ -29,14 +30,25 @@ def images(image) -> Tensor:
     return image(64, 64, batch=8).double()
 
 
-@pytest.fixture(params=[0, 2], ids=['global', 'windows'])
-def settings(request) -> dict:
-    return dict(window_size=request.param) if request.param else {}
+@pytest.fixture(params=[('deit', 0), ('deit', 2), ('dinov2', 2), ('dinov3', 0)], ids=str)
+def family_and_window(request) -> tuple[str, int]:
+    return request.param
 
 
 @pytest.fixture
-def dense(build, settings, randomise) -> PosteriorNet:
-    return PosteriorNet(build('deit', **settings), randomise(nn.Linear(45, CLASSES), seed=7)).double()
+def family(family_and_window) -> str:
+    return family_and_window[0]
+
+
+@pytest.fixture
+def settings(family_and_window) -> dict:
+    window = family_and_window[1]
+    return dict(window_size=window) if window else {}
+
+
+@pytest.fixture
+def dense(build, family, settings, randomise) -> PosteriorNet:
+    return PosteriorNet(build(family, **settings), randomise(nn.Linear(45, CLASSES), seed=7)).double()
 
 
 @pytest.fixture
@@ -54,7 +66,7 @@ def state_of(net: PosteriorNet) -> dict[str, Tensor]:
 
 
 def load(build, settings, state, arch) -> PosteriorNet:
-    net = PosteriorNet(build('deit', arch, **settings), nn.Linear(arch.embed_dims[0], CLASSES)).double()
+    net = PosteriorNet(build(arch.family, arch, **settings), nn.Linear(arch.embed_dims[0], CLASSES)).double()
     net.backbone.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith('backbone.')})
     net.head.load_state_dict({k[8:]: v for k, v in state.items() if k.startswith('head.fc.')})
     return net
@@ -70,9 +82,8 @@ def half_of(arch, embed=17, share=0.5) -> dict[str, Tensor]:
     """The first half of every head and of the hidden channels, and directions here and there."""
     kept = {}
     for dim in prunable_dims(arch).values():
-        run = dim.size // dim.groups
-        count = int(share * run) + 1
-        kept[dim.name] = torch.tensor([g * run + c for g in range(dim.groups) for c in range(count)])
+        part = dim.size // dim.groups // dim.unit
+        kept[dim.name] = torch.tensor(of_every_head(dim, range(min(int(share * part) + 1, part))))
     more = torch.randperm(arch.embed_dims[0] - 1, generator=torch.Generator().manual_seed(0))[: embed - 1] + 1
     return kept | {EMBED: torch.cat([torch.zeros(1, dtype=torch.int64), more.sort().values])}
 
@@ -111,8 +122,9 @@ def test_norms_are_one_and_the_mean_is_out(dense, turned, images):
 def test_what_does_not_touch_the_stream_stays(dense, images):
     state = state_of(dense)
     new = turn_stream(dense, state, batches(images))
-    readers_and_writers = ('q.weight', 'k.weight', 'v.weight', 'fc1.weight', 'proj.weight', 'proj.bias')
-    touched = (*readers_and_writers, 'fc2.weight', 'fc2.bias', 'cls_token', 'pos_embed', 'head.fc.weight')
+    readers_and_writers = ('q.weight', 'k.weight', 'v.weight', 'fc1.weight', 'gate.weight', 'proj.weight', 'proj.bias')
+    tokens = ('cls_token', 'reg_token', 'pos_embed')
+    touched = (*readers_and_writers, 'fc2.weight', 'fc2.bias', *tokens, 'head.fc.weight')
     for key in state:
         changes = key.endswith(touched) or '.norm' in key
         assert (new[key] is not state[key]) == changes
@@ -127,7 +139,7 @@ def test_directions_that_matter_come_first(dense, turned, images, distance):
         gate[[0, *directions]] = 1
         with torch.no_grad(), gates(turned.backbone, {EMBED: gate}, {EMBED}):
             found.append(distance(turned(images), dense(images)))
-    assert found[0] < 0.5 * found[1]
+    assert found[0] < 0.6 * found[1]
 
 
 def test_few_pictures_and_narrow_readers(build, image, distance):
@@ -226,7 +238,7 @@ def test_compensation_keeps_the_mean_out(build, settings, turned, images):
         for entry, (tokens, _grid) in passed.items():
             if entry.half >= 0:
                 assert tokens.mean(dim=-1).abs().max() < 1e-12 * tokens.abs().max()
-    assert lacks[1] < 0.2 * lacks[0]
+    assert lacks[1] < 0.4 * lacks[0]
 
 
 # ---------------------------------------------------------------------- scores
