@@ -16,6 +16,7 @@ from upvit_mm.workflow.posteriors import build_net
 from upvit_mm.workflow.prune import PruneJob, prune
 from upvit_mm.workflow.prune_settings import PruneSettings
 
+VITS = ['deit', 'dinov2', 'dinov3']
 SMALL = dict(per_class=2, eval_images=20, batch_size=10, draws=1)
 
 
@@ -36,6 +37,7 @@ def headless(checkpoint, tmp_path) -> str:
     return str(tmp_path / 'headless.pth')
 
 
+@pytest.mark.parametrize('family', [*VITS, 'pvtv2'])
 def test_a_network_without_a_head_is_scored_by_its_tokens(cfg, headless, tmp_path):
     source = ArchSpec.from_dict(cfg.arch)
     depths = [max(1, depth - 1) for depth in source.depths]
@@ -60,6 +62,7 @@ def test_the_criterion_decides_the_scores(cfg, checkpoint, tmp_path):
     assert not any(torch.equal(found['posterior'][name], found['tokens'][name]) for name in found[None])
 
 
+@pytest.mark.parametrize('family', [*VITS, 'pvtv2'])
 def test_low_rank_heads(cfg, checkpoint, tmp_path, monkeypatch):
     """``turned.pth`` is the same network, cuts less when channels go, and is not made twice."""
     source = ArchSpec.from_dict(cfg.arch)
@@ -78,7 +81,7 @@ def test_low_rank_heads(cfg, checkpoint, tmp_path, monkeypatch):
     assert prune(cfg, checkpoint, goal, tmp_path / 'lowrank', settings).held_out == results['lowrank']
 
 
-@pytest.mark.parametrize('family', ['deit'])
+@pytest.mark.parametrize('family', VITS)
 def test_a_rotated_embedding(cfg, checkpoint, tmp_path):
     source, results = ArchSpec.from_dict(cfg.arch), {}
     goal = narrower(cfg, embed_dims=[source.embed_dims[0] * 2 // 3])
