@@ -40,7 +40,7 @@ def test_pruning_config(path):
 def test_the_chain_of_pvtv2(tmp_path):
     """B2 to B1 loses blocks only, B1 to B0 widths only."""
     names = {path.stem: Config.fromfile(path) for path in PRUNING}
-    assert len(names) == 5
+    assert len(names) == 7
     b2, b1, b0 = (get_arch(f'pvtv2-b{k}') for k in (2, 1, 0))
     assert b2.embed_dims == b1.embed_dims
     assert b1.depths == b0.depths

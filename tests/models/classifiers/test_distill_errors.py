@@ -52,9 +52,9 @@ WRONG_SETTINGS = {
     'one term or more': dict(distill={}),
     'none of them named ce': dict(distill=dict(ce=dict(type='upvit_mm.SoftTargetKL'))),
     'must be a DistillLoss': dict(distill=dict(x=dict(type='CrossEntropyLoss'))),
-    'the teacher needs a head': dict(teacher=dict(head=None)),
-    'the student needs one': dict(head=None),
-    'backbone.type = ResNet: must be one of upvit_mm.UPDeiT, upvit_mm.UPPVTv2': dict(
+    'student and teacher need a head': dict(teacher=dict(head=None)),
+    'distill.soft compares logits: student and teacher need a head': dict(head=None),
+    'backbone.type = ResNet: must be one of upvit_mm.UPDeiT, upvit_mm.UPViT, upvit_mm.UPPVTv2': dict(
         backbone=dict(type='ResNet', depth=18)
     ),
     'teacher.backbone.type = ResNet': dict(teacher=dict(backbone=dict(type='ResNet', depth=18))),

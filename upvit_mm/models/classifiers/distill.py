@@ -10,7 +10,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from upvit_mm.arch import resolve_arch
-from upvit_mm.checkpoints import check_state, load_classifier
+from upvit_mm.checkpoints import check_state, load_backbone, load_classifier
 from upvit_mm.models.backbones.base import split_pretrained
 from upvit_mm.models.classifiers.teacher import Teacher, check_backbone, observe
 from upvit_mm.models.losses import DistillLoss
@@ -31,7 +31,8 @@ class DistillClassifier(ImageClassifier):
             None for evaluation without the teacher's checkpoint.
         distill: configs of ``DistillLoss`` by name; each term is logged as ``loss_NAME``, the head's own as
             ``loss_ce``, the sum as ``loss``.
-        head: head of the student; if ``in_channels`` is left out, it is the backbone's.
+        head: head of the student; if ``in_channels`` is left out, it is the backbone's. None trains the backbone alone,
+            by terms that compare features or tokens; then images need no labels.
         **settings: ``neck``, ``train_cfg``, ``data_preprocessor`` and ``init_cfg`` of ``ImageClassifier``, where
             ``init_cfg=dict(type='Pretrained', checkpoint=...)`` starts backbone and head from a pruned classifier.
 
@@ -67,14 +68,12 @@ class DistillClassifier(ImageClassifier):
             self.distill_losses[name] = term = MODELS.build(config)
             if not isinstance(term, DistillLoss):
                 raise ValueError(f'distill.{name}.type = {config["type"]!r}: must be a DistillLoss of upvit_mm.')
-            if term.compares == 'logits' and not teacher.classifier.with_head:
-                raise ValueError(f'distill.{name} compares logits: the teacher needs a head; give teacher.head.')
+            if term.compares == 'logits' and not (self.with_head and teacher.classifier.with_head):
+                raise ValueError(f'distill.{name} compares logits: student and teacher need a head.')
             term.connect(self.backbone.arch, teacher.classifier.backbone.arch)
 
     def _check_heads(self, teacher: ImageClassifier) -> None:
-        if not self.with_head:
-            raise ValueError('head = None: the student needs one.')
-        if teacher.with_head and teacher.head.num_classes != self.head.num_classes:
+        if self.with_head and teacher.with_head and teacher.head.num_classes != self.head.num_classes:
             raise ValueError(
                 f'teacher.head.num_classes = {teacher.head.num_classes}, head.num_classes = {self.head.num_classes}: '
                 'must be the same; to distil features alone between data sets, leave teacher.head out.'
@@ -93,18 +92,22 @@ class DistillClassifier(ImageClassifier):
         self.init_cfg = configured
         for config in pretrained if first_call else ():
             source = (config['checkpoint'], config.get('prefix'), config.get('weights'))
-            state = load_classifier(*source, arch=self.backbone.arch)
+            if self.with_head:
+                state = load_classifier(*source, arch=self.backbone.arch)
+            else:
+                backbone = load_backbone(*source, arch=self.backbone.arch)
+                state = {f'backbone.{k}': v for k, v in backbone.items()}
             own = self.state_dict()
             expected = {k: v for k, v in own.items() if not k.startswith('distill_losses.')}
             check_state(state, expected, f'the student (checkpoint={config["checkpoint"]})')
             self.load_state_dict({**own, **state})
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
-        """The head's loss, renamed ``loss_ce``, and one term per entry of ``distill``.
+        """The head's loss, if there is a head, renamed ``loss_ce``, and one term per entry of ``distill``.
 
         Args:
             inputs: ``(B, 3, h, w)`` from the preprocessor, after CutMix and Mixup; the teacher gets the same images.
-            data_samples: labels; mixed if the images are mixed.
+            data_samples: labels, mixed if the images are mixed; not read without a head.
 
         Raises:
             ValueError: there is no teacher.
@@ -114,7 +117,7 @@ class DistillClassifier(ImageClassifier):
         wanted = {term.compares for term in self.distill_losses.values()}
         theirs = self.teacher(inputs, wanted)
         feats, ours = observe(self, inputs, wanted)
-        losses = self.head.loss(feats, data_samples)
+        losses = self.head.loss(feats, data_samples) if self.with_head else {}
         # mmengine logs the sum as `loss`; a term of that name would replace it in the log
         losses = {'loss_ce' if key == 'loss' else key: value for key, value in losses.items()}
         for name, term in self.distill_losses.items():
