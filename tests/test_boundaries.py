@@ -20,7 +20,7 @@ ALLOWED = {
     'optim': {'models', 'registry'},  # models: whose parameters decay
     'data': {'arch', 'pruning', 'models', 'registry'},
     'consistency': {'arch', 'pruning', 'models', 'data'},
-    'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry', 'stopwatch'},
+    'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry', 'stopwatch', 'quiet_log'},
     'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry'}
     | {'runner', 'launch', 'cli', 'stopwatch', 'table', 'openmmlab'},
     'compare': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'openmmlab'}

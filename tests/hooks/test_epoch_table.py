@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmpretrain.evaluation import Accuracy
 
 from upvit_mm import hooks
 from upvit_mm.hooks import epoch_table
@@ -91,6 +92,13 @@ def test_epochs_without_a_validation(config, heard):
     _, (table,) = trained(nothing, heard)
     assert table.splitlines()[1].split() == ['epoch', 'train', 'loss', 'lr', 'minutes']
     assert len(numbers(table)) == 2
+
+
+def test_metrics_print_nothing(config, heard, monkeypatch, capsys):
+    monkeypatch.setattr(Accuracy, 'evaluate', lambda self, size: print('DONE (t=0.17s).') or {'accuracy/top1': 50.0})
+    _, tables = trained(config('run'), heard)
+    assert 'DONE' not in capsys.readouterr().out
+    assert numbers(tables[-1])[0][3] == '50.00'
 
 
 def test_only_the_first_process_writes(config, heard, monkeypatch):

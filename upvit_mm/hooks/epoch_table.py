@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from rich.console import Console
 from rich.table import Table
 
+from upvit_mm.quiet_log import leave_out_prints
 from upvit_mm.registry import HOOKS
 from upvit_mm.stopwatch import now
 
@@ -43,7 +44,7 @@ class EpochTable(Hook):
 
     The learning rate is the base one in the last step; minutes are those of training and validation. The rows go into
     checkpoints, so that a resumed training shows its earlier epochs. In a distributed job the loss is that of the first
-    process, which writes the table. A training that counts iterations has no table.
+    process, which writes the table. A training that counts iterations has no table. What metrics print is left out.
     """
 
     priority = 'LOW'  # after mmengine's own line of the validation, and before CheckpointHook
@@ -52,6 +53,8 @@ class EpochTable(Hook):
         known = runner.message_hub.get_info(ROWS, [])
         self.rows: list[dict[str, Any]] = [row for row in known if row['epoch'] <= runner.epoch]
         self.is_told = True
+        if evaluator := getattr(runner.val_loop, 'evaluator', None):
+            leave_out_prints(evaluator)  # the table is in the place of theirs
 
     def before_train_epoch(self, runner: Runner) -> None:
         self.started = now()
