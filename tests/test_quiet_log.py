@@ -23,9 +23,7 @@ def test_one_line_for_each_fact(caplog):
 
 
 def test_what_metrics_print(capsys):
-    evaluator = SimpleNamespace(
-        evaluate=lambda size, more=0: print('DONE (t=0.17s).') or size + more
-    )
+    evaluator = SimpleNamespace(evaluate=lambda size, more=0: print('DONE (t=0.17s).') or size + more)
     leave_out_prints(evaluator)
     assert evaluator.evaluate(3, more=1) == 4
     print('after')
