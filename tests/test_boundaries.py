@@ -20,7 +20,7 @@ ALLOWED = {
     'optim': {'models', 'registry'},  # models: whose parameters decay
     'data': {'arch', 'pruning', 'models', 'registry'},
     'consistency': {'arch', 'pruning', 'models', 'data'},
-    'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry'},
+    'hooks': {'arch', 'checkpoints', 'consistency', 'data', 'models', 'registry', 'stopwatch', 'quiet_log'},
     'workflow': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'hooks', 'registry'}
     | {'runner', 'launch', 'cli', 'stopwatch', 'table', 'openmmlab'},
     'compare': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'registry', 'openmmlab'}
@@ -39,7 +39,8 @@ ALLOWED = {
     'stopwatch': set(),
     'table': set(),
     'cli': set(),
-    'runner': {'data', 'models', 'optim', 'registry', 'launch', 'openmmlab'},
+    'quiet_log': set(),
+    'runner': {'data', 'models', 'optim', 'registry', 'launch', 'openmmlab', 'quiet_log'},
 }
 OPEN = ('choices', 'files', 'version', '__init__')  # to all
 PURE = ('arch', 'pruning', 'choices', 'files')  # no import of OpenMMLab, not even indirectly

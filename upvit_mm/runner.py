@@ -20,6 +20,7 @@ from upvit_mm.launch import VARIABLES, place_in_job
 from upvit_mm.models.backbone_settings import check_backbone_settings
 from upvit_mm.openmmlab import require_mmcv_ops, require_openmmlab
 from upvit_mm.optim import check_constructor, limit_decay, summary, without_options
+from upvit_mm.quiet_log import leave_out_repeated
 from upvit_mm.registry import scope_of
 
 
@@ -75,7 +76,8 @@ def build_runner(
 ) -> Runner:
     """The Runner of a config, after a check of its data; it checks its start weights and writes files atomically.
 
-    Norms, biases, positions and tokens of our backbones have no weight decay (``upvit_mm.optim.limit_decay``).
+    Norms, biases, positions and tokens of our backbones have no weight decay (``upvit_mm.optim.limit_decay``). The log
+    of a training has a table of its epochs (``upvit_mm.hooks.EpochTable``).
 
     Args:
         cfg: a whole config of mmdet or mmpretrain.
@@ -99,6 +101,7 @@ def build_runner(
     check_data(cfg, parts)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, Runner):  # FlexibleRunner's strategies keep weights in their own formats
+        leave_out_repeated(runner.logger)
         part = 'train' if 'train' in parts else parts[0]
         if part == 'train' and runner.optim_wrapper is not None:  # built now: train() builds the schedulers at once
             with without_options(runner.logger):
@@ -107,7 +110,9 @@ def build_runner(
             runner.logger.info(summary(runner.optim_wrapper))
         loading = dict(type='upvit_mm.CheckLoaded', part=part, weights=weights, allow_missing=allow_missing)
         others = [dict(type=f'upvit_mm.{kind}') for kind in ('CheckResumed', 'RecordArch', 'WholeCheckpoints')]
-        for hook in (loading, *others, *([dict(type='upvit_mm.JudgeResumed')] if 'val' in parts else [])):
+        others += [dict(type='upvit_mm.EpochTable')] if 'train' in parts else []
+        others += [dict(type='upvit_mm.JudgeResumed')] if 'val' in parts else []
+        for hook in (loading, *others):
             runner.register_hook(hook)
     elif cfg.get('load_from'):
         runner.logger.warning('runner_type = %r: tensors that do not load are only logged.', cfg.runner_type)

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import upvit_mm.compare.page
-from upvit_mm.compare.curves import COLOURS, plot_runs, style_of
+from upvit_mm.compare.curves import COLOURS, plot_runs, range_over, set_percent_axis, style_of
 
 CSS = Path(upvit_mm.compare.page.__file__).with_name('page.css').read_text(encoding='utf-8')
 
@@ -58,3 +58,30 @@ def test_many_epochs_leave_the_dashes_visible(epochs, every):
     axes = Figure().subplots()
     plot_runs(axes, [[1.0] * epochs], 0, 'row')
     assert axes.lines[0].get_markevery() == every
+
+
+@pytest.mark.parametrize(
+    ('values', 'ticks'),
+    [
+        ((12.5, 18.6, 19.3), [12, 14, 16, 18, 20]),
+        ((41.2, 41.3), [40, 40.5, 41, 41.5, 42, 42.5]),  # 0.1 is noise, and does not fill the chart
+        ((0.0, 0.0), [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        ((17.34,), [16, 16.5, 17, 17.5, 18, 18.5]),
+        ((99.2, 100.0), [98.5, 99, 99.5, 100]),
+        ((3.0, 96.0), [0, 20, 40, 60, 80, 100]),
+    ],
+)
+def test_round_numbers_within_a_hundred_percent(values, ticks):
+    axes = Figure().subplots()
+    axes.plot(values, 'o')
+    set_percent_axis(axes)
+    low, high = axes.get_ylim()
+    found = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert found == pytest.approx(ticks)
+    assert (low, high) == (pytest.approx(ticks[0]), pytest.approx(ticks[-1]))
+    assert 0 <= low <= min(values) <= max(values) <= high <= 100
+
+
+def test_one_seed_has_no_range():
+    assert range_over([0]) == ''
+    assert range_over([0, 1]) == ', mean and range over seeds'

@@ -92,6 +92,9 @@ def test_a_whole_comparison_and_its_files(compare, detector_config, archs, save_
         'instances_train.json',
         'instances_val.json',
     ]
+    assert content['pictures'] == {'train': 8, 'test': 2}
+    assert lines[2].startswith('1 epoch, seeds 3, 1 on 8 pictures (')
+    assert '; AP on 2 test pictures (' in lines[2]
     assert content['rows'][0]['backbone_params'] == count_params(arch)
     assert content['rows'][0]['sha256'] == sha256_of(start)
 
@@ -273,6 +276,7 @@ def test_a_gain_is_bold_only_with_its_interval(aps, cell):
     shared = 'up: each seed starts from weights of its own. same: all seeds start from the same weights'
     assert (shared in text) == (len(aps) > 1)
     assert ('One seed: there is no interval' in text) == (len(aps) == 1)
+    assert ('over seeds' in text) == (len(aps) > 1)
 
 
 def test_mistakes_are_found_before_any_training(compare, detector_config, archs, save_backbone, tmp_path):

@@ -77,6 +77,32 @@ def test_macs_of_a_retinanet_by_hand(detector_config):
     assert macs_after_backbone(detector, (64, 64)) == counted > 0
 
 
+def test_macs_of_a_deformable_detr_by_hand(detector_of):
+    """Linear layers, convolutions, and the self-attention of the queries; its parameters are trained as before."""
+    detector, counted = build_detector(detector_of('deformable-detr')), 0
+    trained = [parameter.requires_grad for parameter in detector.parameters()]
+
+    def count(module: nn.Module, given: tuple, result: Tensor) -> None:
+        nonlocal counted
+        outputs = result.shape[1] if isinstance(module, nn.Conv2d) else result.shape[-1]
+        counted += module.weight.numel() * (result.numel() // outputs)
+
+    def count_attention(module: nn.MultiheadAttention, given: tuple, kwargs: dict, result: tuple) -> None:
+        nonlocal counted
+        n, width = kwargs['query'].shape[0], module.embed_dim  # of one image
+        counted += 4 * n * width**2 + 2 * n**2 * width
+
+    for name, module in detector.named_modules():
+        if name.startswith('backbone'):
+            continue
+        if isinstance(module, nn.MultiheadAttention):
+            module.register_forward_hook(count_attention, with_kwargs=True)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    assert macs_after_backbone(detector, (64, 64)) == counted > 10**8
+    assert [parameter.requires_grad for parameter in detector.parameters()] == trained
+
+
 def test_a_detector_that_cannot_be_counted(detector_config, monkeypatch, caplog):
     detector = build_detector(detector_config('pvtv2'))
     monkeypatch.setattr(type(detector), '_forward', None)

@@ -102,9 +102,11 @@ class Difference:
     def html(self) -> Markup:
         if self.mean is None:
             return NOTHING
-        mean = Markup('<strong>{}</strong>' if self.established else '{}').format(_with_minus(self._signed(self.mean)))
+        mean = Markup(_with_minus(self._signed(self.mean)))
         if self.interval is None:
             return mean + Markup('<small> one seed</small>')
+        if self.established:
+            mean = Markup('<strong>{}</strong>').format(mean)
         low, high = (_with_minus(self._signed(end)) for end in self.interval)
         return mean + Markup('<small> [{}, {}]</small>').format(low, high)
 

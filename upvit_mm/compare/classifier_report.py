@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from upvit_mm.compare.classifier_table import REFERENCE, ClassifierTable
-from upvit_mm.compare.curves import plot_runs, style_of
+from upvit_mm.compare.curves import plot_runs, range_over, set_percent_axis, style_of
 from upvit_mm.compare.paired import how_differences
 from upvit_mm.files import write_atomically, write_text_atomically
 
@@ -49,7 +49,7 @@ def as_markdown(table: ClassifierTable) -> str:
         f'({1000 * times["distilled"]:.0f} ms and {1000 * times["plain"]:.0f} ms; the teacher alone '
         f'{1000 * times["teacher"]:.0f} ms, which makes {times["ratio_bound"]:.2f} at best).',
         '',
-        '![top-1 after each epoch, mean and range over seeds](curves.png)',
+        f'![top-1 after each epoch{range_over(options["seeds"])}](curves.png)',
         '',
         f'Dense checkpoint `{table.checkpoint}` (sha256 {table.sha256[:12]}...).',
     ]
@@ -68,6 +68,7 @@ def draw_curves(table: ClassifierTable) -> Figure:
         if row.key == REFERENCE:
             axes.axhline(row.mean, color=style_of(k)['color'], linestyle=':', linewidth=1)
     axes.set(xlabel='epoch', ylabel='top-1 %')
+    set_percent_axis(axes)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure

@@ -10,8 +10,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from upvit_mm.compare.contestants import SEED
-from upvit_mm.compare.curves import plot_runs
-from upvit_mm.compare.detector_table import DetectorRow, DetectorTable
+from upvit_mm.compare.curves import plot_runs, range_over, set_percent_axis
+from upvit_mm.compare.detector_table import UNCOUNTED, DetectorRow, DetectorTable
 from upvit_mm.compare.paired import how_differences
 from upvit_mm.files import write_atomically, write_text_atomically
 
@@ -37,7 +37,7 @@ def as_markdown(table: DetectorTable) -> str:
         lines += [*table.ap_table(kind).markdown(), '']
     lines += [*table.cost_table(COST_HEADER).markdown(), '', _costs_how(table), '']
     if table.trained:
-        lines += ['![box AP by epoch, mean and range over seeds](curves.png)', '']
+        lines += [f'![box AP by epoch{range_over(table.seeds)}](curves.png)', '']
     for row in table.rows:
         lines.append(f'- {row.name}: {row.arch["name"] or "custom arch"}, {_start(row)}')
     lines += ['', f'Config {table.config_sha256[:12]}..., upvit_mm {table.upvit_mm_version}.']
@@ -54,6 +54,7 @@ def draw_curves(table: DetectorTable) -> Figure:
         curves = [[None if ap is None else 100 * ap for ap in run['curve']] for run in row.runs]
         plot_runs(axes, curves, k, row.name)
     axes.set(xlabel='epoch', ylabel='box AP on the validation data, %')
+    set_percent_axis(axes)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
@@ -79,15 +80,13 @@ def what_varies(table: DetectorTable) -> str:
 
 
 def _how(table: DetectorTable) -> str:
-    data = ''.join(f'{part.capitalize()} data: {", ".join(files)}. ' for part, files in table.data.items())
+    differences = f'Differences are to {table.baseline}. {how_differences(len(table.seeds))}'
     if not table.trained:
-        how = f'Given checkpoints, only evaluated, on the same test data, in %. Differences are to {table.baseline}.'
-        return f'{data}{how} {how_differences(1)}'
-    seeds = ', '.join(map(str, table.seeds))
+        return f'{table.how_made()} AP in % (rounded to 0.1 by mmdet). {differences}'
+    spread = ', mean ± standard deviation over seeds' if len(table.seeds) > 1 else ''
     return (
-        f'{data}Epochs: {table.epochs}; seeds: {seeds}; processes: {table.processes}; machine: {table.machine}. '
-        'AP in % (rounded to 0.1 by mmdet) of the last weights on the test data, mean ± standard deviation over seeds; '
-        f'differences are to {table.baseline}. {how_differences(len(table.seeds))}'
+        f'{table.how_made()} Processes: {table.processes}; machine: {table.machine}. AP in % (rounded to 0.1 by mmdet) '
+        f'of the last weights{spread}. {differences}'
     )
 
 
@@ -97,6 +96,8 @@ def _costs_how(table: DetectorTable) -> str:
         f'MACs of the backbone, and with neck and heads, at {height}x{width} (padding included); parameters of the '
         'backbone and of all.'
     )
+    if any(row.detector_macs is None for row in table.rows):
+        text += f' {UNCOUNTED}'
     if not table.speed:
         return text + ' Speed was not measured.'
     settings = table.speed['settings']

@@ -12,6 +12,7 @@ from upvit_mm.table import Table
 
 KINDS = {'bbox': 'box', 'segm': 'mask'}
 AREAS = {'mAP_50': '50', 'mAP_75': '75', 'mAP_s': 's', 'mAP_m': 'm', 'mAP_l': 'l'}
+UNCOUNTED = "Without a number of all MACs: torch's counter could not run that detector; the log says why."
 COSTS = ('macs', 'detector_macs', 'backbone_params', 'params')
 
 
@@ -75,6 +76,7 @@ class DetectorTable(JsonRecord):
         speed: result of ``detector_speeds``; None = not measured.
         command: the command line of the tool.
         data: annotation files by part.
+        pictures: number of pictures by part; None = unknown.
     """
 
     rows: Sequence[DetectorRow]
@@ -91,10 +93,35 @@ class DetectorTable(JsonRecord):
     speed: Mapping[str, Any] | None
     command: str | None = None
     data: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    pictures: Mapping[str, int | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> DetectorTable:
         return super().of({**content, 'rows': tuple(map(DetectorRow.of, content['rows']))})
+
+    @property
+    def training(self) -> str:
+        """How long was trained, and how often."""
+        if not self.trained:
+            return 'given checkpoints, only evaluated'
+        epochs = f'{self.epochs} epoch{"s" if self.epochs > 1 else ""}'
+        return f'{epochs}, seed{"s" if len(self.seeds) > 1 else ""} {", ".join(map(str, self.seeds))}'
+
+    @property
+    def tested(self) -> str:
+        """On what AP was taken, without its file."""
+        return f'{count} test pictures' if (count := self.pictures.get('test')) else 'the test data'
+
+    def how_made(self) -> str:
+        """A caption that says how long was trained, on what, and on what AP was taken."""
+        trained = ''
+        if self.trained:
+            count = self.pictures.get('train')
+            trained = f' on {f"{count} pictures" if count else "the training data"}{self._files("train")}'
+        return f'{self.training.capitalize()}{trained}; AP on {self.tested}{self._files("test")}.'
+
+    def _files(self, part: str) -> str:
+        return f' ({", ".join(files)})' if (files := self.data.get(part)) else ''
 
     def over(self, row: DetectorRow, metric: str) -> Difference | None:
         """Difference of a row to the baseline; None for the baseline itself."""

@@ -114,6 +114,7 @@ class DetectorComparison:
             'baseline': self.baseline,
             'kinds': list(ap_kinds(self.cfg, 'test')),
             'data': {part: self._data(part) for part in (('train', 'test') if self.trained else ('test',))},
+            'pictures': self._pictures(trainings, evaluations),
             'size': list(self.size),
             'speed': self._speed(evaluations) if self.options.repeats else None,
             'rows': with_statistics(self._rows(trainings, evaluations), self.baseline),
@@ -167,6 +168,14 @@ class DetectorComparison:
     def _data(self, part: str) -> list[str]:
         """The annotation file, else the folder, of each data set of a part."""
         return [str(d.path(d.ann_file or d.images)) for d in datasets_in(self.cfg, part)]
+
+    @staticmethod
+    def _pictures(trainings: dict, evaluations: dict) -> dict[str, int | None]:
+        """How many were trained on and tested on, which is the same for all; None = an older version did not say."""
+        count = {'test': next(iter(evaluations.values())).record().get('pictures')}
+        if trainings:
+            count['train'] = next(iter(trainings.values())).record()['pictures']
+        return count
 
     def _speed(self, evaluations: dict[tuple[str, int | None], Evaluation]) -> dict[str, Any]:
         """Measured only once for the same detectors: a second measurement would change a finished report."""

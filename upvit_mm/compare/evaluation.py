@@ -40,7 +40,7 @@ class Evaluation:
     checkpoint: Path
 
     def record(self) -> dict[str, Any]:
-        """The content of ``metrics.json``: all metrics, the checkpoint and its ``sha256``."""
+        """The content of ``metrics.json``: all metrics, ``pictures``, the checkpoint and its ``sha256``."""
         return json.loads((self.folder / METRICS).read_text(encoding='utf-8'))
 
     def metrics(self) -> dict[str, float | None]:
@@ -57,13 +57,18 @@ class Evaluation:
     def run(self) -> None:
         """Evaluate it, in all processes of the job together."""
 
+        pictures = 0
+
         def keep_predictions(runner: Runner) -> None:
-            predictions = PredictionsFile(self.folder / PREDICTIONS, tested_data(runner).cat_ids)
-            runner.test_evaluator.metrics.append(predictions)
+            nonlocal pictures
+            data = tested_data(runner)
+            pictures = len(data)
+            runner.test_evaluator.metrics.append(PredictionsFile(self.folder / PREDICTIONS, data.cat_ids))
 
         metrics = run_test(self.cfg, self.checkpoint, self.folder, keep_predictions)
         if is_main_process():
-            content = {'metrics': metrics, 'checkpoint': str(self.checkpoint), 'sha256': sha256_of(self.checkpoint)}
+            content = {'metrics': metrics, 'pictures': pictures, 'checkpoint': str(self.checkpoint)}
+            content['sha256'] = sha256_of(self.checkpoint)
             write_text_atomically(self.folder / METRICS, json.dumps(content, indent=2, default=float) + '\n')
             Ledger(self.folder).record('evaluation', self._inputs(), METRICS, PREDICTIONS)
 

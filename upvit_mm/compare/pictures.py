@@ -6,7 +6,7 @@ read. It also shifts the colours of masks at random, so that the same files woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from matplotlib.patches import Rectangle
 from pycocotools.coco import COCO
 
 from upvit_mm.compare.predictions import Result, mask_of
+from upvit_mm.compare.tags import MOST, Tag, place_tags
 from upvit_mm.files import write_atomically
 
-COLOURS = ('tab:orange', 'tab:cyan', 'tab:pink', 'tab:olive', 'tab:purple', 'tab:red', 'tab:green', 'tab:blue')
+# Bright, for pictures of any brightness, with black letters on them.
+COLOURS = ('#ff9f1c', '#2ec4f1', '#ff6fb5', '#9be22d', '#c79bff', '#ff6b5e', '#2fe0a5', '#ffe14d', '#6f9dff', '#f4f4f4')
 INCHES = 1.9  # side of one picture
 
 
@@ -31,13 +33,20 @@ class Detection:
 
     Attributes:
         box: ``(x1, y1, x2, y2)`` in pixels.
-        label: its text.
+        category: name of its class.
+        score: in [0, 1]; None = an annotated object.
         mask: ``(h, w)`` bool, or None.
     """
 
     box: tuple[float, float, float, float]
-    label: str
+    category: str
+    score: float | None = None
     mask: np.ndarray | None = None
+
+    @property
+    def label(self) -> str:
+        """Class and score as text."""
+        return self.category if self.score is None else f'{self.category} {self.score:.2f}'
 
 
 Predictions = Mapping[int, Sequence[Detection]]  # by image id
@@ -48,11 +57,7 @@ def ground_truth(coco: COCO, image_ids: Sequence[int]) -> Predictions:
     found = {}
     for image_id in image_ids:
         found[image_id] = [
-            Detection(
-                _corners(a['bbox']),
-                coco.cats[a['category_id']]['name'],
-                coco.annToMask(a).astype(bool),
-            )
+            Detection(_corners(a['bbox']), coco.cats[a['category_id']]['name'], mask=coco.annToMask(a).astype(bool))
             for a in coco.loadAnns(coco.getAnnIds(image_id))
         ]
     return found
@@ -72,29 +77,49 @@ def predictions_of(results: Mapping[int, Sequence[Result]], coco: COCO, min_scor
     found = {}
     for image_id, entries in results.items():
         found[image_id] = [
-            Detection(_corners(r['bbox']), f'{coco.cats[r["category_id"]]["name"]} {r["score"]:.2f}', mask_of(r))
+            Detection(_corners(r['bbox']), coco.cats[r['category_id']]['name'], r['score'], mask_of(r))
             for r in entries
             if r['score'] >= min_score
         ]
     return found
 
 
+def colours_of(sheet: Iterable[Iterable[Detection]]) -> dict[str, str]:
+    """A colour for each class in some pictures, by name; from the eleventh on they repeat."""
+    names = sorted({detection.category for detections in sheet for detection in detections})
+    return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
+
+
 def save_ground_truth_sheet(path: Path, data_root: Path, split: str, rows: int = 2, columns: int = 10) -> None:
     """A PNG of the first scenes of a digits data set with their annotations."""
     coco = COCO(data_root / 'annotations' / f'instances_{split}.json')
     image_ids = sorted(coco.imgs)[: rows * columns]
+    objects = ground_truth(coco, image_ids)
+    colours = colours_of(objects.values())
     figure = Figure(figsize=(INCHES * columns, INCHES * rows), layout='constrained')
-    for axis, image_id in zip(figure.subplots(rows, columns).flat, image_ids):
+    panels = list(zip(figure.subplots(rows, columns).flat, image_ids))
+    for axes, image_id in panels:
         picture = imread(data_root / split / coco.imgs[image_id]['file_name'])
-        _draw(axis, picture, ground_truth(coco, [image_id])[image_id])
+        _draw(axes, picture, objects[image_id], colours)
+    figure.draw_without_rendering()  # now the panels are in their places
+    for axes, image_id in panels:
+        _tag(axes, objects[image_id], colours)
     write_atomically(path, lambda part: figure.savefig(part, format='png', dpi=80))
 
 
-def draw_picture(picture: np.ndarray, detections: Sequence[Detection]) -> Figure:
-    """One picture ``(h, w, 3)`` with detections, without axes or margins."""
+def draw_picture(picture: np.ndarray, detections: Sequence[Detection], colours: Mapping[str, str]) -> Figure:
+    """One picture with detections, without axes or margins.
+
+    Args:
+        picture: ``(h, w, 3)``.
+        detections: the objects; tags are written where they cover none.
+        colours: by class; with one class alone, tags hold only scores.
+    """
     height, width = picture.shape[:2]
     figure = Figure(figsize=(INCHES, INCHES * height / width))
-    _draw(figure.add_axes((0, 0, 1, 1), frame_on=False), picture, detections)
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False)
+    _draw(axes, picture, detections, colours)
+    _tag(axes, detections, colours)
     return figure
 
 
@@ -104,16 +129,23 @@ def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
     return x, y, x + width, y + height
 
 
-def _draw(axis: Axes, picture: np.ndarray, detections: Sequence[Detection]) -> None:
-    axis.imshow(picture)
-    axis.set(xticks=[], yticks=[])
-    for i, detection in enumerate(detections):
-        colour = COLOURS[i % len(COLOURS)]
+def _draw(axes: Axes, picture: np.ndarray, detections: Sequence[Detection], colours: Mapping[str, str]) -> None:
+    axes.imshow(picture)
+    axes.set(xticks=[], yticks=[])
+    width = 0.9 if len(detections) <= MOST else 0.5  # of lines, in points: a crowd has small objects
+    for detection in detections:
+        colour = colours[detection.category]
         x1, y1, x2, y2 = detection.box
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour))
-        style = dict(facecolor=colour, edgecolor='none', pad=0.5, alpha=0.8)
-        axis.text(x1, y1, detection.label, color='white', size=6, va='bottom', bbox=style)
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width))
         if detection.mask is not None:
             overlay = np.zeros((*detection.mask.shape, 4))
-            overlay[detection.mask] = to_rgba(colour, 0.5)
-            axis.imshow(overlay)
+            overlay[detection.mask] = to_rgba(colour, 0.35)
+            axes.imshow(overlay)
+
+
+def _tag(axes: Axes, detections: Sequence[Detection], colours: Mapping[str, str]) -> None:
+    tags = []
+    for found in sorted(detections, key=lambda found: -(found.score or 0)):
+        score = '' if found.score is None else f'{found.score:.2f}'
+        tags.append(Tag(found.box, score if len(colours) == 1 else found.label, colours[found.category]))
+    place_tags(axes, tags)

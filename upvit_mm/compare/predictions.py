@@ -32,6 +32,8 @@ class PredictionsFile(BaseMetric):
         category_ids: ids of the annotation file, by label.
     """
 
+    default_prefix = 'predictions'  # mmengine warns without one
+
     def __init__(self, path: Path, category_ids: Sequence[int]):
         super().__init__()
         self.path, self.category_ids = path, category_ids

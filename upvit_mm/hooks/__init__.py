@@ -1,6 +1,7 @@
 """Hooks for runs of mmengine, registered in the scope ``upvit_mm``."""
 
 from upvit_mm.hooks.epoch_ema import EpochEMAHook, ImageEMAHook
+from upvit_mm.hooks.epoch_table import EpochTable
 from upvit_mm.hooks.finite_loss import StopOnNonFiniteLoss
 from upvit_mm.hooks.follow_dense import FollowDense
 from upvit_mm.hooks.judge_resumed import JudgeResumed
@@ -15,6 +16,7 @@ __all__ = [
     'CheckLoaded',
     'CheckResumed',
     'EpochEMAHook',
+    'EpochTable',
     'FollowDense',
     'ImageEMAHook',
     'JudgeResumed',

@@ -22,6 +22,7 @@ from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.registry import is_type
 from upvit_mm.runner import build_runner
 from upvit_mm.workflow.ledger import Ledger, fingerprint
+from upvit_mm.workflow.record import innermost
 from upvit_mm.workflow.trainings import console_of, placed
 
 logger = logging.getLogger('upvit_mm')
@@ -91,10 +92,7 @@ def run_test(
 
 def tested_data(runner: Runner) -> Any:
     """The data set of a runner's test, without wrappers."""
-    dataset = runner.test_loop.dataloader.dataset
-    while hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    return dataset
+    return innermost(runner.test_loop.dataloader.dataset)
 
 
 def check_countable(cfg: Config) -> None:

@@ -63,8 +63,8 @@ METRICS = {metric.key: metric for metric in (TOP1, BOX_AP)}
 
 
 class RecordHook(Hook):
-    """Write ``record.json`` of a run: its metric after each evaluated epoch, and the time of a step without data
-    loading.
+    """Write ``record.json`` of a run: its metric after each evaluated epoch, the time of a step without data loading,
+    and the number of training pictures.
 
     Args:
         metric: the metric.
@@ -78,6 +78,7 @@ class RecordHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.seconds: list[float] = []
+        self.pictures = len(innermost(runner.train_dataloader.dataset))
         known = read_record(Path(runner.work_dir), runner.epoch, self.metric)
         self.values, self.earlier = known[self.metric.name], known['seconds_per_step']
 
@@ -97,7 +98,8 @@ class RecordHook(Hook):
         self.values = [*earlier, *unjudged, self.metric.read(metrics)]
         seconds = statistics.median(self.seconds) if self.seconds else self.earlier
         if is_main_process():
-            text = json.dumps({self.metric.name: self.values, 'seconds_per_step': seconds})
+            record = {self.metric.name: self.values, 'seconds_per_step': seconds, 'pictures': self.pictures}
+            text = json.dumps(record)
             write_text_atomically(Path(runner.work_dir, 'record.json'), text + '\n')
         if self.say:
             self.say(f'  epoch {runner.epoch}/{runner.max_epochs}: {self.metric.text.format(self.values[-1])}')
@@ -110,4 +112,12 @@ def read_record(folder: Path, epochs: int, metric: Metric) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding='utf-8'))
     values = record.get(metric.name, [])[:epochs]
     values += [None] * (epochs - len(values))
-    return {metric.name: values, 'seconds_per_step': record.get('seconds_per_step')}
+    others = {name: record.get(name) for name in ('seconds_per_step', 'pictures')}
+    return {metric.name: values, **others}
+
+
+def innermost(dataset: Any) -> Any:
+    """A data set without wrappers that repeat or mix its pictures."""
+    while hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    return dataset

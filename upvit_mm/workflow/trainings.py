@@ -73,7 +73,8 @@ class Training:
         return Ledger(self.folder).is_current('training', self.inputs)
 
     def record(self) -> dict[str, Any]:
-        """``top1`` in % (``bbox_mAP`` in 0 to 1) after each epoch, None if unknown; ``seconds_per_step``: median."""
+        """``top1`` in % (``bbox_mAP`` in 0 to 1) after each epoch, None if unknown; ``seconds_per_step``: median;
+        ``pictures``: number of training pictures."""
         return read_record(self.folder, self.epochs, Metric.of(self.cfg))
 
     def prepare(self) -> Path | None:

@@ -51,6 +51,8 @@ def map_outputs(detector: nn.Module, x: Tensor) -> object:
 def macs_after_backbone(detector: nn.Module, size: Size) -> int | None:
     """Multiply-accumulates of neck and heads for one image, without the choice of boxes; counted by torch.
 
+    Sampling, of deformable attention and RoIAlign, is not counted.
+
     Args:
         detector: of mmdet, in evaluation mode.
         size: ``(height, width)`` of the image in pixels, padding included.
@@ -62,7 +64,7 @@ def macs_after_backbone(detector: nn.Module, size: Size) -> int | None:
     try:
         with torch.no_grad():
             maps = detector.backbone(x)
-            with _given_maps(detector, maps), FlopCounterMode(display=False) as counter:
+            with _given_maps(detector, maps), _frozen(detector), FlopCounterMode(display=False) as counter:
                 detector(x, _samples(x), mode='tensor')
     except Exception as error:  # mmdet's detectors raise what they like for a mode that they do not have
         logger.warning('%s: its multiply-accumulates cannot be counted (%s)', type(detector).__name__, error)
@@ -79,6 +81,23 @@ def _given_maps(detector: nn.Module, maps: Sequence[Tensor]) -> Iterator[None]:
         yield
     finally:
         detector.backbone = backbone
+
+
+@contextmanager
+def _frozen(detector: nn.Module) -> Iterator[None]:
+    """The detector with no parameter that is trained.
+
+    torch's counter watches the gradients of what modules are given. DETRs give them parameters (queries), which have no
+    gradient function.
+    """
+    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _samples(x: Tensor) -> list:

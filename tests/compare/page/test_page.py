@@ -10,15 +10,18 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+from pycocotools.coco import COCO
 
 from upvit_mm.compare.cells import Figure
 from upvit_mm.compare.classifier_table import ClassifierTable
+from upvit_mm.compare.detector_table import UNCOUNTED
 from upvit_mm.compare.page.sources import DetectorRuns
 from upvit_mm.compare.page.tables import kept_widths, last_stage, top1_of
 from upvit_mm.compare.token_report import EXPLAINED
 from upvit_mm.compare.token_table import TokenTable
 
 NOTHING, MINUS, TIMES = '\N{EN DASH}', '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN}'
+ANNOTATIONS = '/annotations/instances_val.json'
 
 
 def test_figures_are_those_of_the_files(write, everything):
@@ -78,6 +81,9 @@ def test_one_seed_is_no_gain(write, detectors, classifiers):
     assert page.row('result-caption', 'up')[1] == '+5.0 one seed'
     assert 'One seed: there is no interval, so no gain and no loss is established.' in page.text
     assert 'One training of each' in page.text
+    assert '<strong>' not in page.text
+    assert 'over seeds' not in page.text  # neither a spread nor a range
+    assert '(MaskRCNN: 3 epochs, seed 0)' in page.text
 
 
 def test_ap_by_area_costs_and_speed(write, everything):
@@ -107,8 +113,42 @@ def test_without_speed(write, detectors):
     )
     page = write(detectors=[folder])
     assert page.tables['speed-caption-1'][1:] == [['up', '2.00 M', '3.00 M', '125.00 k', '375.00 k']]
-    assert 'Test data: cells/val.json, more/val.json.' in page.text
+    assert '; AP on the test data (cells/val.json, more/val.json). ' in page.text
     assert 'Speed was not measured.' in page.text
+
+
+def test_what_was_measured_is_written_down(write, detectors):
+    """Data, pictures, epochs, seeds, and what each row is."""
+    folder = detectors(names=['up', 'vanilla'])
+    content = json.loads((folder / 'detectors.json').read_text())
+    content |= {'data': {'train': ['train.json'], 'test': ['val.json']}, 'pictures': {'train': 373, 'test': 97}}
+    content['rows'][0]['arch']['name'] = 'pvtv2-b0'
+    content['rows'][1]['detector_macs'] = None
+    (folder / 'detectors.json').write_text(json.dumps(content))
+    page = write(detectors=[folder])
+    text = ' '.join(re.sub('<[^>]*>', '', page.text).split())
+    assert 'AP in % on 97 test pictures, mean ± standard deviation over seeds (MaskRCNN: 3 epochs, seeds 0, 1).' in text
+    assert '3 epochs, seeds 0, 1 on 373 pictures (train.json); AP on 97 test pictures (val.json).' in text
+    weights = content['rows'][0]['checkpoint']
+    assert f'up pvtv2-b0, from the weights {weights} vanilla, the baseline own architecture, from random we' in text
+    assert 'on the first 2 annotated pictures of 2 in the test data' in text
+    assert page.row('speed-caption-1', 'vanilla')[1] == NOTHING
+    assert UNCOUNTED in html.unescape(page.text)
+    (folder / 'detectors.json').write_text(json.dumps(content | {'trained': False, 'seeds': [], 'epochs': None}))
+    text = write(detectors=[folder]).text
+    assert 'Given checkpoints, only evaluated; AP on 97 test pictures (val.json).' in text
+    assert 'the checkpoint <code>' in text
+    assert UNCOUNTED not in html.unescape(write(detectors=[detectors('counted')]).text)
+
+
+def test_a_colour_for_each_class(write, detectors):
+    """The same in all columns, and a legend."""
+    folder = detectors(names=['up'])
+    page = write(detectors=[folder])
+    keys = re.findall('<span class="key" style="background: (#[0-9a-f]{6})">(.*?)</span>', page.text)
+    coco = COCO(re.search("data_root='(.*?)'", (folder / 'up/seed0/config.py').read_text()).group(1) + ANNOTATIONS)
+    assert [name for _, name in keys] == sorted({coco.cats[a['category_id']]['name'] for a in coco.anns.values()})
+    assert len({colour for colour, _ in keys}) == len(keys)
 
 
 def test_measures_are_explained(write, consistency):

@@ -12,13 +12,13 @@ from typing import Any
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
 from upvit_mm.compare import classifier_report, detector_report
 from upvit_mm.compare.cells import COUNT
 from upvit_mm.compare.classifier_table import ClassifierTable
-from upvit_mm.compare.curves import style_of
+from upvit_mm.compare.curves import STEPS, range_over, set_percent_axis, style_of
 from upvit_mm.compare.detector_table import KINDS, DetectorTable
 
 matplotlib.use('Agg')
@@ -46,7 +46,7 @@ def detector_charts(table: DetectorTable, name: str) -> list[dict[str, Any]]:
         charts.append(_tradeoff(points, 'MACs of the backbone', f'{KINDS[kind]} AP', f'{name}-{kind}'))
     if table.trained:
         names = ', '.join(row.name for row in table.rows)
-        text = f'Box AP on the validation data by epoch: {names}; mean and range over seeds.'
+        text = f'Box AP on the validation data by epoch: {names}{range_over(table.seeds)}.'
         charts.append({'svg': as_svg(detector_report.draw_curves(table), f'{name}-curves'), 'text': text})
     return charts
 
@@ -56,7 +56,8 @@ def classifier_charts(compared: ClassifierTable) -> list[dict[str, Any]]:
     points: list[Point] = [('dense', compared.dense['macs'], compared.dense['top1'], None, DENSE)]
     for k, row in enumerate(compared.rows):
         points.append((row.title, compared.target['macs'], row.mean, row.std, style_of(k)))
-    text = f'Top-1 by epoch: {"; ".join(row.title for row in compared.rows)}; mean and range over seeds; dotted: dense.'
+    names, spread = '; '.join(row.title for row in compared.rows), range_over(compared.options['seeds'])
+    text = f'Top-1 by epoch: {names}{spread}; dotted: dense.'
     curves = as_svg(classifier_report.draw_curves(compared), 'top1-curves')
     return [_tradeoff(points, 'MACs', 'top-1', 'top1'), {'svg': curves, 'text': text}]
 
@@ -104,7 +105,9 @@ def _tradeoff(points: Sequence[Point], cost: str, quality: str, name: str) -> di
         axes.errorbar(macs, mean, yerr=std, capsize=3, label=label, **{**style, 'linestyle': 'none'})
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set(xlabel=cost, ylabel=f'{quality}, %')
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=STEPS))
     axes.set_xlim(0, 1.08 * max(macs for _, macs, *_ in points))
+    set_percent_axis(axes)
     axes.grid(alpha=0.3)
     told = '; '.join(f'{label} {mean:.1f} % at {COUNT(macs)}' for label, macs, mean, _, _ in points)
     return {'svg': as_svg(figure, name), 'text': f'{quality} against {cost}: {told}.'}

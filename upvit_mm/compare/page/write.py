@@ -14,6 +14,7 @@ from upvit_mm.compare.cells import Code
 from upvit_mm.compare.classifier_report import ONE_DENSE
 from upvit_mm.compare.classifier_table import ClassifierTable
 from upvit_mm.compare.detector_report import what_varies
+from upvit_mm.compare.detector_table import UNCOUNTED
 from upvit_mm.compare.page.charts import classifier_charts, detector_charts, picture_uri
 from upvit_mm.compare.page.detections import detections
 from upvit_mm.compare.page.in_place import InPlace
@@ -102,6 +103,7 @@ def _sections(
     runs: Sequence[DetectorRuns], compared: ClassifierTable | None, report: Record | None, contrast: TokenTable | None
 ) -> dict[str, Any]:
     """Tables, charts and pictures."""
+    tested = list({r.table.tested for r in runs})
     values: dict[str, Any] = {
         'headline_differences': '',
         'detectors': [
@@ -112,10 +114,13 @@ def _sections(
                 'charts': detector_charts(r.table, f'detector{k}'),
                 'ap': ap_by_area(r.table),
                 'costs': r.table.cost_table(COST_HEADER),
+                'uncounted': UNCOUNTED if any(row.detector_macs is None for row in r.table.rows) else '',
             }
             for k, r in enumerate(runs)
         ],
         'detections': [detections(r) for r in runs],
+        'tested': tested[0] if len(tested) == 1 else 'the test data',
+        'trainings': '; '.join(f'{r.title}: {r.table.training}' for r in runs),
     }
     if any(len(r.table.rows) > 1 for r in runs):
         values['headline_differences'] = how_differences(len(runs[0].table.seeds))
