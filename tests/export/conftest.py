@@ -12,14 +12,16 @@ from mmengine.config import Config
 from torch import nn
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.family import FAMILIES
 from upvit_mm.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
-CLASSIFIERS = {'deit': 'configs/demo/up-deit-micro_digits.py', 'pvtv2': 'configs/demo/up-pvtv2-micro_digits.py'}
-DETECTORS = {  # windows and a simple feature pyramid; FPN with extra convolutions
-    'deit': 'configs/detection/mask-rcnn_up-deit-small_sfp_1x_coco.py',
-    'pvtv2': 'configs/detection/retinanet_up-pvtv2-b0_fpn_1x_coco.py',
-}
+VITS = ('deit', 'dinov2', 'dinov3')
+CLASSIFIERS = dict.fromkeys(VITS, 'configs/demo/up-deit-micro_digits.py')
+CLASSIFIERS['pvtv2'] = 'configs/demo/up-pvtv2-micro_digits.py'
+# windows and a simple feature pyramid; FPN with extra convolutions
+DETECTORS = dict.fromkeys(VITS, 'configs/detection/mask-rcnn_up-deit-small_sfp_1x_coco.py')
+DETECTORS['pvtv2'] = 'configs/detection/retinanet_up-pvtv2-b0_fpn_1x_coco.py'
 
 
 class Files(NamedTuple):
@@ -37,7 +39,8 @@ def save(family, tiny_arch, randomise, scope, tmp_path) -> Callable[..., Files]:
 
     def make(config: str, *parts: str, **options) -> Files:
         arch = ArchSpec.from_dict(tiny_arch(family)).save_json(tmp_path / 'arch.json')
-        options = {'model.backbone.arch': str(arch), **options}
+        kind = f'upvit_mm.{FAMILIES[family].backbone}'
+        options = {'model.backbone.type': kind, 'model.backbone.arch': str(arch), **options}
         cfg = Config.fromfile(ROOT / config)
         cfg.merge_from_dict(options)
         scope(cfg.default_scope)
@@ -54,7 +57,7 @@ def save(family, tiny_arch, randomise, scope, tmp_path) -> Callable[..., Files]:
 def detector(family, tiny_arch, save) -> Files:
     """Backbone and neck of a detector."""
     widths = tiny_arch(family)['embed_dims']
-    window = {'model.backbone.window_size': 4, 'model.backbone.global_blocks': (1, 4)} if family == 'deit' else {}
+    window = {'model.backbone.window_size': 4, 'model.backbone.global_blocks': (1, 4)} if family in VITS else {}
     return save(DETECTORS[family], 'backbone', 'neck', **{'model.neck.in_channels': widths}, **window)
 
 

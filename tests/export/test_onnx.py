@@ -34,7 +34,11 @@ def assert_equal(ours, theirs, distance) -> None:
     assert max(distance(a, b) for a, b in zip(ours, theirs)) < 1e-5
 
 
-@pytest.mark.parametrize('opset', [OPSETS[0], 17, OPSETS[-1]])
+CASES = [(f, opset) for f in ('deit', 'pvtv2') for opset in (OPSETS[0], 17, OPSETS[-1])]
+CASES += [('dinov2', 17), ('dinov3', OPSETS[0])]
+
+
+@pytest.mark.parametrize(('family', 'opset'), CASES)
 def test_maps_of_a_pruned_backbone(classifier, family, opset, tmp_path, image, distance):
     """Of a classifier's config, whose DeiT gives no map by itself, with another number of images too."""
     options = classifier.options | ({'model.backbone.out_indices': (0, 1, 2, 3)} if family == 'pvtv2' else {})
@@ -42,17 +46,18 @@ def test_maps_of_a_pruned_backbone(classifier, family, opset, tmp_path, image, d
     differences = write_onnx(part, tmp_path / 'new/model.onnx', SIZES, opset)
     assert set(differences) == set(SIZES)
     assert max(differences.values()) < 1e-5
-    assert part.outputs == (('block5',) if family == 'deit' else ('stage1', 'stage2', 'stage3', 'stage4'))
+    assert part.outputs == (('block5',) if family != 'pvtv2' else ('stage1', 'stage2', 'stage3', 'stage4'))
     backbone, images = classifier.model.backbone, image(*ODD, batch=3)
     backbone.out_indices, backbone.out_type = part.network.backbone.out_indices, 'featmap'
     with torch.no_grad():
         assert_equal(found(tmp_path / 'new/model.onnx', images), backbone(images), distance)
 
 
+@pytest.mark.parametrize('family', ['deit', 'dinov2', 'dinov3', 'pvtv2'])
 def test_neck(detector, family, tmp_path, image, distance):
-    """DeiT's windows of 4x4 tokens are larger than the grid of a 33x40 image, 3x3; at 131x75 some are filled."""
+    """A plain ViT's windows of 4x4 tokens are larger than the grid of a 33x40 image, 3x3; at 131x75 some are filled."""
     part = load_part('neck', detector.config, detector.checkpoint, detector.options)
-    assert part.outputs == {'deit': ('p2', 'p3', 'p4', 'p5', 'p6'), 'pvtv2': ('p3', 'p4', 'p5', 'p6', 'p7')}[family]
+    assert part.outputs == (('p3', 'p4', 'p5', 'p6', 'p7') if family == 'pvtv2' else ('p2', 'p3', 'p4', 'p5', 'p6'))
     write_onnx(part, tmp_path / 'model.onnx', SIZES)
     for size in (ODD, (33, 40)):
         images = image(*size)
