@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from timm.models.eva import Eva
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -63,6 +65,17 @@ STOCK = {
         sr_ratios=[8, 4, 2, 1],
     ),
 }
+STOCK['dinov2'] = STOCK['deit'] | dict(family='dinov2')
+STOCK['dinov3'] = dict(  # heads of 64 channels, as in published ones: files do not show them
+    family='dinov3',
+    embed_dims=[128],
+    depths=[2],
+    num_heads=2,
+    mlp_hidden_dims=192,
+    num_registers=4,
+    ffn='swiglu',
+    img_size=64,
+)
 
 
 # ------------------------------------------------------------------ networks
@@ -220,14 +233,36 @@ class Source:
 
 def _timm_source(model: str | nn.Module) -> Source:
     model = timm.create_model(model) if isinstance(model, str) else model
-    if hasattr(model, 'blocks'):
-        return Source('timm / official DeiT', 'deit', model, _timm_deit_map)
+    if isinstance(model, Eva):
+        return Source('timm DINOv3', 'dinov3', model, _timm_vit_map)
+    if isinstance(model, VisionTransformer):
+        if hasattr(model.blocks[0].ls1, 'gamma'):
+            return Source('timm DINOv2 / ViT with LayerScale', 'dinov2', model, _timm_vit_map)
+        return Source('timm / official DeiT', 'deit', model, _timm_vit_map)
     return Source('timm PVTv2', 'pvtv2', model, _timm_pvtv2_maps)
 
 
-def _timm_deit_map(model: nn.Module, x: Tensor) -> list[Tensor]:
-    tokens = model.forward_features(x)[:, 1:]  # (B, N, C)
-    return [tokens.transpose(1, 2).unflatten(2, (x.shape[2] // 16, -1))]
+def _timm_vit_map(model: nn.Module, x: Tensor) -> list[Tensor]:
+    if isinstance(model, Eva):
+        _set_angles(model)
+    tokens = model.forward_features(x)[:, model.num_prefix_tokens :]  # (B, N, C)
+    return [tokens.transpose(1, 2).unflatten(2, (x.shape[2] // model.patch_embed.patch_size[0], -1))]
+
+
+def _set_angles(model: nn.Module) -> None:
+    """timm computes a DINOv3's angles in float32. A float64 network gets exact ones, of float32 periods as in ours."""
+    from upvit_mm.arch.rotary import dense_frequencies
+
+    rope, dtype = model.rope, model.cls_token.dtype
+    speeds = dense_frequencies(rope.dim, 1)[: rope.dim // 4, 0].to(dtype)  # of the pairs that turn with y, or x
+
+    def exact(shape):
+        places = [2 * (torch.arange(n, dtype=dtype) + 0.5) / n - 1 for n in shape]
+        y, x = torch.meshgrid(*places, indexing='ij')
+        angles = torch.cat([place.flatten()[:, None] * speeds for place in (y, x)], dim=1).repeat(1, 2)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    rope.get_embed = exact if dtype == torch.float64 else partial(type(rope).get_embed, rope)
 
 
 def _timm_pvtv2_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
@@ -258,16 +293,26 @@ def _mmdet_source(embed_dims: int, num_layers: list[int], same_eps: bool = True)
     return Source('mmdet PVTv2', 'pvtv2', model, lambda m, x: list(m(x)))
 
 
-def _mmpretrain_source() -> Source:
+def _mmpretrain_source(layout: str = 'mmpretrain DeiT / ViT', family: str = 'deit', **settings) -> Source:
     from mmpretrain.models import VisionTransformer
 
     arch = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=192)
-    model = VisionTransformer(arch, img_size=64, out_type='featmap')
-    return Source('mmpretrain DeiT / ViT', 'deit', model, lambda m, x: list(m(x)))
+    model = VisionTransformer(arch, img_size=64, out_type='featmap', **settings)
+    return Source(layout, family, model, lambda m, x: list(m(x)))
 
 
-def _tiny_timm_deit() -> Source:
-    return _timm_source(VisionTransformer(img_size=64, embed_dim=48, depth=3, num_heads=3, num_classes=7))
+def _tiny_timm_vit(**settings) -> Source:
+    return _timm_source(VisionTransformer(img_size=64, embed_dim=48, depth=3, num_heads=3, num_classes=7, **settings))
+
+
+def _tiny_timm_dinov3(**settings) -> Source:
+    """With the settings of timm's ``vit_small_plus_patch16_dinov3``, except its widths."""
+    widths = dict(img_size=64, embed_dim=128, depth=2, num_heads=2, mlp_ratio=1.5, num_classes=7)
+    dino = dict(init_values=1e-5, rope_type='dinov3', rope_temperature=100, rope_rotate_half=True)
+    dino |= dict(use_rot_pos_emb=True, use_abs_pos_emb=False, num_reg_tokens=4, use_fc_norm=False)
+    dino |= dict(norm_layer=partial(nn.LayerNorm, eps=1e-5), dynamic_img_size=True, global_pool='token')
+    dino |= dict(swiglu_mlp=True, swiglu_align_to=8, qkv_bias=True)
+    return _timm_source(Eva(**(widths | dino | settings)))
 
 
 def _tiny_timm_pvtv2(**settings) -> Source:
@@ -276,8 +321,11 @@ def _tiny_timm_pvtv2(**settings) -> Source:
 
 
 _SOURCES = {
-    'timm-deit': _tiny_timm_deit,
+    'timm-deit': _tiny_timm_vit,
     'mmpretrain-deit': _mmpretrain_source,
+    'timm-dinov2': partial(_tiny_timm_vit, init_values=1e-5),
+    'mmpretrain-dinov2': partial(_mmpretrain_source, 'mmpretrain DINOv2', 'dinov2', layer_scale_init_value=1e-5),
+    'timm-dinov3': _tiny_timm_dinov3,
     'timm-pvtv2': _tiny_timm_pvtv2,
     'official-pvtv2': lambda: replace(_tiny_timm_pvtv2(), layout='official PVTv2', rename=_official_pvtv2_name),
     'mmdet-pvtv2': lambda: _mmdet_source(embed_dims=16, num_layers=[1, 1, 2, 1]),
@@ -291,9 +339,9 @@ def source(request) -> Source:
 
 
 @pytest.fixture(scope='session')
-def tiny_source() -> Callable[[str], Source]:
-    """``tiny_source(name)``: one of them, made anew."""
-    return lambda name: _SOURCES[name]()
+def tiny_source() -> Callable[..., Source]:
+    """``tiny_source(name, **settings)``: one of them, made anew; settings are of its class."""
+    return lambda name, **settings: _SOURCES[name](**settings)
 
 
 @pytest.fixture(scope='session')
