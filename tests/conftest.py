@@ -302,7 +302,8 @@ def _mmpretrain_source(layout: str = 'mmpretrain DeiT / ViT', family: str = 'dei
 
 
 def _tiny_timm_vit(**settings) -> Source:
-    return _timm_source(VisionTransformer(img_size=64, embed_dim=48, depth=3, num_heads=3, num_classes=7, **settings))
+    widths = dict(img_size=64, embed_dim=48, depth=3, num_heads=3, num_classes=7)
+    return _timm_source(VisionTransformer(**(widths | settings)))
 
 
 def _tiny_timm_dinov3(**settings) -> Source:
