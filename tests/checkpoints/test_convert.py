@@ -230,11 +230,12 @@ def test_larger_patches_give_the_same_tokens(old, new, build, distance, tmp_path
 
 
 def test_patches_are_resampled_without_an_arch_too(tiny_source, tmp_path, caplog):
-    torch.save(tiny_source('timm-dinov3').state, tmp_path / 'x.pth')
-    with caplog.at_level(logging.WARNING, 'upvit_mm'):
-        path = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', patch_size=14)
-    assert 'set patch_size=14, and img_size by the same factor, in the arch' in caplog.text
-    assert load_backbone(path)['stages.0.patch_embed.proj.weight'].shape == (128, 3, 14, 14)
+    for name, setting in (('timm-dinov3', 'patch_size=14'), ('timm-dinov2', 'patch_size=14 and img_size=56')):
+        torch.save(tiny_source(name).state, tmp_path / 'x.pth')
+        with caplog.at_level(logging.WARNING, 'upvit_mm'):
+            path = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', patch_size=14)
+        assert f'set {setting} in the arch' in caplog.text
+        assert load_backbone(path)['stages.0.patch_embed.proj.weight'].shape[1:] == (3, 14, 14)
 
 
 def test_what_has_no_patches_to_resample(tiny_source, tmp_path):

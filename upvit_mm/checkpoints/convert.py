@@ -16,7 +16,7 @@ from upvit_mm.checkpoints.io import backbone_of, classifier_of, read_checkpoint,
 from upvit_mm.checkpoints.keys import LAYOUTS, detect_layout, from_ours
 from upvit_mm.checkpoints.known_arch import known_arch
 from upvit_mm.checkpoints.steps import FREQUENCIES, KEEP
-from upvit_mm.checkpoints.variants import CLASS, PATCHES
+from upvit_mm.checkpoints.variants import CLASS, PATCHES, image_size
 from upvit_mm.files import sha256_of
 
 logger = logging.getLogger('upvit_mm')
@@ -107,7 +107,9 @@ def resampled(state: State, arch: ArchSpec | None, patch_size: int) -> tuple[Sta
     logger.warning('patches: resampled from %d to %d px, which is approximate: test or train it again', old, patch_size)
     state = state | {key: resample_patch_embed(state[key], [patch_size, patch_size])}
     if arch is None:
-        logger.warning('patches: set patch_size=%d, and img_size by the same factor, in the arch', patch_size)
+        size = image_size({k.removeprefix('backbone.'): v for k, v in state.items()})
+        also = '' if size is None else f' and img_size={size}'
+        logger.warning('patches: set patch_size=%d%s in the arch', patch_size, also)
         return state, None
     return state, replace(arch, patch_size=patch_size, img_size=arch.pos_embed_grid * patch_size, name='')
 

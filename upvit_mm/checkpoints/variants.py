@@ -29,7 +29,7 @@ class Trait:
     remedy: str
 
 
-def _image_size(state: State) -> int | None:
+def image_size(state: State) -> int | None:
     """Pixels of a side of the training images, where a square of learned positions shows it."""
     if POSITIONS not in state:
         return None
@@ -43,7 +43,7 @@ TRAITS = (
     Trait('{} positions', lambda s: 'learned' if POSITIONS in s else 'rotary', 'a family with {} positions'),
     Trait("ffn='{}'", lambda s: 'swiglu' if any('.mlp.gate.' in k for k in s) else 'gelu', "ffn='{}'"),
     Trait('patches of {} px', lambda s: s[PATCHES].shape[-1], 'patch_size={}'),
-    Trait('images of {} px', _image_size, 'img_size={}'),
+    Trait('images of {} px', image_size, 'img_size={}'),
 )
 
 
@@ -73,7 +73,7 @@ def named_remedy(state: State, expected: State) -> str | None:
         return None
     words = ', '.join(f'{t.words.format(there)} (the model: {here})' for t, there, here in differ)
     settings = ', '.join(t.remedy.format(there) for t, there, _ in differ)
-    return f'It is a network with {words}. Build an arch with {settings}. {OTHERWISE}.'
+    return f'It is a network with {words}. Build an arch with {settings}. Or {OTHERWISE[0].lower()}{OTHERWISE[1:]}.'
 
 
 def _image_size_remedy(state: State, expected: State) -> str | None:
@@ -85,7 +85,7 @@ def _image_size_remedy(state: State, expected: State) -> str | None:
     if shapes[PATCHES][:2] != others[PATCHES][:2] or POSITIONS not in shapes:  # other channels, or no positions
         return None
     count, patch, built = shapes[POSITIONS][1], shapes[PATCHES][-1], others[PATCHES][-1]
-    if (size := _image_size(state)) is None:
+    if (size := image_size(state)) is None:
         return f'Its {count} positions are not a class token and a square of patches, as in a ViT of this package.'
     side, other, resampling = size // patch, '', ''
     if PATCHES in wrong:
