@@ -1,23 +1,18 @@
-"""Shared by all tests: tiny architectures with odd widths, random weights, and foreign networks to compare with."""
+"""Shared by all tests: tiny architectures with odd widths, and random weights."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from timm.models.pvt_v2 import PyramidVisionTransformerV2
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-pytest_plugins = ['fixtures.detector_zoo', 'fixtures.detectors', 'fixtures.jobs', 'fixtures.tokens']
+pytest_plugins = [f'fixtures.{name}' for name in ('detector_zoo', 'detectors', 'foreign', 'jobs', 'tokens')]
 ROOT = Path(__file__).parents[1]
 
 # every width differs from every other, from block to block too, and q/k from v
@@ -63,8 +58,17 @@ STOCK = {
         sr_ratios=[8, 4, 2, 1],
     ),
 }
-STOCK['dinov2'] = STOCK['deit'] | dict(family='dinov2', num_registers=4, ffn='swiglu')
-STOCK['dinov3'] = STOCK['deit'] | dict(family='dinov3', num_registers=4)
+STOCK['dinov2'] = STOCK['deit'] | dict(family='dinov2')
+STOCK['dinov3'] = dict(  # heads of 64 channels, as in published ones: files do not show them
+    family='dinov3',
+    embed_dims=[128],
+    depths=[2],
+    num_heads=2,
+    mlp_hidden_dims=192,
+    num_registers=4,
+    ffn='swiglu',
+    img_size=64,
+)
 
 
 # ------------------------------------------------------------------ networks
@@ -90,7 +94,9 @@ def stock_arch() -> Callable[..., dict]:
 @pytest.fixture
 def randomise() -> Callable[..., nn.Module]:
     """``randomise(model, seed)``: every parameter drawn at random, norms and biases included."""
-    return _randomise
+    from fixtures.foreign import randomised
+
+    return randomised
 
 
 @pytest.fixture
@@ -117,24 +123,14 @@ def identical() -> Callable[[dict, dict], bool]:
     return _identical
 
 
-def _randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        value = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if parameter.ndim in (2, 4):  # Linear and convolution: features keep their size
-            value *= parameter[0].numel() ** -0.5
-        elif parameter.ndim == 1:
-            value = 0.3 * value + name.endswith('weight')
-        parameter.data.copy_(value)
-    return model
-
-
 def _build(family: str, arch=None, seed: int = 0, **settings) -> nn.Module:
+    from fixtures.foreign import randomised
+
     from upvit_mm.arch.family import FAMILIES
     from upvit_mm.registry import MODELS
 
     backbone = MODELS.get(f'upvit_mm.{FAMILIES[family].backbone}')
-    return _randomise(backbone(TINY[family] if arch is None else arch, **settings), seed).eval()
+    return randomised(backbone(TINY[family] if arch is None else arch, **settings), seed).eval()
 
 
 def _image(height: int, width: int, batch: int = 2, channels: int = 3) -> Tensor:
@@ -179,135 +175,6 @@ def scope(monkeypatch) -> Iterator[Callable[[str], None]]:
     with monkeypatch.context() as patch:
         patch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())
         yield init_default_scope
-
-
-# ----------------------------------------------- the same networks elsewhere
-
-
-@dataclass
-class Source:
-    """A network of the stock structure as another code base builds it, random, in float64.
-
-    Attributes:
-        layout: our name of its tensor layout.
-        family: family of its arch.
-        model: the network.
-        maps: from it and an image to the maps that our backbone returns by default.
-        rename: from its tensor names to those of the layout.
-    """
-
-    layout: str
-    family: str
-    model: nn.Module
-    maps: Callable[[nn.Module, Tensor], list[Tensor]]
-    rename: Callable[[str], str] = str
-
-    def __post_init__(self):
-        _randomise(self.model.double()).eval()
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """Backbone tensors."""
-        return {self.rename(k): v for k, v in self.model.state_dict().items() if not k.startswith('head')}
-
-    @property
-    def head(self) -> dict[str, Tensor]:
-        """The classifier head's tensors."""
-        return {k: v for k, v in self.model.state_dict().items() if k.startswith('head')}
-
-    @torch.no_grad()
-    def features(self, x: Tensor) -> list[Tensor]:
-        return self.maps(self.model, x)
-
-
-def _timm_source(model: str | nn.Module) -> Source:
-    model = timm.create_model(model) if isinstance(model, str) else model
-    if hasattr(model, 'blocks'):
-        return Source('timm / official DeiT', 'deit', model, _timm_deit_map)
-    return Source('timm PVTv2', 'pvtv2', model, _timm_pvtv2_maps)
-
-
-def _timm_deit_map(model: nn.Module, x: Tensor) -> list[Tensor]:
-    tokens = model.forward_features(x)[:, 1:]  # (B, N, C)
-    return [tokens.transpose(1, 2).unflatten(2, (x.shape[2] // 16, -1))]
-
-
-def _timm_pvtv2_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
-    maps, x = [], model.patch_embed(x)
-    for stage in model.stages:
-        x = stage(x)
-        maps.append(x)
-    return maps
-
-
-def _official_pvtv2_name(key: str) -> str:
-    """From timm's name; the authors' code is not installed, but timm reads their files (see ``test_keys.py``)."""
-    key = re.sub(r'^patch_embed\.', 'patch_embed1.', key)
-    for i in range(4):
-        key = key.replace(f'stages.{i}.downsample.', f'patch_embed{i + 1}.')
-        key = key.replace(f'stages.{i}.blocks.', f'block{i + 1}.').replace(f'stages.{i}.norm.', f'norm{i + 1}.')
-    return key.replace('mlp.dwconv.', 'mlp.dwconv.dwconv.')
-
-
-def _mmdet_source(embed_dims: int, num_layers: list[int], same_eps: bool = True) -> Source:
-    """``same_eps``: use the authors' 1e-5 in patch embedding and spatial reduction, where mmdet has 1e-6."""
-    from mmdet.models import PyramidVisionTransformerV2
-
-    model = PyramidVisionTransformerV2(embed_dims=embed_dims, num_layers=num_layers)
-    for name, module in model.named_modules():
-        if same_eps and isinstance(module, nn.LayerNorm) and re.search(r'layers\.\d\.0\.norm|attn\.norm', name):
-            module.eps = 1e-5
-    return Source('mmdet PVTv2', 'pvtv2', model, lambda m, x: list(m(x)))
-
-
-def _mmpretrain_source() -> Source:
-    from mmpretrain.models import VisionTransformer
-
-    arch = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=192)
-    model = VisionTransformer(arch, img_size=64, out_type='featmap')
-    return Source('mmpretrain DeiT / ViT', 'deit', model, lambda m, x: list(m(x)))
-
-
-def _tiny_timm_deit() -> Source:
-    return _timm_source(VisionTransformer(img_size=64, embed_dim=48, depth=3, num_heads=3, num_classes=7))
-
-
-def _tiny_timm_pvtv2(**settings) -> Source:
-    widths = dict(embed_dims=(16, 32, 80, 128), num_heads=(1, 2, 5, 8), depths=(1, 1, 2, 1))
-    return _timm_source(PyramidVisionTransformerV2(num_classes=7, **widths, **settings))
-
-
-_SOURCES = {
-    'timm-deit': _tiny_timm_deit,
-    'mmpretrain-deit': _mmpretrain_source,
-    'timm-pvtv2': _tiny_timm_pvtv2,
-    'official-pvtv2': lambda: replace(_tiny_timm_pvtv2(), layout='official PVTv2', rename=_official_pvtv2_name),
-    'mmdet-pvtv2': lambda: _mmdet_source(embed_dims=16, num_layers=[1, 1, 2, 1]),
-}
-
-
-@pytest.fixture(scope='session', params=list(_SOURCES))
-def source(request) -> Source:
-    """A tiny foreign network of each known layout, in turn; not to be changed."""
-    return _SOURCES[request.param]()
-
-
-@pytest.fixture(scope='session')
-def tiny_source() -> Callable[[str], Source]:
-    """``tiny_source(name)``: one of them, made anew."""
-    return lambda name: _SOURCES[name]()
-
-
-@pytest.fixture(scope='session')
-def timm_source() -> Callable[[str | nn.Module], Source]:
-    """``timm_source(model)``: a network of timm, given or by name at full size."""
-    return _timm_source
-
-
-@pytest.fixture(scope='session')
-def mmdet_source() -> Callable[..., Source]:
-    """``mmdet_source(embed_dims, num_layers, same_eps=True)``: mmdet's PVTv2."""
-    return _mmdet_source
 
 
 # ------------------------------------------------------------------ processes

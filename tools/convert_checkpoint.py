@@ -1,4 +1,4 @@
-"""Convert a DeiT or PVTv2 checkpoint of any known layout to this package's names, or back to timm's."""
+"""Convert a checkpoint of a plain ViT or PVTv2 of any known layout to this package's names, or back to timm's."""
 
 import argparse
 import logging
@@ -18,6 +18,12 @@ def parse_args() -> argparse.Namespace:
         '--weights', choices=WEIGHTS, help="averages or raw weights (default: those that the file's maker evaluates)"
     )
     parser.add_argument('--no-head', action='store_true', help='leave the head out')
+    parser.add_argument(
+        '--patch-size',
+        type=int,
+        metavar='PIXELS',
+        help='resample the patches of a plain ViT to this side, for example from 14 to 16; approximate',
+    )
     return parser.parse_args()
 
 
@@ -28,7 +34,9 @@ def main() -> None:
     logging.basicConfig(format='%(message)s')
     logging.getLogger('upvit_mm').setLevel(logging.INFO)
     source, target = Path(args.source), Path(args.target)
-    print(convert_file(source, target, args.to, args.prefix, args.weights, head=not args.no_head))
+    print(
+        convert_file(source, target, args.to, args.prefix, args.weights, not args.no_head, patch_size=args.patch_size)
+    )
 
 
 if __name__ == '__main__':

@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 from mmengine.config import Config
+from timm.layers import SwiGLUPacked
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.checkpoints import convert_file, load_classifier, read_checkpoint, save_checkpoint, to_ours
+from upvit_mm.checkpoints import convert_file, load_backbone, load_classifier, read_checkpoint, save_checkpoint, to_ours
 from upvit_mm.files import sha256_of
 
 
@@ -143,3 +144,105 @@ def test_averages_and_heads_by_choice(tiny_source, tmp_path, identical):
 def test_unknown_target(timm_file, tmp_path):
     with pytest.raises(ValueError, match=r"to = 'mmdet': must be one of ours, timm"):
         convert_file(timm_file, tmp_path / 'x.pth', to='mmdet')
+
+
+# ------------------------------------------------------------ DINOv2 and DINOv3
+
+REGISTERS = dict(reg_tokens=4, no_embed_class=True)
+GIANT = dict(mlp_layer=SwiGLUPacked, act_layer=torch.nn.SiLU)
+DINO = {
+    'dinov2': ('timm-dinov2', {}),
+    'dinov2 giant with registers': ('timm-dinov2', REGISTERS | GIANT),
+    'dinov3': ('timm-dinov3', dict(swiglu_mlp=False)),
+    'dinov3 plus': ('timm-dinov3', {}),
+}
+
+
+@pytest.mark.parametrize('name', DINO)
+def test_timm_loads_what_is_written_and_computes_the_same(name, tiny_source, image, distance, tmp_path):
+    """Through our layout, with and without the arch in the file; LayerScale is ones, as it is folded."""
+    source = tiny_source(DINO[name][0], **DINO[name][1])
+    torch.save(source.state | source.head, tmp_path / 'timm.pth')
+    ours = convert_file(tmp_path / 'timm.pth', tmp_path / 'ours.pth')
+    assert read_checkpoint(ours)['meta']['family'] == source.family
+    written = read_checkpoint(convert_file(ours, tmp_path / 'back.pth', to='timm'))['state_dict']
+    assert all((v == 1).all() for k, v in written.items() if 'gamma' in k)
+    x = image(64, 64).double()
+    before = source.features(x)
+    source.model.load_state_dict(written)
+    assert distance(source.features(x)[0], before[0]) < 1e-12
+
+
+def test_heads_of_a_stated_arch(tiny_source, build, tmp_path):
+    """A DINOv3 whose heads are not 64 channels wide, as the published ones are."""
+    source = tiny_source('timm-dinov3', num_heads=4)
+    fields = dict(family='dinov3', embed_dims=[128], depths=[2], num_heads=4, num_registers=4, ffn='swiglu')
+    arch = ArchSpec.from_dict(fields | dict(mlp_hidden_dims=192, img_size=64))
+    ours = build('dinov3', arch.to_dict()).double()
+    ours.load_state_dict(source.state)
+    save_checkpoint(tmp_path / 'x.pth', ours.state_dict(), arch=arch.to_dict())
+    path = convert_file(tmp_path / 'x.pth', tmp_path / 'timm.pth', to='timm')
+    source.model.load_state_dict(read_checkpoint(path)['state_dict'] | source.head)
+    save_checkpoint(tmp_path / 'y.pth', ours.state_dict())
+    with pytest.raises(ValueError, match=r'2 heads of 64 channels do not turn as those of an unpruned network'):
+        convert_file(tmp_path / 'y.pth', tmp_path / 'timm.pth', to='timm')
+
+
+def test_rotary_pairs_of_a_pruned_network_do_not_fit_timm(stock_arch, build, tmp_path):
+    arch = ArchSpec.from_dict(stock_arch('dinov3'))
+    state = build('dinov3', arch.to_dict()).state_dict()
+    key = 'stages.0.blocks.1.attn.rotary.frequencies'
+    state[key] = state[key].roll(1, 0)
+    save_checkpoint(tmp_path / 'x.pth', state, arch=arch.to_dict())
+    with pytest.raises(ValueError, match=rf'{key}: 2 heads of 64 channels do not turn .*\(--to ours\)'):
+        convert_file(tmp_path / 'x.pth', tmp_path / 'timm.pth', to='timm')
+
+
+# ---------------------------------------------------------- patches of another size
+
+
+def smooth(height, width):
+    """Waves that are long compared with a patch, one in each channel."""
+    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing='ij')
+    return torch.stack([(3 * y + 2 * x).sin(), (4 * x - y).cos(), (2 * y * x).sin()])[None]
+
+
+@pytest.mark.parametrize(('old', 'new'), [(14, 16), (16, 32)])
+def test_larger_patches_give_the_same_tokens(old, new, build, distance, tmp_path, caplog):
+    fields = dict(family='dinov2', embed_dims=[48], depths=[2], num_heads=3, mlp_hidden_dims=96, num_registers=2)
+    arch = ArchSpec.from_dict(fields | dict(patch_size=old, img_size=4 * old))
+    before = build('dinov2', arch.to_dict())
+    save_checkpoint(tmp_path / 'x.pth', before.state_dict(), arch=arch.to_dict())
+    with caplog.at_level(logging.WARNING, 'upvit_mm'):
+        path = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', patch_size=new)
+    assert f'resampled from {old} to {new} px, which is approximate' in caplog.text
+    written = ArchSpec.from_dict(read_checkpoint(path)['meta']['arch'])
+    assert written == replace(arch, patch_size=new, img_size=4 * new)
+    after = build('dinov2', written.to_dict())
+    after.load_state_dict(load_backbone(path, arch=written))
+    constant = torch.tensor([0.3, -1.0, 2.0]).view(1, 3, 1, 1)
+    small, large = 6 * old, 6 * new
+    with torch.no_grad():
+        tokens = [before(constant.expand(1, 3, small, small))[0], after(constant.expand(1, 3, large, large))[0]]
+        assert distance(*tokens) < 1e-4
+        tokens = [before(smooth(small, small))[0], after(smooth(large, large))[0]]
+        assert distance(*tokens) < 0.03
+
+
+def test_patches_are_resampled_without_an_arch_too(tiny_source, tmp_path, caplog):
+    for name, setting in (('timm-dinov3', 'patch_size=14'), ('timm-dinov2', 'patch_size=14 and img_size=56')):
+        torch.save(tiny_source(name).state, tmp_path / 'x.pth')
+        with caplog.at_level(logging.WARNING, 'upvit_mm'):
+            path = convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', patch_size=14)
+        assert f'set {setting} in the arch' in caplog.text
+        assert load_backbone(path)['stages.0.patch_embed.proj.weight'].shape[1:] == (3, 14, 14)
+
+
+def test_what_has_no_patches_to_resample(tiny_source, tmp_path):
+    for name, size, message in (
+        ('timm-pvtv2', 8, r'patch_size = 8: only patches of a plain ViT can be resampled'),
+        ('timm-deit', 0, r'patch_size = 0: must be at least 1 pixel'),
+    ):
+        torch.save(tiny_source(name).state, tmp_path / 'x.pth')
+        with pytest.raises(ValueError, match=message):
+            convert_file(tmp_path / 'x.pth', tmp_path / 'y.pth', patch_size=size)

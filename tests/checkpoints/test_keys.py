@@ -28,12 +28,13 @@ def test_converted_state_covers_our_backbone_exactly(source, build, stock_arch):
     ours = to_ours(source.state)
     expected = build(source.family, stock_arch(source.family)).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in expected.items()}
-    assert all(v.dtype == torch.float64 for v in ours.values())
+    assert all(v.dtype == torch.float64 for k, v in ours.items() if not k.endswith('rotary.frequencies'))
 
 
 def test_there_and_back_is_bit_identical(source, build, stock_arch, identical):
     layout = LAYOUT[source.layout]
-    assert identical(from_ours(to_ours(source.state), layout), source.state)
+    state = {k: torch.ones_like(v) if 'gamma' in k else v for k, v in source.state.items()}  # LayerScale is folded
+    assert identical(from_ours(to_ours(state), layout), state)
     ours = build(source.family, stock_arch(source.family), seed=3).state_dict()
     assert identical(to_ours(from_ours(ours, layout)), ours)
 
@@ -97,8 +98,8 @@ def test_unknown_layout_lists_the_known_ones_and_the_first_keys():
 
 
 def test_key_without_a_place_is_named(tiny_source):
-    state = tiny_source('timm-deit').state | {'blocks.0.ls1.gamma': torch.ones(48)}
-    with pytest.raises(ValueError, match=r'1 tensor\(s\) have no place in a deit backbone .*: blocks.0.ls1.gamma'):
+    state = tiny_source('timm-deit').state | {'blocks.0.attn.q_norm.weight': torch.ones(16)}
+    with pytest.raises(ValueError, match=r'1 tensor\(s\) have no place in a deit backbone .*: blocks.0.attn.q_norm'):
         to_ours(state)
 
 

@@ -140,9 +140,10 @@ def test_foreign_networks_in_a_config(foreign, difference, stock_arch):
             check_arch_of(content, pruned, 'x.pth')
 
 
-@pytest.mark.parametrize(('name', 'heads'), [('deit-small', 6), ('deit-s', 6)])
+@pytest.mark.parametrize(('name', 'heads'), [('deit-small', 6), ('deit-s', 6), ('dinov2-small', 6)])
 def test_named_architectures_of_mmpretrain(name, heads):
-    arch = ArchSpec(family='deit', embed_dims=(384,), depths=(12,), num_heads=12, mlp_hidden_dims=1536)
+    family = name.partition('-')[0]
+    arch = ArchSpec(family=family, embed_dims=(384,), depths=(12,), num_heads=12, mlp_hidden_dims=1536)
     content = {'meta': {'cfg': config_text(dict(type='VisionTransformer', arch=name))}}
     with pytest.raises(ValueError, match=rf'num_heads\[0\]\[0\] = {heads} in .*, 12 in'):
         check_arch_of(content, arch, 'x.pth')

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-BACKBONES = {'deit': 'upvit_mm.UPDeiT', 'pvtv2': 'upvit_mm.UPPVTv2'}
+from upvit_mm.arch.family import FAMILIES
+
+BACKBONES = {name: f'upvit_mm.{family.backbone}' for name, family in FAMILIES.items()}
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def detector(scope) -> Callable[..., nn.Module]:
         scope('mmdet')
         model = get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model
         model.backbone = dict(type=BACKBONES[family], arch=arch, **settings)
-        if family == 'deit':
+        if not FAMILIES[family].is_pyramid:
             model.neck = dict(type='upvit_mm.SimpleFeaturePyramid', in_channels=arch['embed_dims'], start_level=1)
         else:
             model.neck.in_channels = arch['embed_dims']
@@ -41,8 +43,8 @@ def classifier(scope) -> Callable[..., nn.Module]:
         from mmpretrain.registry import MODELS
 
         scope('mmpretrain')
-        pooled = dict(neck=dict(type='GlobalAveragePooling')) if family == 'pvtv2' else {}
-        if family == 'deit':
+        pooled = dict(neck=dict(type='GlobalAveragePooling')) if FAMILIES[family].is_pyramid else {}
+        if not FAMILIES[family].is_pyramid:
             settings = dict(out_type='cls_token') | settings
         return MODELS.build(
             dict(

@@ -9,6 +9,9 @@ from upvit_mm.models.own_backbone import own_backbone
 PVT = dict(type='PyramidVisionTransformerV2', embed_dims=16, num_layers=[1, 1, 2, 1])
 VIT = dict(type='mmpretrain.VisionTransformer', arch='deit-tiny', img_size=64, out_type='featmap')
 
+DINO_ARCH = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96)
+DINO = VIT | dict(arch=DINO_ARCH, patch_size=14, img_size=56, layer_scale_init_value=1e-5)
+
 
 @pytest.fixture(autouse=True)
 def in_mmdet(scope):
@@ -29,6 +32,15 @@ def test_settings_and_widths():
     assert (found['arch']['img_size'], found['arch']['patch_size'], found['arch']['num_heads'][0][0]) == (64, 16, 3)
 
 
+@pytest.mark.parametrize(('ffn', 'name', 'hidden'), [('origin', 'gelu', 96), ('swiglu_fused', 'swiglu', 64)])
+def test_dinov2_of_mmpretrain(ffn, name, hidden):
+    """It is DeiT's class; the tensors show which it is."""
+    found = own_backbone(DINO | dict(layer_cfgs=dict(ffn_type=ffn)))
+    arch = found['arch']
+    assert (found['type'], arch['family'], arch['patch_size'], arch['img_size']) == ('upvit_mm.UPViT', 'dinov2', 14, 56)
+    assert (arch.get('ffn', 'gelu'), arch['mlp_hidden_dims'], arch['num_heads']) == (name, [[hidden] * 2], [[3, 3]])
+
+
 def test_ours_stays(tiny_arch):
     settings = dict(type='upvit_mm.UPDeiT', arch=tiny_arch('deit'), window_size=7, init_cfg=dict(type='Pretrained'))
     found = own_backbone(settings)
@@ -47,7 +59,8 @@ def test_ours_stays(tiny_arch):
         (dict(type='upvit_mm.UPDeiT'), r'model\.backbone\.arch of upvit_mm\.UPDeiT: is missing'),
         (PVT | dict(act_cfg=dict(type='ReLU')), 'its maps differ by .*a setting is one that UPPVTv2 does not have'),
         (VIT | dict(out_type='cls_token'), "its outputs are no maps of the same shape; set out_type='featmap'"),
-        (VIT | dict(pre_norm=True), 'does not convert to UPDeiT'),
+        (VIT | dict(pre_norm=True), r'does not convert: 2 tensor\(s\) have no place in a deit backbone .* pre_norm'),
+        (DINO | dict(layer_cfgs=dict(act_cfg=dict(type='ReLU'))), 'its maps differ by .* that UPViT does not have'),
     ],
 )
 def test_what_computes_something_else_is_refused(settings, message):

@@ -1,4 +1,4 @@
-"""Read any known checkpoint of the two families safely; write ours with provenance."""
+"""Read any known checkpoint of the families safely; write ours with provenance."""
 
 from upvit_mm.checkpoints.convert import convert_file
 from upvit_mm.checkpoints.io import load_backbone, load_classifier, local_file, read_checkpoint, save_checkpoint

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from upvit_mm.checkpoints.heads import head_of, is_head
-from upvit_mm.checkpoints.layouts import LAYOUTS, OURS_MARKER
+from upvit_mm.checkpoints.layouts import LAYOUTS, OURS_MARKER, Layout
 from upvit_mm.choices import WEIGHTS
 
 logger = logging.getLogger('upvit_mm')
@@ -32,8 +32,9 @@ MMENGINE = (True, 'mmengine evaluates the averages, and its EMAHook saves them a
 WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'module', 'net', 'network', 'encoder')
 # parts that torch.compile, FSDP and activation checkpointing add to names, at any depth
 INVISIBLE = {'_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module'}
-MARKERS = (OURS_MARKER, *(layout.marker for layout in LAYOUTS))
-FIRST = ('patch_embed', 'pos_embed', 'cls_token', 'stages.0.patch_embed', 'layers.0.0.projection')  # how one begins
+OURS = Layout('ours', '', (OURS_MARKER,), ())
+# how one begins
+FIRST = ('patch_embed', 'pos_embed', 'cls_token', 'stages.0.patch_embed', 'layers.0.0.projection', 'embeddings')
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,7 @@ def _places(node: Place) -> list[Place]:
 def _marked(node: Place) -> list[Place]:
     """The backbones of known layouts in a state dict."""
     names = node.tensors
-    ends = {k: m for k in names for m in MARKERS if k == m or k.endswith(f'.{m}')}
-    prefixes = {k.removesuffix(m) for k, m in ends.items()}
+    prefixes = {prefix for layout in (OURS, *LAYOUTS) for prefix in layout.prefixes(names)}
     begin = {p: tuple(f'{p}{first}' for first in FIRST) for p in prefixes}
     # a hierarchical network has a marker in each of its stages, and begins before them
     return [_with_prefix(node, p) for p in sorted(prefixes) if any(k.startswith(begin[p]) for k in names)]

@@ -123,10 +123,14 @@ def load_backbone(
         FileNotFoundError: no such file.
         ValueError: unreadable, no key has the prefix, several backbones, an unknown layout, or another architecture.
     """
-    place = _find(path, prefix, weights, arch)
+    return backbone_of(_find(path, prefix, weights, arch), path, arch)
+
+
+def backbone_of(place: Place, path: object, arch: ArchSpec | None = None) -> State:
+    """See ``load_backbone``."""
     if rest := [*place.rest(), *place.head()]:
         logger.info('%s: dropped %d tensors outside the backbone (%s)', path, len(rest), _words(rest))
-    return to_ours(place.backbone())
+    return to_ours(place.backbone(), arch)
 
 
 def load_classifier(
@@ -147,11 +151,15 @@ def load_classifier(
         FileNotFoundError: no such file.
         ValueError: as ``load_backbone``, or a head that has hidden layers or no bias.
     """
-    place = _find(path, prefix, weights, arch)
+    return classifier_of(_find(path, prefix, weights, arch), path, arch)
+
+
+def classifier_of(place: Place, path: object, arch: ArchSpec | None = None) -> State:
+    """See ``load_classifier``."""
     head, extra = linear_head(place.head(), path)
     if rest := [*place.rest(), *extra]:
         logger.warning('%s: dropped %d tensors outside backbone and head (%s)', path, len(rest), _words(rest))
-    state = {f'backbone.{k}': v for k, v in to_ours(place.backbone()).items()}
+    state = {f'backbone.{k}': v for k, v in to_ours(place.backbone(), arch).items()}
     return state | {f'head.fc.{k}': v for k, v in head.items()}
 
 

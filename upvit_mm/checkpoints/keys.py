@@ -6,18 +6,19 @@ State dicts here are of a backbone alone: mappings of tensor name to tensor, wit
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 
 import torch
 from torch import Tensor
 
+from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints.layouts import LAYOUTS, OURS_MARKER, Layout, Rule, fill, pattern
+from upvit_mm.checkpoints.steps import KEEP
+from upvit_mm.checkpoints.variants import remedy_of
 
 logger = logging.getLogger('upvit_mm')
 State = dict[str, Tensor]
-POSITIONS, PATCHES = 'pos_embed', 'stages.0.patch_embed.proj.weight'  # of a DeiT; their number and size
 
 
 def detect_layout(keys: Iterable[str]) -> Layout | None:
@@ -30,20 +31,27 @@ def detect_layout(keys: Iterable[str]) -> Layout | None:
     if OURS_MARKER in keys:
         return None
     for layout in LAYOUTS:
-        if layout.marker in keys:
+        if layout.describes(keys):
             return layout
     known = ', '.join(['ours', *(layout.name for layout in LAYOUTS)])
     raise ValueError(
         f'checkpoint layout not recognised: {_some(sorted(keys))}. Known layouts: {known}. '
-        'Check that the file is a DeiT or PVTv2, and which prefix its backbone has.'
+        'Check that the file is a plain ViT or PVTv2 of these, and which prefix its backbone has.'
     )
 
 
-def to_ours(state: Mapping[str, Tensor]) -> State:
-    """A backbone's state dict of any known layout, converted to ours; fused q, k, v are split.
+def to_ours(state: Mapping[str, Tensor], arch: ArchSpec | None = None) -> State:
+    """A backbone's state dict of any known layout, converted to ours.
+
+    Fused q, k, v are split. LayerScale goes into the Linear before it, which is exact.
+
+    Args:
+        state: without the prefix.
+        arch: the network to load, whose heads set the rotary frequencies of a DINOv3; None takes heads of 64 channels,
+            as in all published ones.
 
     Raises:
-        ValueError: unknown layout, or keys that the layout does not have.
+        ValueError: unknown layout, keys that the layout does not have, a DINOv3 with key biases or other periods.
     """
     layout = detect_layout(state)
     if layout is None:
@@ -51,7 +59,8 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
     rules = [(pattern(rule.theirs), rule) for rule in layout.rules]
     ours, unknown = {}, []
     for key, tensor in state.items():
-        matches = [(m, rule) for expression, rule in rules if (m := expression.match(key))]
+        spelled = layout.spelled(key)
+        matches = [(m, rule) for expression, rule in rules if (m := expression.match(spelled))]
         for match, rule in matches:
             ours[fill(rule.ours, match.groupdict())] = _take(tensor, rule, key)
         if not matches and not _is_dropped(key, layout):
@@ -61,20 +70,30 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
             f'{len(unknown)} tensor(s) have no place in a {layout.family} backbone ({layout.name} layout): '
             f'{_some(unknown)}. Is it a variant that this package does not build?'
         )
-    if 'dist_token' in state:  # its position is the second
-        ours['pos_embed'] = torch.cat([ours['pos_embed'][:, :1], ours['pos_embed'][:, 2:]], dim=1)
+    for step in layout.steps:
+        step.read(ours, arch)
     return ours
 
 
-def from_ours(state: Mapping[str, Tensor], layout: Layout) -> State:
-    """The inverse of ``to_ours`` for one layout: bit-identical tensors with its names.
+def from_ours(state: Mapping[str, Tensor], layout: Layout, arch: ArchSpec | None = None) -> State:
+    """The inverse of ``to_ours`` for one layout: bit-identical tensors with its names; LayerScale is ones.
+
+    Args:
+        state: with our names.
+        layout: the one to write.
+        arch: as in ``to_ours``.
 
     Raises:
-        ValueError: q, k, v have different widths, which a fused tensor cannot hold.
+        ValueError: q, k, v have different widths, which a fused tensor cannot hold, or the rotary frequencies are those
+            of a pruned network, for which others have no tensor.
     """
     theirs: State = {}
     fused: dict[str, dict[int, Tensor]] = {}
-    rules = [(pattern(rule.ours), rule) for rule in layout.rules]
+    ffn = 'swiglu' if any('.mlp.gate.' in key for key in state) else 'gelu'
+    rules = [(pattern(rule.ours), rule) for rule in layout.rules if rule.ffn in ('', ffn)]
+    state = dict(state)
+    for step in reversed(layout.steps):
+        step.write(state, arch)
     for key, tensor in state.items():
         match, rule = next(((m, r) for expression, r in rules if (m := expression.match(key))), (None, None))
         if rule is None:
@@ -90,18 +109,21 @@ def from_ours(state: Mapping[str, Tensor], layout: Layout) -> State:
         if len({t.shape for t in tensors}) > 1:
             raise ValueError(
                 f'{target}: the {layout.name} layout fuses tensors of one width, but this model has '
-                f'{[len(t) for t in tensors]}. Keep it in our layout (--to ours).'
+                f'{[len(t) for t in tensors]}. {KEEP}'
             )
         theirs[target] = torch.cat(tensors)
     return theirs
 
 
-def to_ours_in_place(state: MutableMapping[str, Tensor], prefix: str) -> None:
-    """Convert the backbone with this ``prefix`` in a larger state dict; ``check_state`` handles unknown names."""
+def to_ours_in_place(state: MutableMapping[str, Tensor], prefix: str, arch: ArchSpec | None = None) -> None:
+    """Convert the backbone with this ``prefix`` in a larger state dict; ``check_state`` handles unknown names.
+
+    ``arch`` as in ``to_ours``.
+    """
     local = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-    if OURS_MARKER in local or not any(layout.marker in local for layout in LAYOUTS):
+    if OURS_MARKER in local or not any(layout.describes(local) for layout in LAYOUTS):
         return
-    converted = to_ours(local)
+    converted = to_ours(local, arch)
     for key in local:
         del state[prefix + key]
     state.update({prefix + k: v for k, v in converted.items()})
@@ -119,12 +141,10 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], nam
         ValueError: a tensor is missing, extra or of another shape; the message has the first five and the count.
     """
     if problems := differences(state, expected):
-        remedy = 'Use the arch.json that was written beside the checkpoint, or the checkpoint of this arch'
         raise ValueError(
             f'checkpoint does not fit {name}: {len(problems)} tensors are missing, extra or of another shape '
             f'(the model has {len(expected)}): '
-            f'{"; ".join(problems[:5])}{"; ..." if len(problems) > 5 else ""}. '
-            + (image_size_remedy(state, expected) or remedy + ('; is its prefix right?' if not state else '.'))
+            f'{"; ".join(problems[:5])}{"; ..." if len(problems) > 5 else ""}. ' + remedy_of(state, expected)
         )
 
 
@@ -140,27 +160,6 @@ def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     return shapes + missing + extra
 
 
-def image_size_remedy(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """The setting of the arch to change when a DeiT was trained with another image or patch size and all else fits."""
-    shapes, others = ({k: v.shape for k, v in tensors.items()} for tensors in (state, expected))
-    wrong = {k for k in {**shapes, **others} if shapes.get(k) != others.get(k)}
-    prefix = next((k.removesuffix(end) for end in (POSITIONS, PATCHES) for k in wrong if k.endswith(end)), '')
-    position, kernel = f'{prefix}{POSITIONS}', f'{prefix}{PATCHES}'
-    if not wrong or not {position, kernel} <= shapes.keys() or wrong - {position, kernel}:
-        return None
-    if shapes[kernel][:2] != others[kernel][:2]:  # other channels
-        return None
-    count, patch = shapes[position][1], shapes[kernel][-1]
-    side = math.isqrt(count - 1)  # one is the class token's
-    if side**2 != count - 1:
-        return f'Its {count} positions are not a class token and a square of patches, as in a DeiT of this package.'
-    size, other = side * patch, f'patch_size={patch} and ' if kernel in wrong else ''
-    return (
-        f'It was trained at {size} px ({side}x{side} patches of {patch} px): set {other}img_size={size} in the arch. '
-        'Images of any size can be given to the network then.'
-    )
-
-
 def _take(tensor: Tensor, rule: Rule, key: str) -> Tensor:
     if rule.conv1x1:
         return tensor.flatten(1) if tensor.ndim == 4 else tensor
@@ -173,7 +172,7 @@ def _take(tensor: Tensor, rule: Rule, key: str) -> Tensor:
 def _is_dropped(key: str, layout: Layout) -> bool:
     for expression, reason in layout.dropped:
         if re.match(expression, key):
-            logger.warning('dropped %s: %s', key, reason)
+            logger.info('dropped %s: %s', key, reason)
             return True
     return False
 

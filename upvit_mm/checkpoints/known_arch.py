@@ -22,7 +22,8 @@ TOLD = ('num_heads', 'qk_scales', 'sr_ratios', 'strides')  # equal tensors can b
 READ = ('type', 'arch', 'num_heads', 'embed_dims', 'strides', 'patch_cfg')  # of the backbone in a config
 # heads of mmpretrain's named architectures that are as wide as ours
 MMPRETRAIN_HEADS = dict.fromkeys(('deit-t', 'deit-tiny'), 3) | dict.fromkeys(('deit-s', 'deit-small'), 6)
-MMPRETRAIN_HEADS |= dict.fromkeys(('deit-b', 'deit-base', 'b', 'base'), 12)
+MMPRETRAIN_HEADS |= dict.fromkeys(('deit-b', 'deit-base', 'b', 'base'), 12) | dict.fromkeys(('l', 'large'), 16)
+MMPRETRAIN_HEADS |= dict.fromkeys(('dinov2-s', 'dinov2-small'), 6) | dict.fromkeys(('dinov2-g', 'dinov2-giant'), 24)
 
 
 def check_arch_of(content: Mapping[str, Any], arch: ArchSpec, path: object) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints.contents import WRAPPERS, Place, State, find_backbone, find_model
 from upvit_mm.checkpoints.heads import linear_head
 from upvit_mm.checkpoints.keys import to_ours_in_place
@@ -38,7 +39,7 @@ def is_harmless(name: str, extra: bool) -> bool:
 def model_state(
     content: Mapping[str, Any],
     expected: Mapping[str, Tensor],
-    backbones: Sequence[str],
+    backbones: Mapping[str, ArchSpec],
     path: object,
     weights: str | None = None,
 ) -> State:
@@ -47,7 +48,8 @@ def model_state(
     Args:
         content: content of the file.
         expected: the model's own state dict.
-        backbones: the text before the names of each of our backbones in the model, for example ``'backbone.'``.
+        backbones: the arch of each of our backbones in the model, by the text before its names, for example
+            ``'backbone.'``.
         path: of the file, for messages.
         weights: see ``load_backbone``.
 
@@ -59,17 +61,18 @@ def model_state(
         ValueError: no tensors, several backbones, or a variant of a known layout that this package does not build.
     """
     if len(backbones) == 1:
-        return _around_backbone(find_backbone(content, path, weights=weights), expected, backbones[0], path)
+        ((prefix, arch),) = backbones.items()
+        return _around_backbone(find_backbone(content, path, weights=weights), expected, prefix, arch, path)
     state = find_model(content, path, weights).tensors
     while not state.keys() & expected.keys() and all(name.startswith(WRAPPED) for name in state):
         state = {name.partition('.')[2]: v for name, v in state.items()}
     return dict(state)
 
 
-def _around_backbone(place: Place, expected: Mapping[str, Tensor], ours: str, path: object) -> State:
+def _around_backbone(place: Place, expected: Mapping[str, Tensor], ours: str, arch: ArchSpec, path: object) -> State:
     root = place.prefix.removesuffix(ours) if place.prefix.endswith(ours) else None
     state = {f'{ours}{k}': v for k, v in place.backbone().items()}
-    to_ours_in_place(state, ours)
+    to_ours_in_place(state, ours, arch)
     rest = place.rest() if root is None else {k[len(root) :]: v for k, v in place.rest().items() if k.startswith(root)}
     return state | _head(place.head(), expected, path) | rest
 

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from upvit_mm.checkpoints import check_arch_of, check_state, is_harmless, model_state, read_checkpoint
-from upvit_mm.checkpoints.keys import image_size_remedy
+from upvit_mm.checkpoints.variants import named_remedy
 from upvit_mm.data.checks import check_classes_of
 from upvit_mm.hooks.resume_check import source_of
 from upvit_mm.hooks.unwrapped import model_of
@@ -92,7 +92,8 @@ class CheckLoaded(Hook):
     def _load(self, runner: Runner, model: nn.Module, checkpoint: dict, path: str) -> None:
         backbones, strict = _backbones(model), self.part != 'train'
         own = model.state_dict()
-        state = model_state(checkpoint, own, [*backbones], path, self.weights)
+        archs = {prefix: backbone.arch for prefix, backbone in backbones.items()}
+        state = model_state(checkpoint, own, archs, path, self.weights)
         state |= self._allowed(runner, state, own)
         misfits = _misfits(state, own)
         # modules may rename tensors while they load; our backbones refuse before the others are named
@@ -103,7 +104,7 @@ class CheckLoaded(Hook):
                 check_state(_below(prefix, state), backbone.state_dict(), f'{prefix.rstrip(".")} (checkpoint={path})')
         misfits = [m for m in misfits if not is_harmless(m.name, extra=m.kind == 'extra')]
         if (strict and misfits) or sum(m.kind == 'missing' for m in misfits) == len(own):
-            remedies = [image_size_remedy(_below(p, state), m.state_dict()) for p, m in backbones.items()]
+            remedies = [named_remedy(_below(p, state), m.state_dict()) for p, m in backbones.items()]
             raise ValueError(_refusal(misfits, len(own), path, next(filter(None, remedies), None)))
         if misfits:
             runner.logger.warning(

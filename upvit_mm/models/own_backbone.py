@@ -16,6 +16,7 @@ from upvit_mm.checkpoints import detect_layout, to_ours
 from upvit_mm.registry import MODELS, backbone_types, class_of, families_of, type_name
 
 SHARED = ('out_indices', 'drop_path_rate', 'frozen_stages', 'with_cp')  # settings of the same meaning
+LAYER_SCALES = ('.gamma1.weight', '.gamma2.weight')  # of mmpretrain's VisionTransformer
 TOLERANCE = 1e-2  # relative; mmdet's eps of some norms is another (1e-6 for 1e-5)
 
 
@@ -55,6 +56,9 @@ def _converted(cls: type, settings: Mapping[str, Any], scope: str) -> dict[str, 
     with torch.random.fork_rng(devices=[]), ALL_MODELS.switch_scope_and_registry(scope) as registry:
         theirs = registry.build(plain)
     theirs.eval()  # mmpretrain's returns nothing
+    for name, parameter in theirs.named_parameters():
+        if name.endswith(LAYER_SCALES):
+            parameter.data.fill_(1)  # it starts near 0, and would hide what the blocks compute
     given = theirs.state_dict()
     family, state = family_named(detect_layout(given).family), to_ours(given)
     arch = _arch_of(theirs, state, family)

@@ -24,7 +24,7 @@ def load_trained(detector: nn.Module, content: Mapping[str, Any], path: str) -> 
     """
     check_arch_of(content, detector.backbone.arch, path)
     own = detector.state_dict()
-    state = model_state(content, own, [BACKBONE], path)
+    state = model_state(content, own, {BACKBONE: detector.backbone.arch}, path)
     state = {k: v for k, v in state.items() if k in own or not is_harmless(k, extra=True)}
     state |= {k: v for k, v in own.items() if k not in state and is_harmless(k, extra=False)}
     if absent := sorted({key.partition('.')[0] for key in own} - {key.partition('.')[0] for key in state}):

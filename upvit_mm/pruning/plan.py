@@ -157,16 +157,22 @@ def make_plan(
         mlp_hidden_dims=width('mlp_hidden', 1),
         qk_scales=qk_scales or of_attn(source.qk_scales),
     )
-    for i, pairs in enumerate(blocks):
+    plan = PrunePlan(source, target, indices, blocks, tuple(turned))
+    _check_pairs(plan)
+    return plan
+
+
+def _check_pairs(plan: PrunePlan) -> None:
+    """Refuse half a pair of rotary channels, and heads that mix those of the source."""
+    dims = prunable_dims(plan.source_arch)
+    for i, pairs in enumerate(plan.kept_blocks):
         for new, (attn, _) in enumerate(pairs):
             dim = dims[f'{block_name(i, attn)}.qk']
             if dim.paired:
-                _check_pairs(dim, indices[dim.name], target.num_heads[i][new])
-    return PrunePlan(source, target, indices, blocks, tuple(turned))
+                _check_pairs_of(dim, plan.kept[dim.name], plan.target_arch.num_heads[i][new])
 
 
-def _check_pairs(dim: PrunableDim, kept: Tensor, heads: int) -> None:
-    """Refuse half a pair, and heads that mix those of the source."""
+def _check_pairs_of(dim: PrunableDim, kept: Tensor, heads: int) -> None:
     first, second = kept.view(heads, 2, -1).unbind(1)  # (heads, d'/2)
     owners = kept.view(heads, -1) // (dim.size // dim.groups)
     if not torch.equal(dim.partners()[first], second) or bool((owners != owners[:, :1]).any()):

@@ -128,7 +128,7 @@ def detector_state(path: str, arch: ArchSpec | None = None) -> dict[str, Tensor]
     if arch is not None:
         check_arch_of(content, arch, path)
     state = dict(content.get('state_dict', content))
-    to_ours_in_place(state, 'backbone.')
+    to_ours_in_place(state, 'backbone.', arch)
     return state
 
 

@@ -105,7 +105,7 @@ class UPBackbone(BaseModule):
 
         mmengine only logs a mismatch and continues with random weights; here a wrong backbone raises an error.
         """
-        to_ours_in_place(state_dict, prefix)
+        to_ours_in_place(state_dict, prefix, self.arch)
         loaded = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
         check_state(loaded, self.state_dict(), self._describe())
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
