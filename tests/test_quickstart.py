@@ -1,4 +1,4 @@
-"""The commands of docs/quickstart.md, as they stand there, on digits and from an empty folder."""
+"""The commands of docs/quickstart.md, as they stand there, on real pictures and from an empty folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.workflow.own_config import OwnConfig
 
 ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / 'tests/fixtures/pictures'
 TEXT = (ROOT / 'docs/quickstart.md').read_text(encoding='utf-8')
 SHORT = {  # in the page, and on this machine
     r'--backbone pvtv2-b0,checkpoints/pvt_v2_b0.pth': '--epochs 1 --backbone arch.json',
     r'(--out small.py)': r'--epochs 1 \1',
-    r'480x640': '128x128',
+    r'480x640': '120x160',
     r'(tools/prune.py .*)': r'\1 --eval-images 2 --round-to 1',
     r'(tools/compare_detectors.py)': r'\1 --repeats 0',
     r'(?m)^python ': f'{sys.executable} ',
@@ -45,27 +47,22 @@ def run_block(folder: Path, code: str) -> str:
 
 
 @pytest.fixture
-def folder(digits_folder, tmp_path) -> Path:
-    """An empty folder but for the data and a narrow architecture."""
+def folder(tmp_path) -> Path:
+    """An empty folder but for a narrow architecture."""
     arch = ArchSpec(
         name='tiny', family='pvtv2', embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1),
         mlp_hidden_dims=(16, 16, 32, 32), sr_ratios=(8, 4, 2, 1),
     )  # fmt: skip
     arch.save_json(tmp_path / 'arch.json')
-    for part in ('train', 'val'):
-        shutil.copytree(digits_folder / part, tmp_path / 'data/cells' / part)
-        shutil.copy(digits_folder / f'annotations/instances_{part}.json', tmp_path / f'data/cells/{part}.json')
-        for source in sorted((digits_folder / 'classification/val').iterdir()):
-            target = tmp_path / 'data/sorted' / part / source.name
-            target.mkdir(parents=True)
-            for picture in sorted(source.iterdir())[:6]:
-                shutil.copy(picture, target)
     return tmp_path
 
 
-def test_a_detector_is_pruned_in_place_and_looked_at(folder):
+def test_coco_a_detector_is_pruned_in_place_and_looked_at(folder):
+    shutil.copytree(PICTURES / 'nuclei', folder / 'data/cells')
     in_place, _ = blocks('bash')
-    assert ' 0 error' in run_block(folder, in_place)
+    said = run_block(folder, in_place)
+    assert ' 0 error' in said
+    assert '6 images, 71 objects; all are read' in said
     content = json.loads((folder / 'work_dirs/compared/detectors.json').read_text())
     assert {'dense', 'half'} <= set(re.findall(r'\w+', json.dumps(content)))
     assert (folder / 'work_dirs/compared/report.html').is_file()
@@ -74,9 +71,22 @@ def test_a_detector_is_pruned_in_place_and_looked_at(folder):
     assert len(list((folder / 'painted/vis').glob('*'))) == 2
 
 
-def test_a_classifier_is_pruned_and_put_into_a_detector(folder):
+def test_class_folders_and_voc_a_pruned_classifier_becomes_a_detector(folder):
+    shutil.copytree(PICTURES / 'sorted', folder / 'data/sorted')
+    shutil.copytree(PICTURES / 'blood', folder / 'data/cells')
     _, code = blocks('bash')
-    assert ' 0 error' in run_block(folder, code)
+    said = run_block(folder, code)
+    assert said.count('3 classes: Platelets, RBC, WBC') == 2  # the classifier's, and the detector's
+    assert said.count(' 0 error') == 1
     half = ArchSpec.from_json(folder / 'work_dirs/half-sorted/arch.json')
     assert f'in_channels={list(half.embed_dims)}' in (folder / 'small.py').read_text()
-    assert list((folder / 'work_dirs/small').glob('*/painted/*'))
+    cells = {part: json.loads((folder / f'small_{part}.json').read_text()) for part in ('train', 'val')}
+    assert {part: len(content['annotations']) for part, content in cells.items()} == dict(train=88, val=37)
+    assert len(list((folder / 'work_dirs/small').glob('*/painted/*'))) == 2
+
+
+def test_masks(folder):
+    choice = OwnConfig('detector', PICTURES / 'nuclei', str(folder / 'arch.json'), None, folder / 'own.py', 'mask-rcnn')
+    data, cfg = choice.write()  # checks the masks as a training does
+    assert (data.classes, data.size, data.most) == (('nucleus',), (128, 128), 21)
+    assert cfg.val_evaluator.metric == ['bbox', 'segm']

@@ -21,21 +21,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--train', help='name of the training file, list or folder in DATA, if it is not clear')
     parser.add_argument('--val', help='the same of the validation data')
     parser.add_argument('--epochs', type=int, help='of the training (default: 12 to 100, by the number of pictures)')
+    parser.add_argument('--batch', type=int, help='pictures in a batch (default: what fits one GPU, at most 16 or 64)')
+    parser.add_argument('--size', help='detector: HEIGHTxWIDTH that pictures are made to fit (default: their own)')
     parser.add_argument('--overwrite', action='store_true', help='replace the config')
     args = parser.parse_args()
     if args.out.exists() and not args.overwrite:
         parser.error(f'--out {args.out} exists; give another name, or --overwrite')
+    if args.size and args.task == 'classifier':
+        parser.error('--size is for detectors; the crops of a classifier are set in its config')
     return args
 
 
 def main() -> None:
     args = parse_args()
     # after parsing: they import torch and OpenMMLab, which takes seconds
+    from upvit_mm.arch.size import parse_size
     from upvit_mm.data.names import listed
     from upvit_mm.workflow.own_config import OwnConfig
 
     arch, _, checkpoint = args.backbone.partition(',')
-    chosen = (args.model, args.train, args.val, args.epochs)
+    size = parse_size(args.size) if args.size else None
+    chosen = (args.model, args.train, args.val, args.epochs, args.batch, size)
     data, cfg = OwnConfig(args.task, args.data, arch, checkpoint or None, args.out, *chosen).write()
     print(f'{len(data.classes)} classes: {listed(data.classes)}')
     print(f'{data.train.pictures} training and {data.val.pictures} validation pictures, usually {data.size} pixels')

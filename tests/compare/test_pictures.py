@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from pycocotools.coco import COCO
 
-from upvit_mm.compare.pictures import COLOURS, Detection, colours_of, draw_picture
+from upvit_mm.compare.pictures import COLOURS, Detection, colours_of, draw_picture, ground_truth
 
 PICTURE = np.zeros((100, 100, 3))
 
@@ -44,3 +45,18 @@ def test_lines_of_a_crowd_are_thin():
     for some, width in ((found, 0.5), (found[1:], 0.9)):
         (axes,) = draw_picture(PICTURE, some, colours_of([found])).axes
         assert {patch.get_linewidth() for patch in axes.patches} == {width}
+
+
+def test_objects_with_and_without_masks():
+    coco = COCO()
+    square = [[2, 2, 6, 2, 6, 6, 2, 6]]
+    row = dict(image_id=1, category_id=1, bbox=[2, 2, 4, 4], area=16, iscrowd=0)
+    coco.dataset = dict(
+        images=[dict(id=1, width=10, height=8)],
+        categories=[dict(id=1, name='cell')],
+        annotations=[dict(row, id=1, segmentation=square), dict(row, id=2), dict(row, id=3, segmentation=[])],
+    )
+    coco.createIndex()
+    whole, *boxes = ground_truth(coco, [1])[1]
+    assert (whole.box, whole.category, whole.mask.sum()) == ((2, 2, 6, 6), 'cell', 16)
+    assert [(found.box, found.category, found.mask) for found in boxes] == [((2, 2, 6, 6), 'cell', None)] * 2

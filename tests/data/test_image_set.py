@@ -33,7 +33,7 @@ def test_choice_of_images():
     chosen = choose_images(labels, 2, 0, 3)
     assert chosen == sorted(set(chosen))
     assert [labels[n] for n in chosen] == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(ValueError, match='class 3 has 0 images'):
+    with pytest.raises(ValueError, match='class 3 has 0 training images: 2 of every class'):
         choose_images(labels, 2, 0, 4)
     with pytest.raises(ValueError, match='per_class = 0'):
         choose_images(labels, 0, 0, 3)

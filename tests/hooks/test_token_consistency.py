@@ -135,5 +135,7 @@ def test_a_model_without_our_backbone():
     class StandRunner:
         model = Stand()
 
-    with pytest.raises(ValueError, match=r'is Identity: .* compares upvit_mm.UPDeiT, upvit_mm.UPPVTv2 only'):
+    with pytest.raises(
+        ValueError, match=r'is Identity: .* compares upvit_mm.UPDeiT, upvit_mm.UPViT, upvit_mm.UPPVTv2 only'
+    ):
         token_consistency._backbone(StandRunner())

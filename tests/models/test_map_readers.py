@@ -9,6 +9,7 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.models.map_readers import TOLERANCE, MapReaders, find_map_readers, readers_between
 from upvit_mm.pruning import make_plan
 from upvit_mm.pruning.gates import gates
+from upvit_mm.pruning.table import Slot
 from upvit_mm.workflow.detector_file import narrowed, with_own_backbone
 from upvit_mm.workflow.whole_detector import build_detector, map_outputs
 
@@ -121,7 +122,7 @@ def test_a_norm_over_channels_fixes_its_map(detector_of, subject):
 
 def test_changes_that_do_not_follow_the_map():
     wide = {'neck.a': torch.zeros(4, 8), 'neck.b': torch.zeros(16), 'backbone.c': torch.zeros(8)}
-    assert readers_between(wide, wide | {'neck.a': torch.zeros(4, 5)}, 8, 5) == (('neck.a', 1, 1, False),)
+    assert readers_between(wide, wide | {'neck.a': torch.zeros(4, 5)}, 8, 5) == (Slot('neck.a', 1),)
     for changed in ({'neck.b': torch.zeros(10)}, {'neck.a': torch.zeros(5, 5)}):
         with pytest.raises(ValueError, match=next(iter(changed))):
             readers_between(wide, wide | changed, 8, 5)

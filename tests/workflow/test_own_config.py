@@ -155,6 +155,15 @@ def test_many_objects_and_large_pictures(arch, tmp_path):
     assert cfg.val_dataloader.dataset.ann_file == 'valid/_annotations.coco.json'
 
 
+def test_size_and_batch_are_the_users(digits_folder, arch, tmp_path):
+    chosen = OwnConfig('detector', digits_folder, arch, None, tmp_path / 'own.py', batch=3, size=(192, 256))
+    _, cfg = chosen.write()
+    assert cfg.train_pipeline[2].scale == cfg.test_pipeline[1].scale == (256, 192)
+    assert cfg.train_dataloader.batch_size == 3
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-4 * 3 / 16)
+    assert cfg.default_hooks.logger.interval == 1  # 3 steps in an epoch
+
+
 @pytest.mark.parametrize('model', ['retinanet', 'mask-rcnn'])
 def test_a_plain_vit(model, digits_folder, tmp_path):
     chosen = OwnConfig('detector', digits_folder, 'deit-tiny', None, tmp_path / 'own.py', model)
@@ -174,6 +183,7 @@ def test_mistakes(digits_folder, arch, voc, tmp_path, caplog):
     assert 'data folder' in said(FileNotFoundError, 'detector', tmp_path / 'no', arch, None)
     assert "checkpoint 'no.pth' does not exist" in said(FileNotFoundError, 'detector', digits_folder, arch, 'no.pth')
     assert 'epochs = 0: must be at least 1' in said(ValueError, 'detector', digits_folder, arch, None, epochs=0)
+    assert 'batch = 0: must be at least 1' in said(ValueError, 'detector', digits_folder, arch, None, batch=0)
     only = tmp_path / 'only'
     shutil.copytree(digits_folder / 'train', only / 'train')
     shutil.copy(digits_folder / 'annotations/instances_train.json', only / 'a_train.json')

@@ -53,11 +53,15 @@ Predictions = Mapping[int, Sequence[Detection]]  # by image id
 
 
 def ground_truth(coco: COCO, image_ids: Sequence[int]) -> Predictions:
-    """The annotated objects of some images."""
+    """The annotated objects of some images; objects without ``segmentation``, as of VOC data, have no mask."""
     found = {}
     for image_id in image_ids:
         found[image_id] = [
-            Detection(_corners(a['bbox']), coco.cats[a['category_id']]['name'], mask=coco.annToMask(a).astype(bool))
+            Detection(
+                _corners(a['bbox']),
+                coco.cats[a['category_id']]['name'],
+                mask=coco.annToMask(a).astype(bool) if a.get('segmentation') else None,
+            )
             for a in coco.loadAnns(coco.getAnnIds(image_id))
         ]
     return found

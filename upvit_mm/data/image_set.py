@@ -41,7 +41,10 @@ def choose_images(labels: Sequence[int], per_class: int, seed: int, num_classes:
     for label in range(num_classes):
         members = np.flatnonzero(labels == label)
         if len(members) < per_class:
-            raise ValueError(f'class {label} has {len(members)} images: {per_class} of every class are wanted.')
+            raise ValueError(
+                f'class {label} has {len(members)} training images: {per_class} of every class are wanted. Give more '
+                'images, or a smaller number with --per-class.'
+            )
         chosen.append(rng.choice(members, per_class, replace=False))
     return np.sort(np.concatenate(chosen)).tolist()
 

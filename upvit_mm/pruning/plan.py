@@ -134,10 +134,7 @@ def make_plan(
             raise ValueError(f'turned has {dim_name!r}: must name an embed dim of the source that keeps direction 0.')
     if kept_blocks is None:
         kept_blocks = [all_blocks(depth) for depth in source.depths]
-    if len(kept_blocks) != source.num_stages:
-        raise ValueError(f'kept_blocks has {len(kept_blocks)} stage(s): the source has {source.num_stages}.')
-    stages = enumerate(zip(kept_blocks, source.depths))
-    blocks = tuple(check_blocks(f'kept_blocks[{i}]', pairs, depth) for i, (pairs, depth) in stages)
+    blocks = _checked_blocks(kept_blocks, source)
 
     def of_attn(values):
         return tuple(tuple(values[i][attn] for attn, _ in pairs) for i, pairs in enumerate(blocks))
@@ -160,6 +157,13 @@ def make_plan(
     plan = PrunePlan(source, target, indices, blocks, tuple(turned))
     _check_pairs(plan)
     return plan
+
+
+def _checked_blocks(kept_blocks: Sequence[Sequence[Pair]], source: ArchSpec) -> Blocks:
+    if len(kept_blocks) != source.num_stages:
+        raise ValueError(f'kept_blocks has {len(kept_blocks)} stage(s): the source has {source.num_stages}.')
+    stages = enumerate(zip(kept_blocks, source.depths))
+    return tuple(check_blocks(f'kept_blocks[{i}]', pairs, depth) for i, (pairs, depth) in stages)
 
 
 def _check_pairs(plan: PrunePlan) -> None:

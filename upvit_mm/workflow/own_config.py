@@ -40,6 +40,8 @@ class OwnConfig:
         model: detector: ``'retinanet'`` (boxes) or ``'mask-rcnn'`` (boxes and masks).
         train, val: names of the parts; None = found.
         epochs: None = 12 to 100, so that a training sees about 24,000 pictures.
+        batch: pictures in a batch; None = as many as fit one GPU, at most 16 for a detector and 64 for a classifier.
+        size: detector: height and width in pixels that pictures are made to fit; None = their own, at most 800x1333.
     """
 
     task: str
@@ -51,6 +53,8 @@ class OwnConfig:
     train: str | None = None
     val: str | None = None
     epochs: int | None = None
+    batch: int | None = None
+    size: tuple[int, int] | None = None
 
     def write(self) -> tuple[OwnData, Config]:
         """Look at the data, write the config, and check it as training does; a config that fails is not written.
@@ -65,8 +69,9 @@ class OwnConfig:
         for what, path in (('data folder', self.data), ('checkpoint', self.checkpoint)):
             if path is not None and not Path(path).exists():
                 raise FileNotFoundError(f'{what} {str(path)!r} does not exist; paths are relative to {Path.cwd()}.')
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f'epochs = {self.epochs}: must be at least 1.')
+        for what, number in (('epochs', self.epochs), ('batch', self.batch)):
+            if number is not None and number < 1:
+                raise ValueError(f'{what} = {number}: must be at least 1.')
         arch, data = resolve_arch(self.arch), self._look()
         text = self._classifier(data, arch) if self.task == 'classifier' else self._detector(data, arch)
         cfg = Config.fromstring(text, '.py')
@@ -106,14 +111,14 @@ param_scheduler = [
 ]
 optim_wrapper = dict(optimizer=dict(lr={rate:g}))
 auto_scale_lr = dict(base_batch_size={batch})  # for more GPUs: --auto-scale-lr
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval={min(50, math.ceil(steps / 4))}))
 """
 
     # --------------------------------------------------------------------- detectors
 
     def _detector(self, data: OwnData, arch: ArchSpec) -> str:
-        size = _within(data.size, LARGEST)
-        batch = max(1, min(LARGEST_BATCH, PIXELS // (size[0] * size[1]), data.train.pictures))
+        size = tuple(sorted(self.size)) if self.size else _within(data.size, LARGEST)
+        batch = min(data.train.pictures, self.batch or max(1, min(LARGEST_BATCH, PIXELS // (size[0] * size[1]))))
         pyramid, masks = arch.kind.is_pyramid, self.model == 'mask-rcnn'
         bases = self._bases(
             'mmdet::_base_/default_runtime.py',
@@ -138,7 +143,7 @@ model = dict(
 
     def _classifier(self, data: OwnData, arch: ArchSpec) -> str:
         side = min(CROPS[1], max(CROPS[0], round(data.size[0] / 32) * 32))
-        batch = max(1, min(64, data.train.pictures))
+        batch = min(data.train.pictures, self.batch or 64)
         kind, number = 'deit' if arch.kind.reads_class_token else 'pvtv2', len(data.classes)
         bases = self._bases(
             'mmpretrain::_base_/default_runtime.py',
