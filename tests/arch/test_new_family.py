@@ -126,7 +126,7 @@ def test_costs(dense):
 def test_the_rest_of_the_package_knows_it(dense):
     assert require_families('model.backbone.type', 'upvit_mm.UPToy') == ('toy',)
     assert common_stages([dense.arch, dense.arch]) == (['stage0', 'stage1'], [(0, 1), (0, 1)])
-    with pytest.raises(ValueError, match='backbone = UPToy: token dropping is known for UPDeiT and UPPVTv2 only'):
+    with pytest.raises(ValueError, match='backbone = UPToy: token dropping is known for UPDeiT, UPViT and UPPVTv2'):
         drop_tokens(Network(dense), 0.5)
     with pytest.raises(ValueError, match=r"arch family = 'toy': .* use type='upvit_mm.UPToy'"):
         MODELS.get('UPDeiT')(ArchSpec.from_dict(ARCH))

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from upvit_mm.arch import ArchSpec, get_arch
+from upvit_mm.arch.family import FAMILIES
 from upvit_mm.arch.size import Windows
 from upvit_mm.benchmark.complexity import by_kind, count, measure_arch, measure_config, tables_of, traced_detector
 from upvit_mm.benchmark.complexity import traced_macs as traced
@@ -32,6 +33,10 @@ def unpadded(monkeypatch):
     monkeypatch.setattr('upvit_mm.models.layers.attention.scaled_attention', plain_attention)
 
 
+ALL = pytest.mark.parametrize('family', list(FAMILIES))
+
+
+@ALL
 @pytest.mark.parametrize('size', SIZES)
 def test_free_widths(family, build, unpadded, size):
     backbone = build(family)
@@ -70,6 +75,7 @@ def test_tracing_leaves_the_model_as_it_is(build, image):
     assert all(torch.equal(a, b) for a, b in zip(before, model(x)))
 
 
+@ALL
 def test_parts_add_up(family, tiny_arch):
     arch = ArchSpec.from_dict(tiny_arch(family))
     root = count(arch, (64, 96), num_classes=7)

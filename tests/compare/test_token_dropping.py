@@ -19,9 +19,17 @@ def dense(family, build) -> Network:
     return Network(build(family).double())
 
 
+VITS = ('deit', 'dinov2')
+
+
+@pytest.fixture(params=[*VITS, 'pvtv2'])
+def family(request) -> str:
+    return request.param
+
+
 @pytest.fixture
 def indices(family) -> tuple[int, ...]:
-    return (0, 2, 4) if family == 'deit' else (0, 1, 2, 3)
+    return (0, 2, 4) if family in VITS else (0, 1, 2, 3)
 
 
 @torch.no_grad()
@@ -43,7 +51,7 @@ def test_maps_hold_zeros_neighbours_or_what_was_there(dense, indices, image):
     for k, (zeros, reference) in enumerate(zip(by_fill['zeros'], whole)):
         assert zeros.shape == reference.shape
         empty = (zeros == 0).all(dim=1)  # (B, H, W)
-        if dense.arch.family == 'deit' and k == 0:  # in front of the first block that drops
+        if dense.arch.family in VITS and k == 0:  # in front of the first block that drops
             assert not empty.any()
             continue
         assert 0.4 < empty.double().mean() < 0.9
@@ -132,7 +140,7 @@ def count_by_hand(network: Network, size) -> int:
         for name, module in network.backbone.backbone.named_modules()
         if isinstance(module, (nn.Linear, nn.Conv2d))
     ]
-    last = (network.arch.depths[0] - 1,) if network.arch.family == 'deit' else (3,)
+    last = (network.arch.depths[0] - 1,) if network.arch.family in VITS else (3,)
     maps(network, torch.zeros(1, 3, *size).to(next(network.backbone.parameters())), last)
     for handle in handles:
         handle.remove()
@@ -178,12 +186,14 @@ def test_mistakes(dense, build, family):
         (dict(keep_rate=0.0), 'keep_rate = 0.0'),
         (dict(keep_rate=1.1), 'keep_rate = 1.1'),
         (dict(keep_rate=0.5, fill='mean'), 'must be one of zeros, nearest, last'),
-        (dict(keep_rate=0.5, start=(7,) if family == 'deit' else 7), 'start = '),
+        (dict(keep_rate=0.5, start=(7,) if family in VITS else 7), 'start = '),
     ):
         with pytest.raises(ValueError, match=message):
             drop_tokens(dense, **settings)
-    if family == 'deit':
+    if family in VITS:
         with pytest.raises(ValueError, match='window_size = 0'):
-            drop_tokens(Network(build('deit', window_size=2)), 0.5)
+            drop_tokens(Network(build(family, window_size=2)), 0.5)
+        with pytest.raises(ValueError, match='dinov3: queries and keys turn with their place'):
+            drop_tokens(Network(build('dinov3')), 0.5)
     with pytest.raises(ValueError, match='backbone = '):
         type(drop_tokens(dense, 0.5).backbone)(nn.Identity(), 0.5)

@@ -21,7 +21,7 @@ from upvit_mm.arch.size import Grid, Size
 from upvit_mm.choices import FILLS
 from upvit_mm.compare.dropping_costs import drop_layers, dropping_macs, kept_tokens, rate_for_macs
 from upvit_mm.compare.kept_tokens import KeptTokens, take
-from upvit_mm.models import UPDeiT, UPPVTv2
+from upvit_mm.models import UPPVTv2, UPViT
 from upvit_mm.models.layers import Attention, Block
 from upvit_mm.models.layers.grid import map_to_tokens, outgoing, tokens_to_map
 from upvit_mm.models.network import Network
@@ -78,7 +78,7 @@ class TokenDropping(nn.Module):
         raise AssertionError('a subclass defines where it drops tokens')
 
 
-class DeiTDropping(TokenDropping):
+class ViTDropping(TokenDropping):
     """Drop the patches with the lowest attention of the class token, as in EViT (arXiv 2202.07800).
 
     In each block of ``start``, between attention and feed-forward network, the patches with the highest attention of
@@ -90,11 +90,13 @@ class DeiTDropping(TokenDropping):
         no place on the grid; and the weights do not change, like those of a one-shot pruning.
     """
 
-    wraps = UPDeiT
+    wraps = UPViT
 
     def _check_start(self, start: Sequence[int] | None) -> tuple[int, ...]:
         if self.backbone.windows:
             raise ValueError('the backbone has windows: tokens can be dropped with window_size = 0 only.')
+        if self.arch.kind.rotary:
+            raise ValueError(f'{self.arch.family}: queries and keys turn with their place, so no token can be dropped.')
         depth = self.arch.depths[0]
         blocks = drop_layers(depth) if start is None else tuple(sorted(start))
         if not blocks or not 0 <= blocks[0] <= blocks[-1] < depth:
@@ -171,15 +173,15 @@ class PVTv2Dropping(TokenDropping):
 
 
 def drop_tokens(dense: Network, keep_rate: float | ArchSpec, fill: str = 'zeros', start=None) -> Network:
-    """The network with token dropping; see ``TokenDropping``, ``DeiTDropping`` and ``PVTv2Dropping``.
+    """The network with token dropping; see ``TokenDropping``, ``ViTDropping`` and ``PVTv2Dropping``.
 
     Raises:
         ValueError: token dropping is not known for this backbone; see ``TokenDropping``.
     """
-    wrapper = next((w for w in (DeiTDropping, PVTv2Dropping) if isinstance(dense.backbone, w.wraps)), None)
+    wrapper = next((w for w in (ViTDropping, PVTv2Dropping) if isinstance(dense.backbone, w.wraps)), None)
     if wrapper is None:
         raise ValueError(
-            f'backbone = {type(dense.backbone).__name__}: token dropping is known for UPDeiT and UPPVTv2 only.'
+            f'backbone = {type(dense.backbone).__name__}: token dropping is known for UPDeiT, UPViT and UPPVTv2 only.'
         )
     return replace(dense, backbone=wrapper(dense.backbone, keep_rate, fill, start))
 

@@ -8,7 +8,7 @@ from upvit_mm.doctor.findings import Finding, check, ok, warning
 from upvit_mm.doctor.subject import Subject
 
 ADAMW = "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))"
-EMBEDDINGS = ('cls_token', 'pos_embed')  # of a plain ViT
+EMBEDDINGS = ('cls_token', 'reg_token', 'pos_embed')  # of a plain ViT
 UNDECAYED = (
     'optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={'
     "'cls_token': dict(decay_mult=0.0), 'pos_embed': dict(decay_mult=0.0)}))"
@@ -31,7 +31,7 @@ def optimizer(subject: Subject) -> Iterator[Finding]:
     check_constructor(subject.cfg)
     kind = type(subject.optim_wrapper.optimizer).__name__
     if isinstance(subject.model.backbone, UPBackbone) and kind != 'AdamW':
-        yield warning(f'{kind}: DeiT and PVTv2 are trained with AdamW; with SGD mAP stays low')
+        yield warning(f'{kind}: vision transformers are trained with AdamW; with SGD mAP stays low')
     else:
         yield ok(kind)
     mixed = is_type(subject.cfg.optim_wrapper.get('type'), 'AmpOptimWrapper', registry=OPTIM_WRAPPERS)
