@@ -93,6 +93,21 @@ def test_peak_memory_sees_what_a_step_allocates():
     assert 240 * 2**20 < in_fresh_process(peak_of_allocates) < 300 * 2**20
 
 
+def small_pieces(*_: object) -> list[torch.Tensor]:
+    """40 MiB in pieces that the allocator keeps when they are freed."""
+    return [torch.ones(2**14) for _ in range(640)]
+
+
+def peak_after_loading() -> int:
+    last = small_pieces()[-1]  # holds the end of the heap, and what was freed below it stays
+    return peak_memory(nn.Identity(), small_pieces, last)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_memory_that_was_freed_before_hides_nothing():
+    assert 35 * 2**20 < in_fresh_process(peak_after_loading) < 50 * 2**20
+
+
 def test_whole_comparison(stock_arch):
     sizes = {'forward': (64, 64), 'training': (64, 96)}
     results = compare_backbones(ArchSpec.from_dict(stock_arch('pvtv2')), ['timm'], sizes, repeats=2)

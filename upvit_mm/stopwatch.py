@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import platform
 import resource
@@ -135,11 +136,12 @@ def check_repeats(repeats: int) -> None:
 def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: Tensor) -> int:
     """Bytes that one step needs at its peak, in addition to the memory before it.
 
-    On a CPU this is the growth of the process's resident memory, so it needs ``in_fresh_process``: free memory in the
-    allocator from an earlier step would hide it.
+    On a CPU this is the growth of the process's resident memory. Free memory is given back to the system first, because
+    the allocator would use it again; ``in_fresh_process`` leaves least of it.
 
     Raises:
         OSError: on a CPU without Linux's ``/proc``.
+        AttributeError: on a CPU without glibc.
     """
     if x.is_cuda:
         step(model, x)  # cuBLAS and cuDNN allocate their workspaces
@@ -147,6 +149,7 @@ def peak_memory(model: nn.Module, step: Callable[[nn.Module, Tensor], None], x: 
         before = torch.cuda.memory_allocated(x.device)
         step(model, x)
         return torch.cuda.max_memory_allocated(x.device) - before
+    ctypes.CDLL(None).malloc_trim(0)
     Path('/proc/self/clear_refs').write_text('5')  # resets VmHWM, the peak of resident memory
     before = _resident('VmRSS')
     step(model, x)
