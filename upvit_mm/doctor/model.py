@@ -127,7 +127,7 @@ def channels(subject: Subject) -> Iterator[Finding]:
     '(mmdet) or to_rgb=True (mmpretrain)',
 )
 def colours(subject: Subject) -> Finding | tuple:
-    """Pretrained DeiT and PVTv2 need normalised RGB; mmdet's configs of Caffe backbones give BGR up to 255."""
+    """Pretrained vision transformers need normalised RGB; mmdet's configs of Caffe backbones give BGR up to 255."""
     from upvit_mm.models.backbones.base import UPBackbone
     from upvit_mm.models.network import Colours
 
@@ -137,7 +137,7 @@ def colours(subject: Subject) -> Finding | tuple:
     found = f'{"RGB" if given.flip else "BGR"}, mean {given.mean}, std {given.std}'
     if given.flip and min(given.std) > 1:
         return ok(found)
-    return warning(f'{found}: not what pretrained DeiT and PVTv2 were trained on')
+    return warning(f'{found}: not what pretrained vision transformers were trained on')
 
 
 @check(

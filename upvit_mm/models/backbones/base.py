@@ -63,7 +63,7 @@ class UPBackbone(BaseModule):
     # --------------------------------------------------------- initialisation
 
     def reset_parameters(self) -> None:
-        """Draw new random weights, as the authors of both families do: truncated normal, 0.02, for Linear."""
+        """Draw new random weights, as the authors of all families do: truncated normal, 0.02, for Linear."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
