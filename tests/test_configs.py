@@ -70,6 +70,8 @@ def detector_losses(cfg: Config, scope, size: int = 96) -> dict:
         stages = cfg.model.train_cfg.rcnn
         for stage in stages if isinstance(stages, list) else [stages]:
             stage.sampler.num = 16
+    if 'num_queries' in cfg.model:
+        cfg.model.num_queries = 40  # at this size there are fewer tokens than queries
     model = MODELS.build(cfg.model)
     model.train()
     num_classes = cfg.model.get('bbox_head', {}).get('num_classes', 10)
@@ -93,7 +95,7 @@ def test_detector_config(path, scope):
     assert list(cfg.model.neck.in_channels) == list(arch.embed_dims)
     assert arch.name in path.name
     losses = detector_losses(cfg, scope)
-    assert ('loss_mask' in losses) == path.name.startswith('mask-rcnn')
+    assert any(name.endswith('loss_mask') for name in losses) == ('mask-rcnn' in path.name)
 
 
 @pytest.mark.parametrize('path', [p for p in DETECTORS if p.parent.name == 'detection'], ids=name_of)
@@ -102,7 +104,7 @@ def test_coco_recipe(path):
     cfg = Config.fromfile(path)
     assert cfg.optim_wrapper.optimizer.type == 'AdamW'
     assert 'momentum' not in cfg.optim_wrapper.optimizer
-    assert cfg.optim_wrapper.optimizer.lr == (1e-4 if path.name.startswith('retinanet') else 2e-4)
+    assert cfg.optim_wrapper.optimizer.lr == (2e-4 if 'mask-rcnn' in path.name else 1e-4)
     assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
     assert cfg.auto_scale_lr.base_batch_size == 16
     assert cfg.train_dataloader.batch_size == 2  # on 8 GPUs
@@ -112,20 +114,29 @@ def test_coco_recipe(path):
         warm_up, steps = cfg.param_scheduler
         assert (warm_up.type, warm_up.end, warm_up.by_epoch) == ('LinearLR', 500, False)
         assert steps.milestones == [8, 11]
+    elif path.name.startswith('dino-'):
+        assert (cfg.train_cfg.max_epochs, [s.milestones for s in cfg.param_scheduler]) == (12, [[11]])
     else:
         assert cfg.train_dataloader.dataset.times * cfg.train_cfg.max_epochs == 36
-    assert cfg.model.backbone.init_cfg.checkpoint.endswith('_in1k.pth')
-    if 'deit' in path.name:
-        from upvit_mm.models import UPDeiT
+    arch = ArchSpec.from_dict(cfg.arch)
+    weights = f'{arch.name}.pth' if arch.family.startswith('dino') else f'up-{arch.name}_in1k.pth'
+    assert cfg.model.backbone.init_cfg.checkpoint == f'checkpoints/{weights}'
+    if not arch.kind.is_pyramid:
+        from upvit_mm.models import UPViT
 
         undecayed = cfg.optim_wrapper.paramwise_cfg
         assert undecayed.norm_decay_mult == undecayed.bias_decay_mult == 0
 
         settings = {k: v for k, v in cfg.model.backbone.items() if k not in ('type', 'init_cfg')}
         with torch.device('meta'):
-            kinds = [type(b.attn).__name__ for b in UPDeiT(**settings).stages[0].blocks]
+            kinds = [type(b.attn).__name__ for b in UPViT(**settings).stages[0].blocks]
         assert kinds.count('Attention') == 4
         assert kinds[-1] == 'Attention'
+    if arch.family.startswith('dino'):
+        assert cfg.optim_wrapper.constructor == 'upvit_mm.LayerDecayOptimWrapperConstructor'
+        assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.8
+        mixed = 'OptimWrapper' if path.name.startswith('dino-') else 'AmpOptimWrapper'
+        assert (cfg.optim_wrapper.type, cfg.optim_wrapper.get('dtype', 'bfloat16')) == (mixed, 'bfloat16')
 
 
 def without_teacher(cfg: Config) -> dict:
