@@ -9,7 +9,6 @@ _base_ = [
     '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/retinanet_adamw_dino_1x.py',
     'mmdet::_base_/default_runtime.py',
-    '../_base_/resumable.py',
     '../_base_/archs/dinov2-small.json',
 ]
 model = dict(

@@ -33,7 +33,12 @@ def test_configs_have_the_strides_of_their_maps(path):
 
 @pytest.mark.parametrize(
     ('patch_size', 'start_level', 'num_outs', 'strides'),
-    [(16, 0, 5, [4, 8, 16, 32, 64]), (14, 0, 5, [3.5, 7, 14, 28, 56]), (14, 1, 5, [7, 14, 28, 56, 112]), (8, 2, 1, [8])],
+    [
+        (16, 0, 5, [4, 8, 16, 32, 64]),
+        (14, 0, 5, [3.5, 7, 14, 28, 56]),
+        (14, 1, 5, [7, 14, 28, 56, 112]),
+        (8, 2, 1, [8]),
+    ],
 )
 def test_strides_follow_the_patches(patch_size, start_level, num_outs, strides):
     assert pyramid_strides(patch_size, start_level, num_outs) == strides
