@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec, arch_names, get_arch
 from upvit_mm.arguments import add_run_arguments
+from upvit_mm.models.map_strides import check_strides
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ARCHS = sorted((CONFIGS / '_base_/archs').glob('*.json'))
@@ -35,6 +36,12 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='{folder}/pruned.pth')),
     neck=dict(in_channels=[16, 24, 35, 40]))
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
+"""
+OWN_SWAP = """
+_base_ = '{base}'
+model = dict(
+    backbone=dict(arch='{folder}/arch.json', init_cfg=dict(checkpoint='{folder}/pruned.pth')),
+    neck=dict(in_channels=[45]))
 """
 
 
@@ -70,6 +77,8 @@ def detector_losses(cfg: Config, scope, size: int = 96) -> dict:
         stages = cfg.model.train_cfg.rcnn
         for stage in stages if isinstance(stages, list) else [stages]:
             stage.sampler.num = 16
+    if 'num_queries' in cfg.model:
+        cfg.model.num_queries = 40  # at this size there are fewer tokens than queries
     model = MODELS.build(cfg.model)
     model.train()
     num_classes = cfg.model.get('bbox_head', {}).get('num_classes', 10)
@@ -93,7 +102,7 @@ def test_detector_config(path, scope):
     assert list(cfg.model.neck.in_channels) == list(arch.embed_dims)
     assert arch.name in path.name
     losses = detector_losses(cfg, scope)
-    assert ('loss_mask' in losses) == path.name.startswith('mask-rcnn')
+    assert any(name.endswith('loss_mask') for name in losses) == ('mask-rcnn' in path.name)
 
 
 @pytest.mark.parametrize('path', [p for p in DETECTORS if p.parent.name == 'detection'], ids=name_of)
@@ -102,7 +111,7 @@ def test_coco_recipe(path):
     cfg = Config.fromfile(path)
     assert cfg.optim_wrapper.optimizer.type == 'AdamW'
     assert 'momentum' not in cfg.optim_wrapper.optimizer
-    assert cfg.optim_wrapper.optimizer.lr == (1e-4 if path.name.startswith('retinanet') else 2e-4)
+    assert cfg.optim_wrapper.optimizer.lr == (2e-4 if 'mask-rcnn' in path.name else 1e-4)
     assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
     assert cfg.auto_scale_lr.base_batch_size == 16
     assert cfg.train_dataloader.batch_size == 2  # on 8 GPUs
@@ -112,20 +121,31 @@ def test_coco_recipe(path):
         warm_up, steps = cfg.param_scheduler
         assert (warm_up.type, warm_up.end, warm_up.by_epoch) == ('LinearLR', 500, False)
         assert steps.milestones == [8, 11]
+    elif path.name.startswith('dino-'):
+        assert (cfg.train_cfg.max_epochs, [s.milestones for s in cfg.param_scheduler]) == (12, [[11]])
     else:
         assert cfg.train_dataloader.dataset.times * cfg.train_cfg.max_epochs == 36
-    assert cfg.model.backbone.init_cfg.checkpoint.endswith('_in1k.pth')
-    if 'deit' in path.name:
-        from upvit_mm.models import UPDeiT
+    arch = ArchSpec.from_dict(cfg.arch)
+    weights = f'{arch.name}.pth' if arch.family.startswith('dino') else f'up-{arch.name}_in1k.pth'
+    assert cfg.model.backbone.init_cfg.checkpoint == f'checkpoints/{weights}'
+    if not arch.kind.is_pyramid:
+        from upvit_mm.models import UPViT
 
         undecayed = cfg.optim_wrapper.paramwise_cfg
         assert undecayed.norm_decay_mult == undecayed.bias_decay_mult == 0
 
         settings = {k: v for k, v in cfg.model.backbone.items() if k not in ('type', 'init_cfg')}
         with torch.device('meta'):
-            kinds = [type(b.attn).__name__ for b in UPDeiT(**settings).stages[0].blocks]
+            kinds = [type(b.attn).__name__ for b in UPViT(**settings).stages[0].blocks]
         assert kinds.count('Attention') == 4
         assert kinds[-1] == 'Attention'
+    if arch.family.startswith('dino'):
+        assert cfg.optim_wrapper.constructor == 'upvit_mm.LayerDecayOptimWrapperConstructor'
+        assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.8
+        mixed = 'OptimWrapper' if path.name.startswith('dino-') else 'AmpOptimWrapper'
+        assert (cfg.optim_wrapper.type, cfg.optim_wrapper.get('dtype', 'bfloat16')) == (mixed, 'bfloat16')
+        raised = 'upvit_mm.Float32Outputs' in {hook.type for hook in cfg.custom_hooks}
+        assert raised == (mixed == 'AmpOptimWrapper')
 
 
 def without_teacher(cfg: Config) -> dict:
@@ -157,15 +177,22 @@ def test_classifier_config(path, scope):
 
 
 @pytest.fixture
-def pruned(tmp_path, tiny_arch, build):
-    """Files of a pruned backbone: arch.json and a checkpoint."""
+def save_pruned(tmp_path, build):
+    """``save_pruned(family, arch)``: the folder with the files of a pruned backbone: arch.json and a checkpoint."""
     from upvit_mm.checkpoints import save_checkpoint
 
-    arch = tiny_arch('pvtv2')
-    ArchSpec.from_dict(arch).save_json(tmp_path / 'arch.json')
-    state = build('pvtv2', arch).state_dict()
-    save_checkpoint(tmp_path / 'pruned.pth', {f'backbone.{k}': v for k, v in state.items()})
-    return tmp_path
+    def save(family: str, arch: dict) -> Path:
+        ArchSpec.from_dict(arch).save_json(tmp_path / 'arch.json')
+        state = build(family, arch).state_dict()
+        save_checkpoint(tmp_path / 'pruned.pth', {f'backbone.{k}': v for k, v in state.items()})
+        return tmp_path
+
+    return save
+
+
+@pytest.fixture
+def pruned(save_pruned, tiny_arch):
+    return save_pruned('pvtv2', tiny_arch('pvtv2'))
 
 
 @pytest.mark.parametrize('stock', STOCK_DETECTORS, ids=lambda s: s.split('/')[0])
@@ -217,6 +244,27 @@ def test_six_lines_swap_the_backbone_of_a_config_that_has_an_arch(kind, pruned, 
     cfg = Config.fromfile(path)
     assert cfg.model.backbone.arch == f'{pruned}/arch.json'
     assert any('loss' in key for key in detector_losses(cfg, scope))
+
+
+@pytest.mark.parametrize('name', ['retinanet_up-dinov2', 'mask-rcnn_up-dinov3'])
+def test_six_lines_put_a_pruned_dino_into_its_config(name, save_pruned, tiny_arch, scope):
+    """The strides of 14 px patches stay; weights are loaded; a step trains all of the backbone."""
+    from mmdet.registry import MODELS
+
+    family = name.rpartition('-')[2]
+    changes = dict(patch_size=14, img_size=56) if family == 'dinov2' else {}
+    folder = save_pruned(family, tiny_arch(family, **changes))
+    path = folder / 'swapped.py'
+    path.write_text(OWN_SWAP.format(base=f'{CONFIGS}/detection/{name}-small_sfp_1x_coco.py', folder=folder))
+    cfg = Config.fromfile(path)
+    assert cfg.model.backbone.window_size == 14
+    check_strides(cfg)
+    scope('mmdet')
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    weights = torch.load(folder / 'pruned.pth', weights_only=True)['state_dict']
+    assert all(torch.equal(v, weights[f'backbone.{k}']) for k, v in model.backbone.state_dict().items())
+    detector_losses(cfg, scope)
 
 
 def test_own_data_config_of_the_docs(tmp_path):

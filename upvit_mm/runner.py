@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.launch import VARIABLES, place_in_job
 from upvit_mm.models.backbone_settings import check_backbone_settings
+from upvit_mm.models.map_strides import check_strides
 from upvit_mm.openmmlab import require_mmcv_ops, require_openmmlab
 from upvit_mm.optim import check_constructor, limit_decay, summary, without_options
 from upvit_mm.quiet_log import leave_out_repeated
@@ -89,12 +90,13 @@ def build_runner(
     Raises:
         FileNotFoundError: an annotation file or image folder is missing.
         ImportError: the config is a detector and mmcv has no working operators.
-        ValueError: our backbone does not know a setting; an annotation file is damaged or does not fit the config's
-            classes, or a class has no images.
+        ValueError: our backbone does not know a setting, or its maps have other strides than the heads; an annotation
+            file is damaged or does not fit the config's classes, or a class has no images.
     """
     if scope_of(cfg) == 'mmdet':
         require_mmcv_ops()
     check_backbone_settings(cfg)
+    check_strides(cfg)
     if 'train' in parts:
         check_constructor(cfg)
     start_processes(cfg)

@@ -42,6 +42,8 @@ def test_mixed_precision_without_a_gpu(find, subject, monkeypatch):
     kind, amp = find('optimizer', subject('pvtv2', 'optim_wrapper.type=AmpOptimWrapper'))
     assert (kind.status, amp.status) == ('ok', 'warning')
     assert amp.remedy == '--cfg-options optim_wrapper.type=OptimWrapper'
+    options = ('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16')
+    assert "_delete_=True, type='OptimWrapper'" in find('optimizer', subject('pvtv2', *options))[1].remedy
 
 
 def test_a_config_for_testing_alone(find, subject):

@@ -3,18 +3,31 @@ import torch
 
 from upvit_mm.models.layers import Attention, WindowedAttention
 from upvit_mm.models.layers.attention import scaled_attention
+from upvit_mm.models.layers.rotary import Rotary
 
 
-def formula(layer, x, source, seen=None):
-    """Softmax(scale * q k^T) v, head by head, with every matrix written out; ``seen`` (N, M) masks the logits."""
+def formula(layer, x, source, seen=None, turns=None):
+    """Softmax(scale * q k^T) v, head by head, with every matrix written out.
+
+    ``seen`` (N, M) masks the logits; ``turns`` (N, K) are the angles by which queries and keys are turned.
+    """
     q, k, v = layer.q(x), layer.k(source), layer.v(source)
+    turns = q.new_zeros(q.shape[1:]) if turns is None else turns
     heads = []
-    for q_head, k_head, v_head in zip(*(t.chunk(layer.num_heads, dim=2) for t in (q, k, v))):
+    for q_head, k_head, v_head, angle in zip(*(t.chunk(layer.num_heads, dim=-1) for t in (q, k, v, turns))):
+        if angle.any():
+            q_head, k_head = turned_by_hand(q_head, angle), turned_by_hand(k_head, angle)
         logits = layer.scale * q_head @ k_head.transpose(1, 2)
         if seen is not None:
             logits = logits.masked_fill(~seen, -torch.inf)
         heads.append(logits.softmax(dim=2) @ v_head)
     return layer.proj(torch.cat(heads, dim=2))
+
+
+def turned_by_hand(x, angle):
+    """Channels c and c + d/2 as a complex number, times exp(i angle)."""
+    pairs = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angle), angle).chunk(2, dim=-1)[0]
+    return torch.cat([pairs.real, pairs.imag], dim=-1)
 
 
 def tokens(count, channels=12):
@@ -83,8 +96,8 @@ def test_spatial_reduction_shortens_keys_and_values(randomise, distance, grid):
 # --------------------------------------------------------------------- windows
 
 
-def windowed(randomise, window_size, prefix=1):
-    widths = dict(embed_dims=12, num_heads=3, qk_dim=6, v_dim=15, scale=0.4)
+def windowed(randomise, window_size, prefix=1, **settings):
+    widths = dict(embed_dims=12, num_heads=3, qk_dim=6, v_dim=15, scale=0.4) | settings
     return randomise(WindowedAttention(window_size, prefix, **widths).double())
 
 
@@ -109,6 +122,31 @@ def test_windows_equal_global_attention_under_an_explicit_mask(randomise, distan
     weights = torch.randn_like(out)
     gradients = [torch.autograd.grad((o * weights).sum(), x)[0] for o in (out, expected)]
     assert distance(*gradients) < 1e-13
+
+
+def angles_by_hand(frequencies, grid, prefix):
+    """(P+N, K): places are the centres of patches, from -1 to 1 on each side; prefix tokens have none."""
+    angles = torch.zeros(prefix + grid[0] * grid[1], len(frequencies), dtype=torch.float64)
+    for n in range(grid[0] * grid[1]):
+        y, x = (2 * (i + 0.5) / side - 1 for i, side in zip(divmod(n, grid[1]), grid))
+        angles[prefix + n] = y * frequencies[:, 0].double() + x * frequencies[:, 1].double()
+    return angles
+
+
+@pytest.mark.parametrize('prefix', [1, 5], ids=['class-token', 'and-registers'])
+@pytest.mark.parametrize(('grid', 'window'), [((4, 6), 2), ((5, 7), 3), ((7, 3), 3), ((6, 6), 5), ((4, 5), 9)])
+def test_places_in_windows_are_those_of_the_whole_grid(randomise, distance, grid, window, prefix):
+    """Rotary positions and registers: windows hide tokens from one another, and change nothing else."""
+    layer = windowed(randomise, window, prefix, qk_dim=24, rotary=Rotary(24, 3, prefix), key_bias=False)
+    turns = angles_by_hand(layer.rotary.frequencies, grid, prefix)
+    assert layer.rotary.frequencies.dtype == torch.float64  # of the whole layer
+    x = tokens(prefix + grid[0] * grid[1]).requires_grad_()
+    out, expected = layer(x, grid), formula(layer, x, x, seen_in_window(grid, window, prefix), turns)
+    assert distance(out, expected) < 1e-12
+    assert distance(out, formula(layer, x, x, seen_in_window(grid, window, prefix))) > 1e-3
+    weights = torch.randn_like(out)
+    gradients = [torch.autograd.grad((o * weights).sum(), x)[0] for o in (out, expected)]
+    assert distance(*gradients) < 1e-12
 
 
 @pytest.mark.parametrize('window', [7, 8, 100])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fixtures.kept import first_of_every_head
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.models.map_readers import TOLERANCE, MapReaders, find_map_readers, readers_between
-from upvit_mm.pruning import make_plan
+from upvit_mm.pruning import make_plan, prunable_dims
 from upvit_mm.pruning.gates import gates
 from upvit_mm.pruning.table import Slot
 from upvit_mm.workflow.detector_file import narrowed, with_own_backbone
@@ -88,6 +89,26 @@ def test_a_plain_vit_with_a_simple_feature_pyramid(level, detector_of, tiny_arch
     _same(detector, own, readers, {'stages.0.embed': torch.arange(1, 45, 2)}, image, distance)
 
 
+@pytest.mark.parametrize(
+    ('family', 'kind', 'patch_size', 'level'), [('dinov2', 'mask-rcnn', 14, 0), ('dinov3', 'retinanet', 16, 1)]
+)
+def test_dino_detectors_with_all_dims_cut(
+    family, kind, patch_size, level, detector_of, tiny_arch, subject, image, distance
+):
+    """Registers, rotary pairs, SwiGLU, windows, patches of 14 px: half of every dim is gone."""
+    arch = tiny_arch(family, patch_size=patch_size, img_size=4 * patch_size)
+    cfg = detector_of(kind, type='upvit_mm.UPViT', arch=arch, window_size=3)
+    cfg.model.neck = dict(
+        type='upvit_mm.SimpleFeaturePyramid', in_channels=45, out_channels=16, num_outs=5, start_level=level
+    )
+    detector, own, readers = subject(cfg)
+    assert not readers.fixed
+    dims = prunable_dims(detector.backbone.arch)
+    keep = {name: torch.tensor(first_of_every_head(dim)) for name, dim in dims.items()}
+    assert len(keep) == 1 + 3 * detector.backbone.arch.depths[0]
+    _same(detector, own, readers, keep, image, distance)
+
+
 def test_raw_tokens_are_read_too(detector_of, tiny_arch, subject):
     """Maps of blocks before the last have no norm, so a gate does not reach them, but slicing is right."""
     cfg = detector_of('faster-rcnn', type='upvit_mm.UPDeiT', arch=tiny_arch('deit'), out_indices=(0, 1, 3, 4))
@@ -135,8 +156,8 @@ def _same(detector, own, readers: MapReaders, keep: dict, image, distance) -> No
     plan = make_plan(detector.backbone.arch, keep)
     pruned = build_detector(narrowed(own, ArchSpec.from_dict(plan.target_arch.to_dict()))).double()
     pruned.load_state_dict(readers.slice(detector.state_dict(), plan))
-    sizes = {name: detector.backbone.arch.embed_dims[int(name.split('.')[1])] for name in keep}
-    gate = {name: torch.zeros(sizes[name]).double().index_fill(0, kept, 1) for name, kept in keep.items()}
+    dims = prunable_dims(detector.backbone.arch)
+    gate = {name: torch.zeros(dims[name].size).double().index_fill(0, kept, 1) for name, kept in keep.items()}
     x = image(128, 160).double()
     with torch.no_grad(), gates(detector.backbone, gate):
         theirs = torch.utils._pytree.tree_leaves(map_outputs(detector, x))

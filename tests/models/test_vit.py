@@ -159,18 +159,39 @@ def test_global_blocks_without_windows_are_ignored_with_a_warning(build):
         assert global_blocks(build('deit', global_blocks=(1,))) == [0, 1, 2, 3, 4]
 
 
-def test_window_larger_than_the_image_equals_global_attention(build, image):
+@pytest.mark.parametrize('family', ['deit', 'dinov2', 'dinov3'])
+def test_window_larger_than_the_image_equals_global_attention(family, build, image):
     x = image(80, 48)
     with torch.no_grad():
-        (expected,) = build('deit')(x)
-        (windowed,) = build('deit', window_size=5, global_blocks=())(x)
-        (narrow,) = build('deit', window_size=3, global_blocks=())(x)
+        (expected,) = build(family)(x)
+        (windowed,) = build(family, window_size=5, global_blocks=())(x)
+        (narrow,) = build(family, window_size=3, global_blocks=())(x)
     assert torch.equal(windowed, expected)
     assert not torch.allclose(narrow, expected, atol=1e-2)
 
 
-def test_weights_do_not_depend_on_windows(build):
-    assert build('deit').state_dict().keys() == build('deit', window_size=2).state_dict().keys()
+@pytest.mark.parametrize('family', ['deit', 'dinov2', 'dinov3'])
+def test_weights_do_not_depend_on_windows(family, build):
+    assert build(family).state_dict().keys() == build(family, window_size=2).state_dict().keys()
+
+
+@pytest.mark.parametrize('family', ['dinov2', 'dinov3'])
+def test_class_token_and_registers_lie_in_every_window(family, build, image):
+    """Without them, a patch's output depends on its own window only; what they hold reaches all."""
+    backbone = build(family, window_size=2, global_blocks=())
+    block = backbone.stages[0].blocks[0].double()
+    prefix, grid = backbone.num_prefix_tokens, (4, 6)
+    tokens = torch.randn(1, prefix + 24, 45, dtype=torch.float64)
+    with torch.no_grad():
+        before = block(tokens, grid)
+        for place, moved in ((prefix, {(0, 0), (0, 1), (1, 0), (1, 1)}), (prefix - 1, {(0, 0), (3, 5), (1, 4)})):
+            changed = tokens.clone()
+            changed[:, place] = -tokens[:, place]
+            difference = (block(changed, grid) - before).abs().amax(dim=(0, 2))
+            found = {divmod(n, 6) for n in difference[prefix:].nonzero().flatten().tolist()}
+            assert moved <= found
+            assert len(found) == (4 if place == prefix else 24)
+            assert (difference[:prefix] > 0).all()
 
 
 def test_windows_cost_less_memory_in_training(build, image):

@@ -13,6 +13,7 @@ from mmengine.runner import load_checkpoint
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.files import sha256_of
+from upvit_mm.models.map_strides import check_strides
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.score_file import load_scores
@@ -216,7 +217,10 @@ def test_the_report_gives_the_detector_that_was_counted(cfg, checkpoint, tmp_pat
     assert f'save them as `{tmp_path}/out/detector.py`' in text
     assert 'in windows of 4x4 tokens but for four blocks' in text
     (tmp_path / 'out/detector.py').write_text(text.split('```python\n')[1].split('```')[0])
-    model = Config.fromfile(tmp_path / 'out/detector.py').model
+    detector = Config.fromfile(tmp_path / 'out/detector.py')
+    check_strides(detector)
+    model = detector.model
+    assert model.bbox_head.anchor_generator.strides == [4, 8, 16, 32, 64]  # of patches of 8 px
     assert (ArchSpec.from_json(model.backbone.arch), model.backbone.window_size) == (plan.target_arch, 4)
     assert model.neck.in_channels == list(plan.target_arch.embed_dims)
 

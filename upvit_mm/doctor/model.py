@@ -78,8 +78,10 @@ def figures(subject: Subject) -> Iterator[Finding]:
 def model(subject: Subject) -> Finding:
     """The model can be built."""
     from upvit_mm.models.backbone_settings import check_backbone_settings
+    from upvit_mm.models.map_strides import check_strides
 
     check_backbone_settings(subject.cfg)
+    check_strides(subject.cfg)
     millions = sum(parameter.numel() for parameter in subject.model.parameters()) / 1e6
     backbone = getattr(subject.model, 'backbone', None)
     return ok(f'{type(subject.model).__name__} on {type(backbone).__name__}, {millions:.1f} M parameters')

@@ -36,7 +36,11 @@ def optimizer(subject: Subject) -> Iterator[Finding]:
         yield ok(kind)
     mixed = is_type(subject.cfg.optim_wrapper.get('type'), 'AmpOptimWrapper', registry=OPTIM_WRAPPERS)
     if mixed and not torch.cuda.is_available():
-        yield warning('mixed precision needs a GPU, and there is none', '--cfg-options optim_wrapper.type=OptimWrapper')
+        if {'dtype', 'loss_scale'} & subject.cfg.optim_wrapper.keys():  # OptimWrapper does not know them
+            remedy = "optim_wrapper = dict(_delete_=True, type='OptimWrapper', ...)"
+        else:
+            remedy = '--cfg-options optim_wrapper.type=OptimWrapper'
+        yield warning('mixed precision needs a GPU, and there is none', remedy)
 
 
 @check('config', needs=('optimizer',), remedy=UNDECAYED)

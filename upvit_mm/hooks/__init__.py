@@ -3,6 +3,7 @@
 from upvit_mm.hooks.epoch_ema import EpochEMAHook, ImageEMAHook
 from upvit_mm.hooks.epoch_table import EpochTable
 from upvit_mm.hooks.finite_loss import StopOnNonFiniteLoss
+from upvit_mm.hooks.float32_outputs import Float32Outputs
 from upvit_mm.hooks.follow_dense import FollowDense
 from upvit_mm.hooks.judge_resumed import JudgeResumed
 from upvit_mm.hooks.load_check import CheckLoaded
@@ -17,6 +18,7 @@ __all__ = [
     'CheckResumed',
     'EpochEMAHook',
     'EpochTable',
+    'Float32Outputs',
     'FollowDense',
     'ImageEMAHook',
     'JudgeResumed',

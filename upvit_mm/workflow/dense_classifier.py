@@ -12,6 +12,7 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Size, Windows
 from upvit_mm.checkpoints import load_classifier
 from upvit_mm.models import build_backbone
+from upvit_mm.models.map_strides import pyramid_strides
 from upvit_mm.pruning import PrunePlan, slice_state
 from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import Criterion, Posterior, ReadTokensChange, token_deviations
@@ -30,7 +31,7 @@ from upvit_mm.workflow.subject import Figures, State, Subject
 
 logger = logging.getLogger('upvit_mm')
 DETECTOR_SIZE = (800, 1333)
-USE = """Six lines put the result into a detector (a seventh replaces SGD); save them as `{folder}/detector.py`:
+USE = """These lines put the result into a detector (the last replaces SGD); save them as `{folder}/detector.py`:
 
 ```python
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'  # or a config of your own
@@ -38,7 +39,7 @@ model = dict(
     backbone=dict(
         _delete_=True, type='upvit_mm.{backbone}', arch='{folder}/arch.json',{windows}
         init_cfg=dict(type='Pretrained', checkpoint='{folder}/pruned.pth')),
-    neck=dict({neck}))
+    neck=dict({neck}){heads})
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4))
 ```
 """
@@ -172,7 +173,10 @@ class DenseClassifier(Subject):
         kind, side = self.arch.kind, plan.meta['settings']['window_size']
         windows = f'\n        window_size={side},' if side else ''
         neck = NECK[kind.is_pyramid].format(widths=list(plan.target_arch.embed_dims))
-        return [USE.format(backbone=kind.backbone, neck=neck, folder=folder, windows=windows)]
+        patch_size, heads = plan.target_arch.patch_size, ''
+        if not kind.is_pyramid and patch_size != 16:  # RetinaNet's are for 16
+            heads = f',\n    bbox_head=dict(anchor_generator=dict(strides={pyramid_strides(patch_size, 1, 5)}))'
+        return [USE.format(backbone=kind.backbone, neck=neck, heads=heads, folder=folder, windows=windows)]
 
     def next_steps(self, folder: Path) -> list[str]:
         return [f'{folder}: arch.json, pruned.pth and report.md']

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from upvit_mm.arch import ArchSpec
+from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.arch.zoo import resolve_arch
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.data.own_data import OwnData, look_at_class_folders, look_at_coco
@@ -122,7 +122,7 @@ default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval={mi
         pyramid, masks = arch.kind.is_pyramid, self.model == 'mask-rcnn'
         bases = self._bases(
             'mmdet::_base_/default_runtime.py',
-            f'_base_/models/{self.model}_up-{"pvtv2_fpn" if pyramid else "deit_sfp"}.py',
+            f'_base_/models/{self.model}_up-{_base_of(arch)}.py',
             f'_base_/schedules/{self.model}_adamw_1x.py',
         )
         settings = {} if pyramid else dict(out_type='featmap')
@@ -166,6 +166,13 @@ data_preprocessor = dict(
 
 STEPS = "dict(type='MultiStepLR', begin=0, end={epochs}, by_epoch=True, milestones={milestones}, gamma=0.1)"
 COSINE = "dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, convert_to_iter_based=True)"
+
+
+def _base_of(arch: ArchSpec) -> str:
+    """Backbone and neck in the name of a detector's base, which has the strides of its maps."""
+    if arch.kind.is_pyramid:
+        return 'pvtv2_fpn'
+    return 'dinov2_sfp' if arch.patch_size == get_arch('dinov2-small').patch_size else 'deit_sfp'
 
 
 def _title(model: str, data: OwnData) -> str:
