@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from upvit_mm.arch import ArchSpec
+from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.data.coco import examine
 from upvit_mm.data.voc_to_coco import look_at_voc
 from upvit_mm.doctor.__main__ import main as doctor
@@ -87,6 +87,20 @@ def test_coco(model, scope, digits_folder, arch, tmp_path, capsys):
     scope('mmdet')
     assert doctor([str(out), '--gpus', '1']) == 0, capsys.readouterr().out
     assert ' 0 error' in capsys.readouterr().out
+    assert trained_steps(out, tmp_path) == 1
+
+
+@pytest.mark.parametrize('model', ['retinanet', 'mask-rcnn'])
+def test_patches_of_14_pixels(model, scope, digits_folder, tmp_path, capsys):
+    """The strides of the heads are those of the maps, which doctor and training check."""
+    tiny = dict(embed_dims=8, depths=1, num_heads=1, mlp_hidden_dims=16)
+    arch = get_arch('dinov2-small-reg').with_widths(tiny | dict(qk_dims=8, v_dims=8, qk_scales=0.3, name='tiny'))
+    out, path = tmp_path / 'own.py', arch.save_json(tmp_path / 'arch.json')
+    cfg = OwnConfig('detector', digits_folder, str(path), None, out, model).write()[1]
+    head = cfg.model.bbox_head if model == 'retinanet' else cfg.model.rpn_head
+    assert head.anchor_generator.strides[1] == {'retinanet': 14, 'mask-rcnn': 7}[model]
+    scope('mmdet')
+    assert doctor([str(out), '--gpus', '1']) == 0, capsys.readouterr().out
     assert trained_steps(out, tmp_path) == 1
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from upvit_mm.arch import ArchSpec, get_arch
-from upvit_mm.arch.zoo import resolve_arch
+from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.zoo import get_arch, resolve_arch
 from upvit_mm.data.checks import check_datasets
 from upvit_mm.data.own_data import OwnData, look_at_class_folders, look_at_coco
 from upvit_mm.data.voc_to_coco import look_at_voc, voc_root
