@@ -25,7 +25,7 @@ PARTS = {  # of a block -> its modules
     'attention projections': ('attn.q', 'attn.k', 'attn.v', 'attn.proj'),
     'attention products': ('attn',),
     'spatial reduction': ('attn.sr', 'attn.sr_norm'),
-    'ffn': ('mlp.fc1', 'mlp.dwconv', 'mlp.fc2'),
+    'ffn': ('mlp.fc1', 'mlp.gate', 'mlp.dwconv', 'mlp.fc2'),
     'norms': ('norm1', 'norm2'),
 }
 PART_OF = {module: part for part, modules in PARTS.items() for module in modules}
@@ -75,7 +75,7 @@ def count(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows = G
 
 def _path(module: str) -> tuple[str, ...]:
     """``stages.0.blocks.1.attn.q`` -> ``('stage 0', 'block 1', 'attention projections', 'attn.q')``."""
-    if module in ('cls_token', 'pos_embed'):
+    if module in ('cls_token', 'reg_token', 'pos_embed'):
         return 'stage 0', 'patch embedding', module
     if not module.startswith('stages.'):
         return (module,)
