@@ -40,7 +40,7 @@ def own_backbone(settings: Mapping[str, Any], scope: str = 'mmdet') -> dict[str,
         return own | {'type': f'upvit_mm.{type_name(kind)}', 'arch': arch.to_dict()}
     upstream = list(dict.fromkeys(name for family in FAMILIES.values() for name in family.upstream))
     cls = class_of(kind, ALL_MODELS, scope)
-    if type_name(kind) not in upstream or cls is None:
+    if cls is None or cls.__name__ not in upstream:
         raise ValueError(
             f'model.backbone.type = {kind!r}: cannot be pruned; known are {backbone_types()}, and what they replace: '
             f'{", ".join(upstream)}.'
