@@ -60,7 +60,7 @@ def test_it_is_timms(dense, size, image, distance):
 
 
 def test_the_first_cut_keeps_the_map(dense):
-    """Scored and compensated on 21 pictures of single cells and of nuclei; judged on others, at the same size and twice."""
+    """Scored and compensated on 21 pictures of cells and nuclei; judged on others, at that size and at twice it."""
     arch = dense.backbone.arch
     proxy = batches('sorted/train/*/*') + batches('nuclei/train/*.png')
     scores = fisher_scores(dense, proxy, criterion=ReadTokensChange(token_deviations(dense, proxy)))
