@@ -1,4 +1,4 @@
-"""Measure costs (counted module by module) and times (alternating runs in one process).
+"""Measure costs (counted module by module), times (alternating runs in one process) and what features are worth.
 
 Each command imports what it needs after parsing: torch and OpenMMLab take seconds.
 """
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument('--repeats', type=int, default=repeats, help='timed runs of each network')
         command.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
         command.add_argument('--amp', action='store_true', help='autocast')
-    pruning, repair = add_pruning(commands), add_repair(commands)
+    pruning, repair, features = add_pruning(commands), add_repair(commands), add_features(commands)
     large = commands.add_parser('large-pruning', help='fisher against exact scores on a large network, random weights')
     large.add_argument('--arch', default='deit-small', help='stock name or arch.json')
     large.add_argument('--images', type=int, default=4, help='in the batch')
@@ -37,9 +37,9 @@ def parse_args() -> argparse.Namespace:
     )
     annotations.add_argument('--images', type=int, default=118_287, help='images in the file')
     annotations.add_argument('--objects', type=int, default=860_001, help='objects in the file')
-    for command in (speed, rivals, pruning, repair, large):
+    for command in (speed, rivals, pruning, repair, features, large):
         command.add_argument('--threads', type=int, help="CPU threads (default: torch's setting)")
-    for command in (costs, speed, rivals, pruning, repair, large, annotations):
+    for command in (costs, speed, rivals, pruning, repair, features, large, annotations):
         command.add_argument('--save', help='write the figures to this .json file')
     return parser.parse_args()
 
@@ -115,6 +115,24 @@ def add_repair(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     return repair
 
 
+def add_features(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    features = commands.add_parser('features', help='k nearest neighbours and a linear probe of backbones, no head')
+    features.add_argument(
+        'networks',
+        nargs='+',
+        metavar='NAME=ARCH,CHECKPOINT',
+        help='ARCH: stock name or arch.json; the first network is the one that others are compared with',
+    )
+    features.add_argument('--data', required=True, help='folder with train and val, each with folders of classes')
+    features.add_argument('--size', default='224', help='SIDE or HEIGHTxWIDTH in pixels to stretch pictures to')
+    features.add_argument('--num-train', type=int, default=2400, help='random training pictures')
+    features.add_argument('--num-val', type=int, default=600, help='random validation pictures')
+    features.add_argument('--seed', type=int, default=0, help='seed of the choice of pictures')
+    features.add_argument('--neighbours', type=int, default=20, help='that vote')
+    features.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    return features
+
+
 def main() -> None:
     args = parse_args()
     import torch
@@ -125,7 +143,7 @@ def main() -> None:
     console = Console(soft_wrap=True)
     commands = {'complexity': run_complexity, 'latency': run_latency, 'backbone': run_backbone}
     commands |= {'pruning': run_pruning, 'repair': run_repair, 'large-pruning': run_large}
-    commands |= {'annotations': run_annotations}
+    commands |= {'features': run_features, 'annotations': run_annotations}
     results = commands[args.command](args, console)
     if args.save:
         results['command'] = command_line()
@@ -226,6 +244,21 @@ def run_repair(args: argparse.Namespace, console: Console) -> dict:
     results = repairs.benchmark_repairs(cfg, args.checkpoint, budget, *settings)
     console.print(results['settings'])
     for title, table in repairs.tables_of(results):
+        console.print(table_of(title, table.columns, table.texts()))
+    return results
+
+
+def run_features(args: argparse.Namespace, console: Console) -> dict:
+    import torch
+
+    from upvit_mm.benchmark import features
+
+    torch.set_num_threads(args.threads)
+    pictures = (args.data, parse_size(args.size), args.num_train, args.num_val, args.seed)
+    settings = features.FeatureSettings(*pictures, args.neighbours, args.device)
+    results = features.benchmark_features(args.networks, settings)
+    console.print(results['settings'])
+    for title, table in features.tables_of(results):
         console.print(table_of(title, table.columns, table.texts()))
     return results
 
