@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[1] / 'configs'
 ARCHS = sorted((CONFIGS / '_base_/archs').glob('*.json'))
 ENTRIES = sorted(p for p in CONFIGS.rglob('*.py') if '_base_' not in p.parts)
 DETECTORS = [p for p in ENTRIES if not p.name.startswith('up-')]
-CLASSIFIERS = [p for p in ENTRIES if p.name.startswith('up-')]
+CLASSIFIERS = [p for p in ENTRIES if p.name.startswith('up-') and p.parent.name != 'distillation']  # with a head
 STOCK_DETECTORS = [
     'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
     'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',

@@ -231,7 +231,7 @@ def test_mistakes(compare, cfg, checkpoint, tmp_path):
         compare(checkpoint='no.pth')
     with pytest.raises(ValueError, match='train_images = 45: must be a multiple of the 10 classes'):
         compare(train_images=45)
-    with pytest.raises(ValueError, match='class 0 has 400 images: 401 of every class'):
+    with pytest.raises(ValueError, match='class 0 has 400 training images: 401 of every class'):
         compare(train_images=4010)
     for options, match in (
         (dict(epochs=0), 'epochs = 0: must be above 0'),

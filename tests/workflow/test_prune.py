@@ -146,7 +146,7 @@ def test_bad_input(cfg, checkpoint, target, tmp_path):
     with pytest.raises(ValueError, match="method = 'guess'"):
         PruneSettings(method='guess')
     quick = dict(method='random', eval_images=10)
-    with pytest.raises(ValueError, match='class 0 has 400 images: 401 of every class'):
+    with pytest.raises(ValueError, match='class 0 has 400 training images: 401 of every class'):
         prune(cfg, checkpoint, target, tmp_path, PruneSettings(per_class=401, method='taylor', eval_images=10))
     with pytest.raises(FileNotFoundError, match=r"checkpoint 'no.pth' does not exist"):
         prune(cfg, 'no.pth', target, tmp_path, PruneSettings(**quick))
