@@ -8,28 +8,10 @@ Loss: mean square of the difference of all tokens, in the channels of the embedd
 any folder of pictures will do. Batch, epochs and weight are ours and not tuned. We have not run it on ImageNet.
 """
 
-_base_ = [
-    '../_base_/models/up-dino_distil.py',
-    '../_base_/datasets/imagenet_crop_flip.py',
-    '../_base_/schedules/imagenet_distil.py',
-    'mmpretrain::_base_/default_runtime.py',
-    '../_base_/archs/dinov3-tiny.json',
-]
+_base_ = ['../_base_/distillation/tokens_in1k.py', '../_base_/archs/dinov3-tiny.json']
+folder = 'work_dirs/up-dinov3-tiny_from-dinov3-small_in1k'
 model = dict(
     backbone=dict(arch=_base_.arch),
-    init_cfg=dict(type='Pretrained', checkpoint='work_dirs/up-dinov3-tiny_from-dinov3-small_in1k/pruned.pth'),
-    teacher=dict(
-        backbone=dict(arch='dinov3-small'),
-        checkpoint='checkpoints/dinov3_vits16_pretrain_lvd1689m-08c60483.pth'),
-    distill=dict(
-        tokens=dict(
-            type='upvit_mm.TokenMSE',
-            loss_weight=1.0,
-            plan='work_dirs/up-dinov3-tiny_from-dinov3-small_in1k/plan.json')))
-train_dataloader = dict(batch_size=64)
-train_cfg = dict(max_epochs=100)
-auto_scale_lr = dict(base_batch_size=512)
-# without a head there is nothing to evaluate; tools/check_consistency.py measures the tokens
-val_dataloader = val_cfg = val_evaluator = None
-test_dataloader = test_cfg = test_evaluator = None
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+    init_cfg=dict(type='Pretrained', checkpoint=f'{folder}/pruned.pth'),
+    teacher=dict(backbone=dict(arch='dinov3-small'), checkpoint='checkpoints/dinov3_vits16_pretrain_lvd1689m-08c60483.pth'),
+    distill=dict(tokens=dict(plan=f'{folder}/plan.json')))
