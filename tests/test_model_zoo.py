@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import mmdet
 import pytest
 import torch
 import yaml
@@ -96,15 +97,17 @@ def test_detector(path):
     assert traced == (not path.name.startswith(('cascade-', 'dino-')))
     backbone = backbone_at_detection_size(cfg)
     assert costs.parts['backbone'].macs == backbone
-    macs = costs.macs if traced else None
-    assert (model['Metadata'].get('FLOPs'), model['Metadata']['Parameters']) == (macs, costs.params)
+    macs, params = costs.macs if traced else None, costs.params
+    if path.name.startswith('dino-') and mmdet.__version__ == '3.3.0':  # the stock line, whose reference points are
+        params += 512 * 256  # predicted from 512 channels, and not from 1024
+    assert (model['Metadata'].get('FLOPs'), model['Metadata']['Parameters']) == (macs, params)
     assert model['Results'] is None  # not trained by us, and no published figure is of a pruned backbone
 
     epochs = cfg.train_cfg.max_epochs * cfg.train_dataloader.dataset.get('times', 1)
     assert model['Metadata']['Epochs'] == epochs
     to_beat = re.search(r'box AP ([\d.]+)(?:, mask AP ([\d.]+))? \(paper', path.read_text(encoding='utf-8'))
     published = ' / '.join(filter(None, to_beat.groups())) if to_beat else ''
-    figures = [str(epochs), millions(costs.params), giga(backbone, 1), giga(macs, 1) if traced else '', published]
+    figures = [str(epochs), millions(params), giga(backbone, 1), giga(macs, 1) if traced else '', published]
     assert cells_of(path.stem) == figures
 
 

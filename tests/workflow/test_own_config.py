@@ -101,7 +101,8 @@ def test_patches_of_14_pixels(model, scope, digits_folder, tmp_path, capsys):
     assert head.anchor_generator.strides[1] == {'retinanet': 14, 'mask-rcnn': 7}[model]
     scope('mmdet')
     assert doctor([str(out), '--gpus', '1']) == 0, capsys.readouterr().out
-    assert trained_steps(out, tmp_path) == 1
+    if model == 'retinanet':
+        assert trained_steps(out, tmp_path) == 1
 
 
 def test_voc(scope, voc, arch, tmp_path, capsys):
