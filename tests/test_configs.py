@@ -79,6 +79,7 @@ def detector_losses(cfg: Config, scope, size: int = 96) -> dict:
             stage.sampler.num = 16
     if 'num_queries' in cfg.model:
         cfg.model.num_queries = 40  # at this size there are fewer tokens than queries
+    torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.train()
     num_classes = cfg.model.get('bbox_head', {}).get('num_classes', 10)
