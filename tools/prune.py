@@ -47,7 +47,8 @@ SETTINGS = {  # help by group and setting
         'num_images': 'size of the proxy set when it comes from --images; of a detector always',
     },
     'planning': {
-        'attention': 'cut channels of heads, or directions of what they compute',
+        'attention': 'cut channels of heads, or directions of what they compute (default: channels; of a detector or a '
+        'network without a head lowrank)',
         'embed': 'cut channels of the embedding, or directions of the residual stream (rotate: DeiT classifiers)',
         'head_policy': 'narrow every head (within), keep whole heads (select), or mix heads like the authors (regroup)',
         'tie_qkv': 'one index set for q, k and v',

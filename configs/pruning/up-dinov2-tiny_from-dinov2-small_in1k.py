@@ -16,4 +16,4 @@ _base_ = [
     '../_base_/archs/dinov2-small.json',
 ]
 model = dict(backbone=dict(arch=_base_.arch), head=dict(in_channels=_base_.arch.embed_dims[-1]))
-prune = dict(target='dinov2-tiny', head_policy='select', criterion='tokens', attention='lowrank', eval_images=0)
+prune = dict(target='dinov2-tiny', head_policy='select', criterion='tokens', eval_images=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,23 @@ def test_a_network_without_a_head_is_scored_by_its_tokens(cfg, headless, tmp_pat
         PruneJob(cfg, headless, goal, tmp_path, PruneSettings(**SMALL))
     with pytest.raises(ValueError, match='has no linear head, and class posteriors are needed'):
         PruneJob(cfg, headless, goal, tmp_path, PruneSettings(**SMALL | {'eval_images': 0}, method='taylor'))
+
+
+@pytest.mark.parametrize('family', ['dinov3', 'pvtv2'])
+def test_heads_without_a_word(cfg, headless, checkpoint, tmp_path):
+    """Directions of a network without a head, which detectors will read; channels of a classifier; a plan as it was."""
+    goal, settings = ArchSpec.from_dict(cfg.arch), PruneSettings(**SMALL | {'eval_images': 0})
+    found = {path: PruneJob(cfg, path, goal, tmp_path, settings).settings.attention for path in (headless, checkpoint)}
+    assert found == {headless: 'lowrank', checkpoint: 'channels'}
+    silent = PruneSettings(**SMALL | {'eval_images': 0}, method='magnitude')
+    assert PruneJob(cfg, headless, goal, tmp_path, silent).settings.attention == 'channels'
+    plan = prune(cfg, headless, goal, tmp_path / 'first', settings).plan
+    assert plan.meta['settings']['attention'] == 'lowrank'
+    job = PruneJob(cfg, str(tmp_path / 'first/turned.pth'), plan, tmp_path / 'again', settings)
+    assert job.settings.attention == 'channels'  # it is turned
+    channels = prune(cfg, headless, goal, tmp_path / 'cut', replace(settings, attention='channels')).plan
+    job = PruneJob(cfg, headless, channels, tmp_path / 'third', settings)
+    assert job.settings.attention == 'channels'
 
 
 def test_the_criterion_decides_the_scores(cfg, checkpoint, tmp_path):

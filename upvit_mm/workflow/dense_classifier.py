@@ -80,6 +80,10 @@ class DenseClassifier(Subject):
         """Tokens, if nothing is said and the network has no head."""
         return settings.criterion or (Posterior.name if self.num_classes else ReadTokensChange.name)
 
+    def attention(self, settings: PruneSettings) -> str:
+        """Directions, if the network has no head; a method without images has nothing to find them with."""
+        return 'channels' if self.num_classes or not METHODS[settings.method].needs_images else 'lowrank'
+
     def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
         if self.criterion_name(settings) == Posterior.name:
             return self.net, POSTERIOR

@@ -105,6 +105,9 @@ class DenseDetector(Subject):
     def criterion_name(self, settings: PruneSettings) -> str:
         return settings.criterion or ReadTokensChange.name
 
+    def attention(self, settings: PruneSettings) -> str:
+        return 'lowrank'
+
     def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
         if self.criterion_name(settings) == DetectorLoss.name:
             return self.net, DetectorLoss(self.detector, self.device)

@@ -90,6 +90,7 @@ class PruneJob:
         self.subject: Subject = kind(cfg, checkpoint, settings.device)
         if isinstance(goal, Budget) and goal.metric == 'macs' and goal.size is None:
             goal = self.goal = replace(goal, size=self.subject.sizes[0])
+        settings = self.settings = replace(settings, attention=self._attention(settings))
         self.source = self.subject.arch
         self.ledger = Ledger(self.work_dir)
         self.images = self.subject.images(settings, self.ledger)
@@ -103,6 +104,15 @@ class PruneJob:
         check_goal(goal, self.source, settings, self.subject.num_classes, self.subject.fixed, windows)
         if isinstance(goal, PrunePlan):
             self.goal = replace(goal, source_arch=self.source)  # the same network, with its name here
+
+    def _attention(self, settings: PruneSettings) -> str:
+        if settings.attention is not None:
+            return settings.attention
+        if isinstance(self.goal, PrunePlan):
+            meta = self.goal.meta
+            is_its_file = meta.get('sha256') == self.subject.sha256  # a turned.pth is not turned again
+            return 'channels' if is_its_file else meta.get('settings', {}).get('attention') or 'channels'
+        return self.subject.attention(settings)
 
     @property
     def dense(self) -> Walk:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from upvit_mm.pruning.knobs import Grain
 
 ATTENTION, EMBED = ('channels', 'lowrank'), ('channels', 'rotate')
-FOR_DETECTORS = dict(num_images=128, attention='lowrank', eval_images=None, batch_size=2)  # other defaults
+FOR_DETECTORS = dict(num_images=128, eval_images=None, batch_size=2)  # other defaults
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class PruneSettings:
         criterion: what the importance looks at, one of ``CRITERIA``; None = tokens of detectors and of networks without
             a head, else class posteriors. The loss is a detector's own.
         attention: ``'channels'`` cuts channels of heads, ``'lowrank'`` directions of what they compute
-            (``pruning/head_axes.py``).
+            (``pruning/head_axes.py``); None = ``'lowrank'`` for detectors and networks without a head, else
+            ``'channels'``; for a given plan what it was made for.
         embed: ``'channels'`` cuts channels of the embedding, ``'rotate'`` directions of the residual stream
             (``pruning/stream_axes.py``; DeiT classifiers).
         head_policy, tie_qkv: see ``plan_for_target``.
@@ -62,7 +63,7 @@ class PruneSettings:
     size: str | None = None
     num_images: int = 1000
     criterion: str | None = None
-    attention: str = 'channels'
+    attention: str | None = None
     embed: str = 'channels'
     head_policy: str = 'within'
     tie_qkv: bool = False
@@ -82,9 +83,11 @@ class PruneSettings:
     def __post_init__(self):
         for field in fields(self):
             _check_type(field, getattr(self, field.name))
-        choices = {'method': METHODS, 'head_policy': HEAD_POLICIES, 'attention': ATTENTION, 'embed': EMBED}
-        for name, known in (choices | ({'criterion': CRITERIA} if self.criterion else {})).items():
-            if (value := getattr(self, name)) not in known:
+        choices = {'method': METHODS, 'head_policy': HEAD_POLICIES, 'embed': EMBED}
+        optional = {'criterion': CRITERIA, 'attention': ATTENTION}
+        for name, known in (choices | optional).items():
+            value = getattr(self, name)
+            if value not in known and not (value is None and name in optional):
                 raise ValueError(f'{name} = {value!r}: must be one of {", ".join(known)}.')
         least = dict.fromkeys(('draws', 'per_class', 'num_images', 'round_to', 'batch_size', 'max_rows'), 1)
         for name, low in (least | {'window_size': 0, 'eval_images': 0}).items():

@@ -83,6 +83,10 @@ class Subject(ABC):
     def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
         """The network that is scored, and what is measured at its outputs, for the proxy set of a job."""
 
+    @abstractmethod
+    def attention(self, settings: PruneSettings) -> str:
+        """How heads are cut if nothing is said; one of ``ATTENTION``."""
+
     @cached_property
     def net(self) -> Walk:
         """The network that is repaired and compared with."""
