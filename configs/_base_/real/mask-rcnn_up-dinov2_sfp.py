@@ -1,0 +1,18 @@
+"""Mask R-CNN for small data sets: four levels, anchors for objects of 10 px and more.
+
+UPVIT_MM_SCALE=cpu: heads of 64 channels, 64 regions a picture. gpu: of 256, 512 regions.
+"""
+
+_base_ = '../models/mask-rcnn_up-dinov2_sfp.py'
+channels = dict(cpu=64, gpu=256)['{{$UPVIT_MM_SCALE:cpu}}']
+model = dict(
+    backbone=dict(window_size=0),
+    neck=dict(out_channels=channels, num_outs=4),
+    rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[3], strides=[3.5, 7, 14, 28])),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=channels, finest_scale=28),
+        bbox_head=dict(in_channels=channels, fc_out_channels=4 * channels),
+        mask_roi_extractor=dict(out_channels=channels, finest_scale=28),
+        mask_head=dict(
+            num_convs=dict(cpu=2, gpu=4)['{{$UPVIT_MM_SCALE:cpu}}'], in_channels=channels, conv_out_channels=channels)),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=dict(cpu=64, gpu=512)['{{$UPVIT_MM_SCALE:cpu}}']))))

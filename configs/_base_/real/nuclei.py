@@ -1,0 +1,57 @@
+"""Nuclei of the Data Science Bowl 2018, 1 class: 470 + 97 micrographs of 256 to 1040 px with masks
+(tools/prepare_data.py nuclei).
+
+UPVIT_MM_SCALE=cpu: training crops of 224 px, tests on whole pictures as they are. gpu: everything at twice the size.
+"""
+
+data_root = 'data/nuclei/'
+metainfo = dict(classes=('nucleus', ))
+zoom = dict(cpu=1.0, gpu=2.0)['{{$UPVIT_MM_SCALE:cpu}}']
+crop = dict(cpu=(224, 224), gpu=(512, 512))['{{$UPVIT_MM_SCALE:cpu}}']
+batch = dict(cpu=4, gpu=16)['{{$UPVIT_MM_SCALE:cpu}}']
+workers = dict(cpu=1, gpu=8)['{{$UPVIT_MM_SCALE:cpu}}']
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale_factor=zoom, keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop, allow_negative_crop=True),
+    dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale_factor=zoom, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+train_dataloader = dict(
+    batch_size=batch,
+    num_workers=workers,
+    persistent_workers=False,  # for ../resumable.py
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='CocoDataset',
+        metainfo=metainfo,
+        data_root=data_root,
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='images/train/'),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=workers,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CocoDataset',
+        metainfo=metainfo,
+        data_root=data_root,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='images/val/'),
+        test_mode=True,
+        pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric=['bbox', 'segm'])
+test_evaluator = val_evaluator

@@ -1,0 +1,15 @@
+"""RetinaNet for small data sets: three levels, anchors for objects of 20 px and more.
+
+UPVIT_MM_SCALE=cpu: heads of 64 channels in 2 layers. gpu: of 256 in 4.
+"""
+
+_base_ = '../models/retinanet_up-dinov2_sfp.py'
+channels = dict(cpu=64, gpu=256)['{{$UPVIT_MM_SCALE:cpu}}']
+model = dict(
+    backbone=dict(window_size=0),
+    neck=dict(out_channels=channels, num_outs=3),
+    bbox_head=dict(
+        in_channels=channels,
+        feat_channels=channels,
+        stacked_convs=dict(cpu=2, gpu=4)['{{$UPVIT_MM_SCALE:cpu}}'],
+        anchor_generator=dict(octave_base_scale=3, strides=[7, 14, 28])))

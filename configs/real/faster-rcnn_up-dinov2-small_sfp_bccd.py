@@ -1,0 +1,19 @@
+"""Faster R-CNN on a pretrained ViT-S/14, blood cells; results: docs/evidence.md.
+
+The backbone starts from any ViT-S/14 of DINOv2's shape, in any known layout.
+"""
+
+_base_ = [
+    '../_base_/real/mask-rcnn_up-dinov2_sfp.py',
+    '../_base_/real/bccd.py',
+    '../_base_/real/adamw_vit_detector.py',
+    'mmdet::_base_/default_runtime.py',
+    '../_base_/archs/dinov2-small.json',
+]
+model = dict(
+    type='FasterRCNN',
+    backbone=dict(arch=_base_.arch, init_cfg=dict(type='Pretrained', checkpoint='checkpoints/dinov2-small.pth')),
+    neck=dict(in_channels=_base_.arch.embed_dims),
+    roi_head=dict(bbox_head=dict(num_classes=3), mask_roi_extractor=None, mask_head=None))
+train_cfg = dict(max_epochs=8)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=20))

@@ -1,0 +1,18 @@
+"""CIFAR-10 on a small UP-DeiT, from scratch; results: docs/evidence.md."""
+
+_base_ = [
+    'mmpretrain::_base_/default_runtime.py',
+    '../_base_/real/cifar10.py',
+    '../_base_/real/adamw.py',
+    '../_base_/archs/deit-micro.json',
+]
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='upvit_mm.UPDeiT', arch=_base_.arch, out_type='cls_token', drop_path_rate=0.05),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=10,
+        in_channels=_base_.arch.embed_dims[-1],
+        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')))
+train_cfg = dict(max_epochs=5)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=100))
