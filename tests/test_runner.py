@@ -58,16 +58,25 @@ def test_foreign_errors_keep_their_traceback():
         int('x')
 
 
-def test_training_flags(monkeypatch):
+def test_training_flags(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     cfg = load_config(parse(str(CONFIGS / 'detection/retinanet_up-pvtv2-b0_fpn_1x_coco.py')))
-    set_training_options(cfg, amp=True, auto_scale_lr=True, resume='auto')
+    cfg.work_dir = str(tmp_path)
+    set_training_options(cfg, amp=True, auto_scale_lr=True, resume=None)
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
     assert cfg.optim_wrapper.optimizer.type == 'AdamW'
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
-    assert (cfg.resume, cfg.load_from) == (True, None)
     set_training_options(cfg, amp=False, auto_scale_lr=False, resume='epoch_3.pth')
     assert (cfg.resume, cfg.load_from) == (True, 'epoch_3.pth')
+
+
+def test_resume_without_a_checkpoint_starts_from_load_from(tmp_path):
+    cfg = load_config(parse(DEMO, '--work-dir', str(tmp_path), '--cfg-options', 'load_from=pruned.pth'))
+    set_training_options(cfg, amp=False, auto_scale_lr=False, resume='auto')
+    assert (cfg.resume, cfg.load_from) == (False, 'pruned.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    set_training_options(cfg, amp=False, auto_scale_lr=False, resume='auto')
+    assert (cfg.resume, cfg.load_from) == (True, None)
 
 
 def test_training_flags_that_cannot_be_met(monkeypatch):

@@ -53,7 +53,7 @@ def set_training_options(cfg: Config, amp: bool, auto_scale_lr: bool, resume: st
         cfg: changed in place.
         amp: mixed precision with dynamic loss scaling.
         auto_scale_lr: scale the learning rate with the real batch size.
-        resume: a checkpoint to continue from, ``'auto'`` for the latest in the work dir, or None.
+        resume: a checkpoint to continue from, ``'auto'`` for the latest in the work dir (if there is one), or None.
 
     Raises:
         ValueError: ``amp`` without an accelerator, or ``auto_scale_lr`` for a config without a base batch size.
@@ -67,9 +67,11 @@ def set_training_options(cfg: Config, amp: bool, auto_scale_lr: bool, resume: st
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError('--auto-scale-lr: the config has no auto_scale_lr.base_batch_size; set it.')
         cfg.auto_scale_lr.enable = True
-    if resume:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
+    if resume == 'auto':  # with nothing to resume, the weights of load_from are the start; mmengine would ignore them
+        cfg.resume = Path(cfg.work_dir, 'last_checkpoint').is_file()
+        cfg.load_from = None if cfg.resume else cfg.get('load_from')
+    elif resume:
+        cfg.resume, cfg.load_from = True, resume
 
 
 def build_runner(
