@@ -1,0 +1,59 @@
+"""The steps of a classifier's study: a dense classifier, and comparisons that start from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from upvit_mm.evidence.steps import Plan, Step
+from upvit_mm.evidence.studies import Row
+
+FINETUNE_LR = '5e-4'
+KEYS = {'pruned': 'compensated-distilled', 'vanilla': 'vanilla'}  # rows of tools/compare_classifiers.py
+LONG = 'vanilla-long'
+
+
+def key_of(row: Row) -> str:
+    """The key of a row in ``compare.json``."""
+    return LONG if row.both_trainings else KEYS[row.how]
+
+
+@dataclass(frozen=True)
+class ClassifierPlan(Plan):
+    """The plan of a study on a classifier: each comparison prunes once, and trains its rows."""
+
+    def steps(self, rank: int) -> Iterator[Step]:
+        for row in self.study.rows:
+            others = [other for other in self.study.rows if other.how == 'vanilla' and other.rank <= rank]
+            if row.rank == rank and row.how == 'dense':
+                yield self.train_step(row, self.config, (), ())
+            elif row.rank == rank and row.how == 'pruned':
+                yield self._compare(row, others, rank)
+            elif row.rank == rank and row.both_trainings:  # one more row in the comparison of its shape
+                (pruned,) = [other for other in self.study.rows if other.name == row.shape_of]
+                yield self._compare(pruned, others, rank)
+
+    def comparison(self, row: Row) -> str:
+        """The name of the comparison that trains a row."""
+        return row.name if row.how == 'pruned' else row.shape_of
+
+    def _compare(self, row: Row, others: Sequence[Row], rank: int) -> Step:
+        others = [other for other in others if other.shape_of == row.name]
+        folder, epochs = self.folder / row.name / 'compared', self.study.epochs(row, self.scale)
+        if row.method == 'fisher':
+            goal, needs = ('--budget', f'macs={row.share}%@{self.size}'), ()
+        else:
+            goal = ('--target', str(self.folder / row.shape_of / 'compared/pruning/arch.json'))
+            needs = (self.name_of(row.shape_of, 'compare0'),)
+        command = ('compare_classifiers', self.config, str(self.checkpoint(self.dense)), *goal)
+        command += ('--prune-options', f'method={row.method}', f'seed={self.seed}', 'per_class=40')
+        command += ('--rows', key_of(row), *map(key_of, others), '--seeds', str(self.seed), '--epochs', str(epochs))
+        command += ('--dense-epochs', str(self.study.dense_epochs[self.scale]), '--finetune-lr', FINETUNE_LR)
+        return Step(
+            self.name_of(row.name, f'compare{rank}'),
+            folder,
+            (*command, '--work-dir', str(folder)),
+            folder / 'compare.json',
+            (self.name_of('dense', 'train'), *needs),
+            (rank, self.seed),
+        )

@@ -1,0 +1,56 @@
+"""From the arguments of tools/evidence.py to a report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+
+from upvit_mm.evidence.classifier_steps import ClassifierPlan
+from upvit_mm.evidence.detector_steps import DetectorPlan
+from upvit_mm.evidence.run import Run
+from upvit_mm.evidence.steps import Plan, Step
+from upvit_mm.evidence.studies import STUDIES, Study
+
+
+def plans_of(studies: Sequence[Study], seeds: Sequence[int], scale: str, root) -> list[Plan]:
+    """A plan for each study and seed."""
+    return [
+        (DetectorPlan if study.is_detector else ClassifierPlan)(study, seed, scale, root)
+        for seed in seeds
+        for study in studies
+    ]
+
+
+def steps_of(plans: Sequence[Plan], ranks: Sequence[int]) -> list[Step]:
+    """All steps of the plans, and the steps of other studies that these need, each once."""
+    steps = {step.name: step for step in chain.from_iterable(plan.steps(rank) for plan in plans for rank in ranks)}
+    first = plans[0]
+    others = {
+        step.name: step
+        for plan in plans_of(STUDIES, sorted({plan.seed for plan in plans}), first.scale, first.root)
+        for rank in (0, *ranks)
+        for step in plan.steps(rank)
+    }
+    queue = list(steps.values())
+    while queue:
+        for need in queue.pop().needs:
+            if need not in steps:
+                steps[need] = others[need]
+                queue.append(others[need])
+    return list(steps.values())
+
+
+def conduct(studies: Sequence[Study], args: argparse.Namespace) -> dict[str, str]:
+    """Run an experiment and write its report; see ``tools/evidence.py``.
+
+    Returns:
+        The state of each step, see ``Run.go``.
+    """
+    root = (args.work_dir / args.scale).absolute()
+    plans = plans_of(studies, args.seeds, args.scale, root)
+    threads = args.threads or max(torch.get_num_threads() // args.jobs, 1)
+    run = Run(steps_of(plans, sorted(args.ranks)), root, args.scale, args.jobs, threads)
+    return {} if args.report_only else run.go(args.time_limit)

@@ -1,0 +1,145 @@
+"""Run the steps of an experiment: each once, several side by side, gone on with after an interruption."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from upvit_mm.evidence.steps import Step
+from upvit_mm.evidence.studies import SCALE_VARIABLE
+from upvit_mm.files import write_text_atomically
+from upvit_mm.workflow.ledger import Ledger, fingerprint
+
+POLL = 0.5  # seconds
+INPUTS = 'evidence-step.txt'  # in the folder of a training: what it was started with
+
+
+@dataclass
+class Running:
+    """A step's process."""
+
+    step: Step
+    process: subprocess.Popen
+    started: float
+
+
+class Run:
+    """The steps of an experiment with their state on disk.
+
+    Args:
+        steps: all steps; each need is one of them.
+        root: the work dir; gets ``logs/`` and the record of finished steps.
+        scale: see ``studies.SCALES``.
+        jobs: steps at a time.
+        threads: threads of each step.
+        say: told how it goes, a line at a time.
+    """
+
+    def __init__(self, steps: Sequence[Step], root: Path, scale: str, jobs: int, threads: int, say: Callable = print):
+        self.steps = {step.name: step for step in sorted(steps, key=lambda step: step.rank)}
+        self.root, self.scale, self.jobs, self.threads, self.say = root, scale, jobs, threads, say
+        self.ledger = Ledger(root)
+        self._inputs: dict[str, str] = {}
+
+    def inputs_of(self, step: Step) -> str:
+        """Fingerprint of a step's command, of the scale, and of all steps before it."""
+        if step.name not in self._inputs:
+            before = [self.inputs_of(self.steps[name]) for name in step.needs]
+            texts = [text for _, text in step.texts]
+            self._inputs[step.name] = fingerprint('evidence', step.command, self.scale, texts, before)
+        return self._inputs[step.name]
+
+    def is_done(self, step: Step) -> bool:
+        """Whether it was finished with the same inputs, and its output has not changed."""
+        return self.ledger.is_current(step.name, self.inputs_of(step))
+
+    def go(self, minutes: float | None = None) -> dict[str, str]:
+        """Run all steps that are not done, those of low rank first.
+
+        Args:
+            minutes: no step is started later, and those that run then are stopped; None = no limit. The same command
+                goes on later.
+
+        Returns:
+            For each step ``'done'``, ``'failed'``, ``'waiting'`` (for a failed one) or ``'left'`` (no time).
+        """
+        started = time.monotonic()
+        state = {name: 'done' if self.is_done(step) else 'left' for name, step in self.steps.items()}
+        self.say(f'{len(state)} steps, {list(state.values()).count("done")} of them finished before')
+        running: list[Running] = []
+        try:
+            while True:
+                late = minutes is not None and time.monotonic() - started > 60 * minutes
+                if late:
+                    break
+                while len(running) < self.jobs and (step := self._next(state)) is not None:
+                    running.append(self._start(step))
+                    state[step.name] = 'running'
+                if not running:
+                    break
+                time.sleep(POLL)
+                for run in [r for r in running if r.process.poll() is not None]:
+                    running.remove(run)
+                    state[run.step.name] = self._finish(run)
+        finally:
+            for run in running:
+                run.process.terminate()
+                run.process.wait()
+                state[run.step.name] = 'left'
+        return {name: self._why(name, state) for name in state}
+
+    # ---------------------------------------------------------------------- parts
+
+    def _next(self, state: dict[str, str]) -> Step | None:
+        for name, step in self.steps.items():
+            if state[name] == 'left' and all(state[need] == 'done' for need in step.needs):
+                return step
+        return None
+
+    def _start(self, step: Step) -> Running:
+        for path, text in step.texts:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(path, text)
+        if not step.resumes:
+            self._claim(step)
+        log = self.root / 'logs' / f'{step.name.replace("/", "_")}.log'
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, '-m', 'upvit_mm', *step.command]
+        self.say(f'{step.name}: upvit-mm {shlex.join(step.command)}')
+        environment = {**os.environ, SCALE_VARIABLE: self.scale, 'OMP_NUM_THREADS': str(self.threads)}
+        with log.open('a', encoding='utf-8') as file:
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        return Running(step, process, time.monotonic())
+
+    def _claim(self, step: Step) -> None:
+        """A folder that was begun with other inputs is kept under another name: ``--resume`` would go on with it."""
+        marker, inputs = step.folder / INPUTS, self.inputs_of(step)
+        if step.folder.exists():
+            theirs = marker.read_text(encoding='utf-8') if marker.is_file() else 'unknown'
+            if theirs == inputs:
+                return
+            step.folder.rename(step.folder.with_name(f'{step.folder.name}.other-{theirs[:12]}-{time.time_ns()}'))
+        step.folder.mkdir(parents=True)
+        write_text_atomically(marker, inputs)
+
+    def _finish(self, run: Running) -> str:
+        step, minutes = run.step, (time.monotonic() - run.started) / 60
+        if run.process.returncode or not step.output.is_file():
+            self.say(f'{step.name}: failed with status {run.process.returncode}; see {self.root}/logs')
+            return 'failed'
+        output = os.path.relpath(step.output, self.root)
+        self.ledger.record(step.name, self.inputs_of(step), output, data={'minutes': f'{minutes:.2f}'})
+        self.say(f'{step.name}: done in {minutes:.1f} min')
+        return 'done'
+
+    def _why(self, name: str, state: dict[str, str]) -> str:
+        needs = [self._why(need, state) for need in self.steps[name].needs]
+        if state[name] == 'left' and any(need in ('failed', 'waiting') for need in needs):
+            return 'waiting'
+        return state[name]

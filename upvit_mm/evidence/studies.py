@@ -1,0 +1,132 @@
+"""What is compared: data sets, networks, and the rows of each comparison. Importing this file takes no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+SCALES = ('cpu', 'gpu')
+SCALE_VARIABLE = 'UPVIT_MM_SCALE'  # the configs read it
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of a comparison.
+
+    Attributes:
+        name: its name in folders and tables.
+        share: its share of the dense network's multiply-accumulates in %.
+        how: ``'dense'``; ``'pruned'`` from the dense one; ``'vanilla'``, random weights in the pruned one's shape;
+            ``'dropping'``, the dense one with token dropping at the pruned one's cost.
+        method: how channels are scored, if it is pruned.
+        both_trainings: whether it has the dense network's epochs and those of the pruned one.
+        rank: rows with a low rank are trained first.
+    """
+
+    name: str
+    share: int
+    how: str
+    method: str = 'fisher'
+    both_trainings: bool = False
+    rank: int = 0
+
+    @property
+    def shape_of(self) -> str:
+        """The pruned row that has its shape, or its cost."""
+        return f'up-{self.share}'
+
+
+ROWS = (
+    Row('dense', 100, 'dense'),
+    Row('up-50', 50, 'pruned'),
+    Row('vanilla-50', 50, 'vanilla'),
+    Row('dropping-50', 50, 'dropping'),
+    Row('vanilla-50-long', 50, 'vanilla', both_trainings=True, rank=1),
+    Row('up-25', 25, 'pruned', rank=1),
+    Row('magnitude-50', 50, 'pruned', method='magnitude', rank=2),
+    Row('random-50', 50, 'pruned', method='random', rank=2),
+)
+TITLES = {
+    'dense': 'dense',
+    'up-50': 'UP, half of the MACs',
+    'up-25': 'UP, a quarter',
+    'vanilla-50': 'vanilla of the half shape, epochs of UP',
+    'vanilla-50-long': 'vanilla of the half shape, epochs of dense and UP',
+    'dropping-50': 'token dropping at half, fine-tuned',
+    'magnitude-50': 'magnitude, shape of UP, repaired',
+    'random-50': 'random channels, shape of UP, repaired',
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison on one data set with one family of backbones.
+
+    Attributes:
+        data: name of the data set; its folder is ``data/NAME``.
+        family: name of the family in folders and tables.
+        config: config in ``configs/real``, without ``.py``.
+        dense_epochs: for each scale, of the dense network.
+        starts_from: the study whose dense network has the backbone's start weights, as ``(data, family)``; None = what
+            the config says.
+    """
+
+    data: str
+    family: str
+    config: str
+    dense_epochs: dict[str, int]
+    starts_from: tuple[str, str] | None = None
+
+    @property
+    def is_detector(self) -> bool:
+        return self.data != 'cifar10'
+
+    @property
+    def name(self) -> str:
+        return f'{self.data}/{self.family}'
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Token dropping of classifiers has no grid to fill, so it is compared in detectors only."""
+        return ROWS if self.is_detector else [row for row in ROWS if row.how != 'dropping']
+
+    def epochs(self, row: Row, scale: str) -> int:
+        """Epochs of a row's own training: fine-tuning has half of the dense network's."""
+        dense = self.dense_epochs[scale]
+        tuned = ceil(dense / 2)
+        if row.how == 'dense':
+            return dense
+        return dense + tuned if row.both_trainings else tuned
+
+
+VIT, PVT, DEIT = 'ViT-S', 'PVTv2-B0', 'DeiT-micro'
+CIFAR = ('cifar10', PVT)
+SIZES = {  # data -> scale -> height and width of the pictures in which multiply-accumulates are counted
+    'bccd': {'cpu': (196, 252), 'gpu': (784, 1036)},
+    'nuclei': {'cpu': (224, 224), 'gpu': (518, 518)},
+    'cifar10': {'cpu': (64, 64), 'gpu': (64, 64)},
+}
+STUDIES = (
+    Study('bccd', VIT, 'retinanet_up-dinov2-small_sfp_bccd', {'cpu': 8, 'gpu': 24}),
+    Study('nuclei', VIT, 'mask-rcnn_up-dinov2-small_sfp_nuclei', {'cpu': 5, 'gpu': 16}),
+    Study('cifar10', PVT, 'up-pvtv2-b0_cifar10', {'cpu': 4, 'gpu': 60}),
+    Study('bccd', PVT, 'retinanet_up-pvtv2-b0_fpn_bccd', {'cpu': 16, 'gpu': 24}, CIFAR),
+    Study('nuclei', PVT, 'mask-rcnn_up-pvtv2-b0_fpn_nuclei', {'cpu': 8, 'gpu': 16}, CIFAR),
+    Study('cifar10', DEIT, 'up-deit-micro_cifar10', {'cpu': 4, 'gpu': 60}),
+)
+
+
+def studies_of(data: Sequence[str], families: Sequence[str] = ()) -> list[Study]:
+    """The studies of some data sets, and of some families; none named = all.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    for label, given, known in (
+        ('data', data, {study.data for study in STUDIES}),
+        ('families', families, {study.family for study in STUDIES}),
+    ):
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError(f'{label} = {unknown[0]!r}: must be one of {", ".join(sorted(known))}.')
+    return [s for s in STUDIES if (not data or s.data in data) and (not families or s.family in families)]
