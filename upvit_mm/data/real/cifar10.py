@@ -48,10 +48,10 @@ class BatchUnpickler(pickle.Unpickler):
 
 
 def write_cifar10(source: Path, folder: Path, track: Track) -> dict[str, PartCounts]:
-    """Write ``{train,val}/CLASS/NUMBER.png``, the form that mmpretrain's ``ImageNet`` and ``CustomDataset`` read.
+    """Write ``{train,val}/CLASS/NUMBER.png``, class folders for mmpretrain's ``CustomDataset``.
 
-    ``val`` is the official test batch: CIFAR-10 has no other part to judge with, and mmpretrain's layout calls it so.
-    A number is the picture's position in its part.
+    ``val`` is the official test batch, the part that accuracies are reported on; ImageNet's folders have these names
+    too. A number is the picture's position in its part.
 
     Args:
         source: ``cifar-10-python.tar.gz``, its unpacked folder, or an archive or folder of PNG strips.
