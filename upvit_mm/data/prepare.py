@@ -112,17 +112,21 @@ def prepare_digits(
     return True
 
 
-def read_manifest(folder: Path) -> dict:
-    """The content of a digits folder's ``dataset.json``.
+def read_manifest(folder: Path, data: str = 'digits') -> dict:
+    """The content of a prepared folder's ``dataset.json``.
+
+    Args:
+        folder: the folder.
+        data: what it should hold, for the message.
 
     Raises:
-        ValueError: the folder is not one that ``prepare_digits`` wrote.
+        ValueError: the folder was not prepared by this package.
     """
     try:
         return json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f'{str(folder)!r} is not a digits data set (no readable {MANIFEST}), so nothing in it is changed; '
+            f'{str(folder)!r} is not a {data} data set (no readable {MANIFEST}), so nothing in it is changed; '
             'name another folder or remove this one.'
         ) from error
 

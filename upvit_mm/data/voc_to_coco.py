@@ -37,12 +37,7 @@ def look_at_voc(root: Path, stem: Path, train: str | None = None, val: str | Non
         FileNotFoundError: a picture or an XML file is missing.
         ValueError: a list is missing or not clear, or a file cannot be read.
     """
-    lists = root / LISTS
-    names = [
-        path.name for path in sorted(lists.glob('*.txt')) if '_' not in path.stem
-    ]  # CLASS_train.txt lists one class
-    chosen = {part: choose(names, part, given, f'lists in {lists}') for part, given in (('train', train), ('val', val))}
-    folders = {part: _folder(root, part, name) for part, name in chosen.items()}
+    folders = {part: folder_of(root, part, name) for part, name in lists_of(root, train, val).items()}
     classes = sorted({found.name for found in folders['train'].objects})
     parts, files = {}, {}
     for part, folder in folders.items():
@@ -54,7 +49,31 @@ def look_at_voc(root: Path, stem: Path, train: str | None = None, val: str | Non
     return own_detection_data(root, parts, files)
 
 
-def _folder(root: Path, part: str, name: str) -> VocFolder:
+def lists_of(root: Path, train: str | None = None, val: str | None = None) -> dict[str, str]:
+    """Names of the lists of ``'train'`` and ``'val'`` in ``ImageSets/Main``.
+
+    Args:
+        root: the folder of VOC data.
+        train, val: names that the user gave; None = found by their names.
+
+    Raises:
+        ValueError: a list is missing or not clear.
+    """
+    lists = root / LISTS
+    names = [
+        path.name for path in sorted(lists.glob('*.txt')) if '_' not in path.stem
+    ]  # CLASS_train.txt lists one class
+    return {part: choose(names, part, given, f'lists in {lists}') for part, given in (('train', train), ('val', val))}
+
+
+def folder_of(root: Path, part: str, name: str) -> VocFolder:
+    """The annotations of one part.
+
+    Args:
+        root: the folder of VOC data.
+        part: ``'train'``, ``'val'`` or ``'test'``.
+        name: of its list.
+    """
     return VocFolder(Dataset(part, f'{part} data', dict(data_root=str(root), ann_file=f'{LISTS}/{name}'), 'mmdet'))
 
 
@@ -63,7 +82,7 @@ def coco_of(folder: VocFolder, classes: list[str]) -> dict[str, Any]:
 
     Args:
         folder: annotations in VOC's form.
-        classes: categories, in order.
+        classes: categories, in order; objects of other names are not written.
 
     Raises:
         FileNotFoundError: a picture is missing.
@@ -79,7 +98,7 @@ def coco_of(folder: VocFolder, classes: list[str]) -> dict[str, Any]:
     labels = {name: k for k, name in enumerate(classes, 1)}
     rows = [
         dict(id=k, image_id=numbers[found.picture], category_id=labels[found.name], **_box(found, images, numbers))
-        for k, found in enumerate(objects, 1)
+        for k, found in enumerate((found for found in objects if found.name in labels), 1)
     ]
     categories = [dict(id=number, name=name) for name, number in labels.items()]
     return dict(images=images, annotations=rows, categories=categories)
