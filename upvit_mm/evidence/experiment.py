@@ -8,11 +8,16 @@ from itertools import chain
 
 import torch
 
+from upvit_mm.cli import default_device
 from upvit_mm.evidence.classifier_steps import ClassifierPlan
 from upvit_mm.evidence.detector_steps import DetectorPlan
+from upvit_mm.evidence.report import write_report
+from upvit_mm.evidence.results import StudyFound
 from upvit_mm.evidence.run import Run
 from upvit_mm.evidence.steps import Plan, Step
 from upvit_mm.evidence.studies import STUDIES, Study
+from upvit_mm.launch import command_line
+from upvit_mm.stopwatch import device_name
 
 
 def plans_of(studies: Sequence[Study], seeds: Sequence[int], scale: str, root) -> list[Plan]:
@@ -53,4 +58,13 @@ def conduct(studies: Sequence[Study], args: argparse.Namespace) -> dict[str, str
     plans = plans_of(studies, args.seeds, args.scale, root)
     threads = args.threads or max(torch.get_num_threads() // args.jobs, 1)
     run = Run(steps_of(plans, sorted(args.ranks)), root, args.scale, args.jobs, threads)
-    return {} if args.report_only else run.go(args.time_limit)
+    state = {} if args.report_only else run.go(args.time_limit)
+    by_study = {study.name: [plan for plan in plans if plan.study is study] for study in studies}
+    about = {
+        'scale': args.scale,
+        'machine': device_name(default_device()),
+        'command': command_line(),
+        'minutes': run.minutes(),
+    }
+    print(write_report(root, [StudyFound.of(own) for own in by_study.values()], about))
+    return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ from upvit_mm.files import write_text_atomically
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 
 POLL = 0.5  # seconds
+MINUTES = 'minutes.json'
 INPUTS = 'evidence-step.txt'  # in the folder of a training: what it was started with
 
 
@@ -94,6 +96,11 @@ class Run:
                 state[run.step.name] = 'left'
         return {name: self._why(name, state) for name in state}
 
+    def minutes(self) -> dict[str, float]:
+        """Minutes of each finished step, its last start alone."""
+        path = self.root / MINUTES
+        return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+
     # ---------------------------------------------------------------------- parts
 
     def _next(self, state: dict[str, str]) -> Step | None:
@@ -134,7 +141,8 @@ class Run:
             self.say(f'{step.name}: failed with status {run.process.returncode}; see {self.root}/logs')
             return 'failed'
         output = os.path.relpath(step.output, self.root)
-        self.ledger.record(step.name, self.inputs_of(step), output, data={'minutes': f'{minutes:.2f}'})
+        self.ledger.record(step.name, self.inputs_of(step), output)
+        write_text_atomically(self.root / MINUTES, json.dumps({**self.minutes(), step.name: round(minutes, 2)}))
         self.say(f'{step.name}: done in {minutes:.1f} min')
         return 'done'
 

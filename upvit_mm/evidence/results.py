@@ -1,0 +1,165 @@
+"""What an experiment found: figures of every row and seed, and paired differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from upvit_mm.compare.paired import paired_difference
+from upvit_mm.evidence.classifier_steps import ClassifierPlan, key_of
+from upvit_mm.evidence.detector_steps import DetectorPlan
+from upvit_mm.evidence.steps import Plan
+from upvit_mm.evidence.studies import Row, Study
+
+MEASURES = ('cka', 'relation', 'cosine', 'r2')
+CLAIMS = (  # row, the row to compare it with
+    ('up-50', 'dense'),
+    ('up-50', 'vanilla-50'),
+    ('up-50', 'vanilla-50-long'),
+    ('up-50', 'dropping-50'),
+    ('up-50', 'magnitude-50'),
+    ('up-50', 'random-50'),
+    ('up-25', 'dense'),
+)
+
+
+@dataclass
+class Found:
+    """The figures of a row with one seed; those that are not there yet are missing.
+
+    Attributes:
+        score: ``box AP``, ``mask AP`` or ``top-1``, in %.
+        one_shot: the same before any training after pruning.
+        consistency: measures of the last stage before that training, by name.
+        costs: ``macs``, ``detector_macs``, ``params``, and ``latency`` in seconds.
+    """
+
+    score: dict[str, float] = field(default_factory=dict)
+    one_shot: dict[str, float] = field(default_factory=dict)
+    consistency: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, float | None] = field(default_factory=dict)
+
+
+def found_in(plan: Plan) -> dict[str, Found]:
+    """The figures of all rows of a study with one seed, by name of the row."""
+    found = {row.name: Found() for row in plan.study.rows}
+    read = _read_detectors if isinstance(plan, DetectorPlan) else _read_classifiers
+    read(plan, found)
+    return found
+
+
+def _read_detectors(plan: DetectorPlan, found: Mapping[str, Found]) -> None:
+    for table in _tables(plan, 'evaluated*/detectors.json'):
+        speed = (table.get('speed') or {}).get('detectors', {})
+        for row in table['rows']:
+            own, (run,) = found[row['name']], row['runs']
+            own.score |= _aps(run['metrics'], '')
+            own.costs |= {key: row[key] for key in ('macs', 'detector_macs', 'params')}
+            if row['name'] in speed:
+                own.costs['latency'] = speed[row['name']]['latency']['median']
+    for row in plan.study.rows:
+        if row.how == 'pruned':
+            for table in _tables(plan, f'{row.name}/pruned/report.json'):
+                found[row.name].one_shot |= _aps(table['held_out']['compensated'], 'coco/')
+    for table in _tables(plan, 'consistency*/contrast.json'):
+        for name, by_size in table['results'].items():
+            *_, last = next(iter(by_size.values())).values()
+            row = 'dropping-50' if name.startswith('token dropping') else name
+            if row != 'dropping-50' or 'up-50' in table['results']:  # at the cost of up-50
+                found[row].consistency |= {key: last[key] for key in MEASURES if key in last}
+
+
+def _aps(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    kinds = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP'}
+    return {title: 100 * metrics[prefix + key] for key, title in kinds.items() if metrics.get(prefix + key) is not None}
+
+
+def _read_classifiers(plan: ClassifierPlan, found: Mapping[str, Found]) -> None:
+    for row in plan.study.rows:
+        if row.how == 'dense':
+            continue
+        for table in _tables(plan, f'{plan.comparison(row)}/compared/compare.json'):
+            tops = {entry['key']: entry['top1'] for entry in table['rows']}
+            if key_of(row) in tops:
+                found[row.name].score['top-1'] = tops[key_of(row)][str(plan.seed)]
+            if row.how == 'pruned':
+                found[row.name].one_shot['top-1'] = table['one_shot']['compensated']
+            found['dense'].score['top-1'] = table['dense']
+
+
+def _tables(plan: Plan, pattern: str) -> Iterable[dict[str, Any]]:
+    for path in sorted(plan.folder.glob(pattern)):
+        yield json.loads(path.read_text(encoding='utf-8'))
+
+
+@dataclass(frozen=True)
+class StudyFound:
+    """The figures of a study over its seeds.
+
+    Attributes:
+        study: the study.
+        seeds: the seeds.
+        by_seed: for each seed the figures by row.
+        epochs: epochs of each row's own training.
+    """
+
+    study: Study
+    seeds: Sequence[int]
+    by_seed: Mapping[int, Mapping[str, Found]]
+    epochs: Mapping[str, int]
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan]) -> StudyFound:
+        """The figures of one study's plans, one for each seed."""
+        study, scale = plans[0].study, plans[0].scale
+        epochs = {row.name: study.epochs(row, scale) for row in study.rows}
+        return cls(study, [plan.seed for plan in plans], {plan.seed: found_in(plan) for plan in plans}, epochs)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that a row has."""
+        return list(dict.fromkeys(m for rows in self.by_seed.values() for own in rows.values() for m in own.score))
+
+    def values(self, row: str, metric: str, part: str = 'score') -> dict[int, float]:
+        """A row's figures by seed, of seeds that have it."""
+        each = {seed: getattr(rows[row], part).get(metric) for seed, rows in self.by_seed.items() if row in rows}
+        return {seed: value for seed, value in each.items() if value is not None}
+
+    def difference(self, row: str, other: str, metric: str) -> dict[str, Any] | None:
+        """The paired difference of two rows over the seeds that both have, with ``seeds``; None without any."""
+        mine, theirs = self.values(row, metric), self.values(other, metric)
+        seeds = [seed for seed in self.seeds if seed in mine and seed in theirs]
+        if not seeds:
+            return None
+        return paired_difference([mine[s] for s in seeds], [theirs[s] for s in seeds]) | {'seeds': seeds}
+
+
+def correlation(studies: Sequence[StudyFound], measure: str, metric: str) -> dict[str, Any]:
+    """Spearman's rank correlation of a consistency before fine-tuning with the share of the dense AP after it.
+
+    Each variant is a row with a seed. Shares of the dense network's AP make variants of several data sets comparable.
+
+    Returns:
+        ``rho``, ``p`` and ``variants``, their number; ``rho`` is None below three variants.
+    """
+    pairs = []
+    for study in studies:
+        for rows in study.by_seed.values():
+            dense = rows['dense'].score.get(metric)
+            for own in rows.values():
+                before = own.one_shot.get(metric) if measure == 'one-shot AP' else own.consistency.get(measure)
+                if dense and before is not None and metric in own.score:
+                    pairs.append((before / dense if measure == 'one-shot AP' else before, own.score[metric] / dense))
+    if len(pairs) < 3:
+        return {'rho': None, 'p': None, 'variants': len(pairs)}
+    result = spearmanr(*zip(*pairs))
+    return {'rho': float(result.statistic), 'p': float(result.pvalue), 'variants': len(pairs)}
+
+
+def rows_in(study: Study) -> Sequence[Row]:
+    """The rows of a study in the order of its table."""
+    return sorted(study.rows, key=lambda row: (-row.share, row.name != 'dense', row.rank, row.name))
