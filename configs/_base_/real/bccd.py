@@ -6,7 +6,7 @@ UPVIT_MM_SCALE=cpu: 252 x 189 px. gpu: 1024 x 768.
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 size = dict(cpu=(252, 189), gpu=(1024, 768))['{{$UPVIT_MM_SCALE:cpu}}']
-batch = dict(cpu=4, gpu=16)['{{$UPVIT_MM_SCALE:cpu}}']
+batch = dict(cpu=2, gpu=16)['{{$UPVIT_MM_SCALE:cpu}}']
 workers = dict(cpu=1, gpu=8)['{{$UPVIT_MM_SCALE:cpu}}']
 
 train_pipeline = [

@@ -8,7 +8,7 @@ data_root = 'data/nuclei/'
 metainfo = dict(classes=('nucleus', ))
 zoom = dict(cpu=1.0, gpu=2.0)['{{$UPVIT_MM_SCALE:cpu}}']
 crop = dict(cpu=(224, 224), gpu=(512, 512))['{{$UPVIT_MM_SCALE:cpu}}']
-batch = dict(cpu=4, gpu=16)['{{$UPVIT_MM_SCALE:cpu}}']
+batch = dict(cpu=2, gpu=16)['{{$UPVIT_MM_SCALE:cpu}}']
 workers = dict(cpu=1, gpu=8)['{{$UPVIT_MM_SCALE:cpu}}']
 
 train_pipeline = [
