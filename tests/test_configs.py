@@ -82,10 +82,13 @@ def detector_losses(cfg: Config, scope, size: int = 96) -> dict:
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.train()
-    num_classes = cfg.model.get('bbox_head', {}).get('num_classes', 10)
+    heads = cfg.model.get('bbox_head') or cfg.model.roi_head.bbox_head
+    num_classes = heads.get('num_classes', 10) if isinstance(heads, dict) else 10
     shapes = [(3, size, size), (3, size - 7, size - 20)]
     with_mask = 'mask_head' in cfg.model.get('roi_head', {})
-    data = demo_mm_inputs(2, shapes, num_classes=min(num_classes, 10), with_mask=with_mask)
+    data = demo_mm_inputs(2, shapes, num_classes=min(num_classes + 1, 10), with_mask=with_mask)
+    for sample in data['data_samples']:
+        sample.gt_instances.labels %= num_classes
     losses = model(**model.data_preprocessor(data, True), mode='loss')
     total, _ = model.parse_losses(losses)
     assert torch.isfinite(total)

@@ -16,3 +16,4 @@ model = dict(
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')))
 train_cfg = dict(max_epochs=5)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=100))
+randomness = dict(seed=0)

@@ -10,6 +10,7 @@ from upvit_mm.evidence.steps import Plan, Step
 from upvit_mm.evidence.studies import PVT, STUDIES, VIT, Row
 
 PICTURES = 30  # on which consistency is measured
+PROXY = {'cpu': '64', 'gpu': '128'}  # pictures for scores and repair
 BACKBONES = {VIT: 'DroppingViT', PVT: 'DroppingPVTv2'}
 DROPPING = '''"""The dense detector of {config} with token dropping at the cost of {arch}."""
 
@@ -60,6 +61,7 @@ class DetectorPlan(Plan):
             goal = ('--target', str(like), '--method', row.method, '--attention', 'channels')
             needs = (self.name_of(row.shape_of, 'prune'),)
         command = ('prune', self.config, str(self.checkpoint(dense)), *goal, '--seed', str(self.seed))
+        command += ('--num-images', PROXY[self.scale])
         return Step(
             self.name_of(row.name, 'prune'),
             folder,

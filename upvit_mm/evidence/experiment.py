@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import replace
 
 import torch
 
@@ -31,21 +31,21 @@ def plans_of(studies: Sequence[Study], seeds: Sequence[int], scale: str, root) -
 
 def steps_of(plans: Sequence[Plan], ranks: Sequence[int]) -> list[Step]:
     """All steps of the plans, and the steps of other studies that these need, each once."""
-    steps = {step.name: step for step in chain.from_iterable(plan.steps(rank) for plan in plans for rank in ranks)}
-    first = plans[0]
-    others = {
-        step.name: step
-        for plan in plans_of(STUDIES, sorted({plan.seed for plan in plans}), first.scale, first.root)
-        for rank in (0, *ranks)
-        for step in plan.steps(rank)
-    }
-    queue = list(steps.values())
+    steps, first = _by_name(plans, ranks), plans[0]
+    everything = plans_of(STUDIES, sorted({plan.seed for plan in plans}), first.scale, first.root)
+    others, queue = _by_name(everything, sorted({0, *ranks})), list(steps.values())
     while queue:
         for need in queue.pop().needs:
             if need not in steps:
                 steps[need] = others[need]
                 queue.append(others[need])
     return list(steps.values())
+
+
+def _by_name(plans: Sequence[Plan], ranks: Sequence[int]) -> dict[str, Step]:
+    return {
+        step.name: replace(step, config=plan.config) for plan in plans for rank in ranks for step in plan.steps(rank)
+    }
 
 
 def conduct(studies: Sequence[Study], args: argparse.Namespace) -> dict[str, str]:

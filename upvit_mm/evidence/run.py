@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmengine.config import Config
+
 from upvit_mm.evidence.steps import Step
 from upvit_mm.evidence.studies import SCALE_VARIABLE
 from upvit_mm.files import write_text_atomically
@@ -47,15 +49,25 @@ class Run:
         self.steps = {step.name: step for step in sorted(steps, key=lambda step: step.rank)}
         self.root, self.scale, self.jobs, self.threads, self.say = root, scale, jobs, threads, say
         self.ledger = Ledger(root)
+        self.program: tuple[str, ...] = (sys.executable, '-m', 'upvit_mm')
         self._inputs: dict[str, str] = {}
+        self._contents: dict[str, dict] = {}
 
     def inputs_of(self, step: Step) -> str:
-        """Fingerprint of a step's command, of the scale, and of all steps before it."""
+        """Fingerprint of a step's command and config, of the scale, and of all steps before it."""
         if step.name not in self._inputs:
             before = [self.inputs_of(self.steps[name]) for name in step.needs]
             texts = [text for _, text in step.texts]
-            self._inputs[step.name] = fingerprint('evidence', step.command, self.scale, texts, before)
+            self._inputs[step.name] = fingerprint(
+                'evidence', step.command, self.scale, texts, self._content_of(step.config), before
+            )
         return self._inputs[step.name]
+
+    def _content_of(self, config: str) -> dict:
+        if config and config not in self._contents:
+            os.environ[SCALE_VARIABLE] = self.scale
+            self._contents[config] = Config.fromfile(config).to_dict()
+        return self._contents.get(config, {})
 
     def is_done(self, step: Step) -> bool:
         """Whether it was finished with the same inputs, and its output has not changed."""
@@ -117,7 +129,7 @@ class Run:
             self._claim(step)
         log = self.root / 'logs' / f'{step.name.replace("/", "_")}.log'
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, '-m', 'upvit_mm', *step.command]
+        command = [*self.program, *step.command]
         self.say(f'{step.name}: upvit-mm {shlex.join(step.command)}')
         environment = {**os.environ, SCALE_VARIABLE: self.scale, 'OMP_NUM_THREADS': str(self.threads)}
         with log.open('a', encoding='utf-8') as file:

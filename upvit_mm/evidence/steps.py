@@ -24,6 +24,7 @@ class Step:
         rank: steps with a low rank run first.
         resumes: whether the tool itself goes on with an interrupted folder; a training is told to (``--resume``).
         texts: files to write before it, with their content.
+        config: config of the study, whose content decides the result.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Step:
     rank: tuple[int, ...] = (0,)
     resumes: bool = True
     texts: tuple[tuple[Path, str], ...] = ()
+    config: str = ''
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Plan(ABC):
 
     @property
     def size(self) -> str:
-        return '{}x{}'.format(*SIZES[self.study.data][self.scale])
+        return '{}x{}'.format(*SIZES[self.study.data, self.study.family][self.scale])
 
     def name_of(self, row: str, part: str) -> str:
         return f'{self.study.name}/seed{self.seed}/{row}/{part}'

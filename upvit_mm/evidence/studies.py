@@ -102,10 +102,14 @@ class Study:
 
 VIT, PVT, DEIT = 'ViT-S', 'PVTv2-B0', 'DeiT-micro'
 CIFAR = ('cifar10', PVT)
-SIZES = {  # data -> scale -> height and width of the pictures in which multiply-accumulates are counted
-    'bccd': {'cpu': (196, 252), 'gpu': (784, 1036)},
-    'nuclei': {'cpu': (224, 224), 'gpu': (518, 518)},
-    'cifar10': {'cpu': (64, 64), 'gpu': (64, 64)},
+SQUARE = {'cpu': (64, 64), 'gpu': (64, 64)}
+SIZES = {  # (data, family) -> scale -> height and width, padded, of the pictures in which costs are counted
+    ('bccd', VIT): {'cpu': (196, 252), 'gpu': (784, 1036)},
+    ('bccd', PVT): {'cpu': (192, 256), 'gpu': (768, 1024)},
+    ('nuclei', VIT): {'cpu': (224, 224), 'gpu': (532, 532)},
+    ('nuclei', PVT): {'cpu': (224, 224), 'gpu': (512, 512)},
+    ('cifar10', PVT): SQUARE,
+    ('cifar10', DEIT): SQUARE,
 }
 STUDIES = (
     Study('bccd', VIT, 'retinanet_up-dinov2-small_sfp_bccd', {'cpu': 8, 'gpu': 24}),

@@ -14,4 +14,3 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=30),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, convert_to_iter_based=True),
 ]
-randomness = dict(seed=0)

@@ -2,3 +2,4 @@
 
 _base_ = './adamw.py'
 custom_hooks = [*_base_.custom_hooks, dict(type='upvit_mm.Float32Outputs')]
+randomness = dict(seed=0)

@@ -1,0 +1,102 @@
+"""The steps of the experiment: commands that the tools understand, in an order that works."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from upvit_mm.arch import ArchSpec
+from upvit_mm.evidence.experiment import plans_of, steps_of
+from upvit_mm.evidence.studies import ROWS, SCALES, SIZES, STUDIES, TITLES, studies_of
+from upvit_mm.installed import TOOLS
+from upvit_mm.pruning.costs import count_macs
+
+ROOT = Path('/work-dir')
+
+
+def steps_at(scale: str, studies=STUDIES, seeds=(0, 1), ranks=(0, 1, 2)):
+    return steps_of(plans_of(studies, seeds, scale, ROOT), ranks)
+
+
+@pytest.mark.parametrize('scale', SCALES)
+def test_every_need_is_a_step_and_each_output_has_one_step(scale):
+    steps = steps_at(scale)
+    names = {step.name for step in steps}
+    assert len(names) == len(steps)
+    assert all(need in names for step in steps for need in step.needs)
+    by_name = {step.name: step for step in steps}
+    assert all(by_name[need].rank <= step.rank for step in steps for need in step.needs)  # a low rank never waits
+    trained = [step.output for step in steps if not step.resumes]
+    assert (
+        len(set(trained))
+        == len(trained)
+        == 2 * sum(1 for study in STUDIES for row in study.rows if study.is_detector or row.how == 'dense')
+    )
+
+
+def test_the_tools_understand_every_command(monkeypatch):
+    tools = {}
+    for step in steps_at('cpu', seeds=(0,)):
+        name, *words = step.command
+        if name not in tools:
+            spec = spec_from_file_location(f'tool_{name}', TOOLS / f'{name}.py')
+            tools[name] = module_from_spec(spec)
+            spec.loader.exec_module(tools[name])
+        monkeypatch.setattr(sys, 'argv', [name, *words])
+        args = tools[name].parse_args()
+        assert Path(args.work_dir) == step.folder
+    assert set(tools) == {'train', 'prune', 'compare_detectors', 'compare_consistency', 'compare_classifiers'}
+
+
+def test_rows_get_the_epochs_that_the_comparison_promises():
+    (study,) = studies_of(['bccd'], ['ViT-S'])
+    epochs = {row.name: study.epochs(row, 'cpu') for row in study.rows}
+    dense, tuned = epochs['dense'], epochs['up-50']
+    assert (dense, tuned) == (8, 4)
+    assert {epochs[name] for name in ('vanilla-50', 'dropping-50', 'up-25', 'magnitude-50', 'random-50')} == {tuned}
+    assert epochs['vanilla-50-long'] == dense + tuned
+    assert {row.name for row in ROWS} == set(TITLES)
+
+
+def test_only_the_choice_of_channels_differs_between_rivals():
+    commands = {
+        step.name.split('/', 3)[3]: step.command for step in steps_at('cpu', studies_of(['bccd'], ['ViT-S']), (3,))
+    }
+    folder = ROOT / 'bccd/ViT-S/seed3'
+    assert commands['up-50/prune'][3:7] == ('--budget', 'macs=50%@196x252', '--seed', '3')
+    shape = ('--target', str(folder / 'up-50/pruned/arch.json'), '--method')
+    for method in ('magnitude', 'random'):
+        assert commands[f'{method}-50/prune'][3:7] == (*shape, method)
+        assert commands[f'{method}-50/train'][1] == str(folder / f'{method}-50/pruned/detector_distil.py')
+    assert 'load_from=None' in commands['vanilla-50/train']
+
+
+def test_a_detector_waits_for_the_classifier_of_its_start_weights():
+    steps = {step.name: step for step in steps_at('cpu', studies_of(['bccd'], ['PVTv2-B0']), (1,), (0,))}
+    dense = steps['bccd/PVTv2-B0/seed1/dense/train']
+    (need,) = dense.needs
+    assert steps[need].output == ROOT / 'cifar10/PVTv2-B0/seed1/dense/train/epoch_4.pth'
+    assert f'model.backbone.init_cfg.checkpoint={steps[need].output}' in dense.command
+
+
+@pytest.mark.parametrize('scale', SCALES)
+@pytest.mark.parametrize('study', STUDIES, ids=lambda study: study.name)
+def test_sizes_are_those_of_the_configs(study, scale, monkeypatch):
+    """Costs are counted in the padded pictures of BCCD, and in the training crops of nuclei."""
+    monkeypatch.setenv('UPVIT_MM_SCALE', scale)
+    cfg = Config.fromfile(TOOLS.parent / f'configs/real/{study.config}.py')
+    height, width = SIZES[study.data, study.family][scale]
+    if study.is_detector:
+        unit = cfg.model.data_preprocessor.pad_size_divisor
+        sides = cfg.crop if study.data == 'nuclei' else cfg.size
+        assert (width, height) == tuple(-(-side // unit) * unit for side in sides)
+    assert count_macs(ArchSpec.from_dict(cfg.arch), (height, width)) > 0
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match=r"data = 'coco': must be one of bccd, cifar10, nuclei"):
+        studies_of(['coco'])
