@@ -87,8 +87,11 @@ def _read_classifiers(plan: ClassifierPlan, found: Mapping[str, Found]) -> None:
             if key_of(row) in tops:
                 found[row.name].score['top-1'] = tops[key_of(row)][str(plan.seed)]
             if row.how == 'pruned':
-                found[row.name].one_shot['top-1'] = table['one_shot']['compensated']
-            found['dense'].score['top-1'] = table['dense']
+                found[row.name].one_shot['top-1'] = table['one_shot']['compensated']['top1']
+            found[row.name].costs |= {key: table['target'][key] for key in ('macs', 'params')}
+            dense = table['dense']
+            found['dense'].score['top-1'] = dense['top1']
+            found['dense'].costs |= {key: dense[key] for key in ('macs', 'params')}
 
 
 def _tables(plan: Plan, pattern: str) -> Iterable[dict[str, Any]]:

@@ -1,0 +1,97 @@
+"""Figures of an experiment, read from what the tools write; differences, words and correlations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from upvit_mm.evidence.experiment import plans_of
+from upvit_mm.evidence.report import write_report
+from upvit_mm.evidence.results import StudyFound, correlation
+from upvit_mm.evidence.studies import studies_of
+
+AP = {'dense': (40.0, 42.0, 41.0), 'up-50': (39.5, 41.0, 40.9), 'vanilla-50': (10.0, 14.0, 11.0)}
+CKA = {'up-50': (0.99, 0.97, 0.995), 'magnitude-50': (0.8, 0.7, 0.75)}
+
+
+def write(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def detectors(tmp_path) -> StudyFound:
+    """Three seeds of a detector's study; the third has no vanilla network yet."""
+    plans = plans_of(studies_of(['bccd'], ['ViT-S']), (0, 1, 2), 'cpu', tmp_path)
+    for k, plan in enumerate(plans):
+        rows = [
+            {
+                'name': name,
+                'runs': [{'metrics': {'bbox_mAP': aps[k] / 100, 'bbox_mAP_50': 0.6}}],
+                'macs': 5e9 if name == 'dense' else 2.5e9,
+                'detector_macs': 6e9,
+                'params': 2e7,
+            }
+            for name, aps in AP.items()
+            if (name, k) != ('vanilla-50', 2)
+        ]
+        speed = {'detectors': {name: {'latency': {'median': 0.1}} for name in AP}} if k == 0 else None
+        write(plan.folder / 'evaluated0/detectors.json', {'rows': rows, 'speed': speed})
+        write(
+            plan.folder / 'up-50/pruned/report.json',
+            {'held_out': {'compensated': {'coco/bbox_mAP': (0.33, 0.31, 0.32)[k]}}},
+        )
+        results = {name: {'196x252': {'stage0': {'cka': values[k]}}} for name, values in CKA.items()}
+        write(plan.folder / 'consistency0/contrast.json', {'results': results})
+    return StudyFound.of(plans)
+
+
+def test_figures_of_a_detector(detectors):
+    assert detectors.metrics == ['box AP']
+    assert detectors.values('dense', 'box AP') == pytest.approx(dict(enumerate(AP['dense'])))
+    assert detectors.values('vanilla-50', 'box AP') == pytest.approx({0: 10, 1: 14})
+    assert detectors.values('up-50', 'box AP', 'one_shot') == pytest.approx({0: 33, 1: 31, 2: 32})
+    assert detectors.values('up-50', 'cka', 'consistency') == dict(enumerate(CKA['up-50']))
+    assert detectors.values('dense', 'latency', 'costs') == {0: 0.1}
+
+
+def test_differences_are_paired_over_the_seeds_that_both_have(detectors):
+    found = detectors.difference('up-50', 'dense', 'box AP')
+    assert (found['seeds'], found['mean'], found['established']) == ([0, 1, 2], pytest.approx(-1.6 / 3), False)
+    against = detectors.difference('up-50', 'vanilla-50', 'box AP')
+    assert (against['seeds'], against['mean']) == ([0, 1], pytest.approx(28.25))
+    low, high = against['interval']  # differences 29.5 and 27: 28.25 -+ 12.7062 * 1.7678 / sqrt(2)
+    assert (low, high) == (pytest.approx(12.367, abs=1e-3), pytest.approx(44.133, abs=1e-3))
+    assert detectors.difference('up-50', 'random-50', 'box AP') is None
+
+
+def test_the_report_says_in_words_what_is_established(detectors, tmp_path):
+    about = {'scale': 'cpu', 'machine': 'a CPU', 'command': 'python tools/evidence.py', 'minutes': {}}
+    text = write_report(tmp_path, [detectors], about).read_text()
+    assert 'UP, half of the MACs against dense: -0.5, not established: the interval includes 0.' in text
+    assert 'epochs of UP: +28.2, established: UP is above.' in text
+    assert '| dense | 3 | 8 | 5000 M | 20.0 M | 100 | - | 41.0 ± 1.0 | - |' in text
+    content = json.loads((tmp_path / 'evidence.json').read_text())
+    assert content['studies'][0]['seeds']['1']['up-50']['score'] == {'box AP': pytest.approx(41.0)}
+
+
+def test_rank_correlation_with_the_share_of_the_dense_ap(detectors):
+    """Shares after training 0.9875, 0.976, 0.998: in the order of CKA, and not of AP at once."""
+    found = correlation([detectors], 'cka', 'box AP')
+    assert (found['rho'], found['variants']) == (pytest.approx(1.0), 3)
+    assert correlation([detectors], 'one-shot AP', 'box AP')['rho'] == pytest.approx(0.5)
+    assert correlation([detectors], 'relation', 'box AP') == {'rho': None, 'p': None, 'variants': 0}
+
+
+def test_figures_of_a_classifier(tmp_path):
+    (plan,) = plans_of(studies_of(['cifar10'], ['PVTv2-B0']), (1,), 'cpu', tmp_path)
+    rows = [{'key': 'compensated-distilled', 'top1': {'1': 88.0}}, {'key': 'vanilla', 'top1': {'1': 80.0}}]
+    content = {'rows': rows, 'one_shot': {'compensated': {'top1': 84.0}}}
+    content |= {'dense': {'top1': 89.0, 'macs': 4e7, 'params': 3e6}, 'target': {'macs': 2e7, 'params': 2e6}}
+    write(plan.folder / 'up-50/compared/compare.json', content)
+    found = StudyFound.of([plan])
+    scores = {name: own.score for name, own in found.by_seed[1].items() if own.score}
+    assert scores == {'dense': {'top-1': 89.0}, 'up-50': {'top-1': 88.0}, 'vanilla-50': {'top-1': 80.0}}
+    assert found.difference('up-50', 'vanilla-50', 'top-1')['mean'] == pytest.approx(8.0)
