@@ -6,12 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upvit_mm.models.layers.fast_paths import fast_paths, in_plain_inference
 from upvit_mm.models.layers.grid import map_to_tokens, tokens_to_map
-
-
-def in_plain_inference() -> bool:
-    """Whether code runs eagerly and nothing records it: no autograd, tracing or compilation."""
-    return not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling())
 
 
 class Linear(nn.Linear):
@@ -22,7 +18,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != 'cpu' or x.dtype != torch.float32 or not in_plain_inference():
+        if x.device.type != 'cpu' or x.dtype != torch.float32 or not (fast_paths() and in_plain_inference()):
             return super().forward(x)
         out = F.conv2d(tokens_to_map(x, (1, x.shape[1])), self.weight[:, :, None, None], self.bias)
         return map_to_tokens(out)
