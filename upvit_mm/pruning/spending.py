@@ -201,8 +201,8 @@ class _Spending:
                 steps.append(f'{self.budget.text(above, False)} with {knob.dims[0]} {knob.widths[knob.step + 1]} wide')
         raise ValueError(
             f'budget {self.budget} = {self.budget.text(self.limit)} is not met within {self.budget.tolerance:.0%}. '
-            f'Reachable: {self.budget.text(cost, False)} below it; above it {"; ".join(sorted(steps)[:5])}. Name one of '
-            'these, or lower round_to.'
+            f'Reachable: {self.budget.text(cost, False)} below it; above it {"; ".join(sorted(steps)[:5])}. Name one '
+            'of these, or lower round_to.'
         )
 
     def _change(self, knob: Knob, high: int, low: int, widths: dict[str, int]) -> int:

@@ -39,8 +39,8 @@ def meet(
 ) -> tuple[ArchSpec, Latency]:
     """Widths whose measured time is within 5 % of a budget, or the nearest found.
 
-    The table of parts predicts a time. If the measured one differs by more, the table is asked for as much less or more,
-    at most twice.
+    The table of parts predicts a time. If the measured one differs by more, the table is asked for as much less or
+    more, at most twice.
 
     Args:
         goal: the budget, with its table.
@@ -116,6 +116,6 @@ def latency_lines(latency: Latency | None) -> list[str]:
     return [
         first,
         f'the budget {latency["goal"]} is NOT met within {WITHIN:.0%}: asked {100 * asked:.1f} %, measured '
-        f'{100 * measured:.1f} %. On a busy machine times vary: on a quiet one delete {latency["table"]} and prune again '
-        f'with --overwrite. Or ask for {other}.',
+        f'{100 * measured:.1f} %. Ask for {other}. Or, if the machine was busy, delete {latency["table"]} '
+        'and this work dir, and prune again when it is quiet.',
     ]
