@@ -11,7 +11,7 @@ import bisect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 import numpy as np
@@ -189,7 +189,7 @@ class LatencyTable:
 
     def terms(self, arch: ArchSpec, windows: Windows = GLOBAL) -> list[TimedTerm]:
         """The costs of the dense network, in nanoseconds."""
-        times = {part.name: part.seconds_at(seconds) for part, seconds in zip(self.parts, self.seconds)}
+        times = {part.name: cache(part.seconds_at(seconds)) for part, seconds in zip(self.parts, self.seconds)}
         terms = []
         for i, block, part in _places(arch, windows, self.by_heads):
             embed, seconds = f'{stage_name(i)}.embed', times[part.name]

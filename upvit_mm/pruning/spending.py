@@ -63,7 +63,7 @@ def target_for_budget(
         ValueError: the budget is above the cost of the dense network or below that of the narrowest one, or no
             combination of widths meets it; the message lists what can be reached.
     """
-    knobs = knobs_of(source, grain, scores)
+    knobs = _knobs(source, budget, grain, scores)
     spending = _Spending(budget, budget.terms(source, num_classes, windows), knobs)
     if scores is None:
         spending.narrow_alike()
@@ -82,7 +82,11 @@ def check_budget(
         ValueError: as ``target_for_budget``, without the cases that depend on the scores.
     """
     scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
-    _Spending(budget, budget.terms(source, num_classes, windows), knobs_of(source, grain, scores))
+    _Spending(budget, budget.terms(source, num_classes, windows), _knobs(source, budget, grain, scores))
+
+
+def _knobs(source: ArchSpec, budget: Budget, grain: Grain, scores: Mapping[str, Tensor] | None) -> list[Knob]:
+    return knobs_of(source, replace(grain, pair_qkv=budget.metric == 'latency'), scores)
 
 
 def narrowest(source: ArchSpec, grain: Grain) -> ArchSpec:
@@ -154,8 +158,8 @@ class _Spending:
                         for low in self._below(knob)
                     ]
             # A large step at the end would leave more than the tolerance unspent. So steps that stay above `floor` are
-            # taken first, whatever their price.
-            floor = (1 - self.budget.tolerance) * self.limit
+            # taken first, whatever their price. Times have large steps that are worth it.
+            floor = (1 - self.budget.tolerance) * self.limit if self.budget.metric != 'latency' else 0
             best, step = min(
                 ((knob, step) for knob in knobs for step in steps[knob.dims]),
                 key=lambda move: (cost - move[1].cost < floor, move[1].price),
@@ -190,9 +194,9 @@ class _Spending:
             widths |= knobs[best].at(knobs[best].step)
 
     def check_met(self) -> None:
-        """Refuse a result that leaves more than the tolerance unspent."""
+        """Refuse a result that leaves more than the tolerance unspent; of times a measurement decides."""
         cost = self.cost()
-        if cost >= (1 - self.budget.tolerance) * self.limit:
+        if self.budget.metric == 'latency' or cost >= (1 - self.budget.tolerance) * self.limit:
             return
         steps, widths = [], widths_at(self.knobs)
         for knob in self.knobs:

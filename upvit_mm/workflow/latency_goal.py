@@ -100,7 +100,9 @@ def latency_lines(latency: Latency | None) -> list[str]:
     if not latency:
         return []
     origin = latency['origin']
-    threads = f', {origin["threads"]} thread(s)' if origin['threads'] else ''
+    count = origin['threads'] or 0
+    threads = f', {count} thread{"s" * (count > 1)}' if count else ''
+    threads += ', processor time' if origin['clock'] == 'processor' else ''
     times = (f'{1e3 * latency[name]["median"]:.2f} ms' for name in ('pruned', 'dense'))
     where = f'{origin["size"][0]}x{origin["size"][1]}, batch {origin["batch"]}, {origin["precision"]}'
     first = (
