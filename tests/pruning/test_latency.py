@@ -32,7 +32,8 @@ def made_up(part: Part, point: Point) -> float:
 
 def table_for(arch: ArchSpec, windows: Windows = GLOBAL, by_heads: bool = False) -> LatencyTable:
     parts = parts_of(arch, windows, by_heads)
-    return LatencyTable(parts, tuple(tuple(made_up(p, point) for point in p.points) for p in parts), by_heads, {})
+    seconds = tuple(tuple(made_up(part, point) for point in part.points) for part in parts)
+    return LatencyTable(parts, seconds, windows, by_heads, {})
 
 
 def like_real_scores(arch: ArchSpec, seed: int) -> dict:

@@ -6,8 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.size import GLOBAL
+from upvit_mm.compare.contestants import Contestant, with_backbone
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, widths_of
@@ -21,6 +24,7 @@ from upvit_mm.workflow.part_times import PartTimer
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_goal import goal_and_settings, sized
 from upvit_mm.workflow.prune_settings import PruneSettings
+from upvit_mm.workflow.whole_detector import build_detector
 
 ORIGIN = {'device': 'a CPU', 'threads': 1, 'size': [64, 64], 'batch': 1, 'precision': 'fp32', 'clock': 'processor'}
 ARCH = ArchSpec.from_dict(
@@ -36,7 +40,7 @@ def product(self, part, point) -> float:
 def in_time(text: str) -> Budget:
     parts = parts_of(ARCH)
     seconds = tuple(tuple(product(None, part, point) for point in part.points) for part in parts)
-    return replace(Budget.parse(text), table=LatencyTable(parts, seconds, False, ORIGIN, 'table.json'))
+    return replace(Budget.parse(text), table=LatencyTable(parts, seconds, GLOBAL, False, ORIGIN, 'table.json'))
 
 
 def run(goal: Budget, measured) -> tuple[ArchSpec, dict]:
@@ -116,6 +120,28 @@ def test_a_job_measures_once_and_reports(cfg, checkpoint, tmp_path, monkeypatch)
     again = PruneJob(cfg, checkpoint, goal, tmp_path / 'out', settings).run()
     assert again.plan.meta['latency'] == PrunePlan.load(tmp_path / 'out/plan.json').meta['latency'] == latency
     assert (len(timed), len(compared)) == counts  # nothing is measured again
+
+
+def test_a_detector_in_place(detector_config, archs, tmp_path, monkeypatch):
+    """Its backbone is timed with its own windows, at the size that is asked for."""
+    cfg = with_backbone(detector_config('deit'), Contestant.parse(f'a={archs("deit")[0]}'))
+    cfg.model.backbone.window_size = 2
+    torch.save({'state_dict': build_detector(cfg).state_dict()}, tmp_path / 'dense.pth')
+    monkeypatch.setenv('UPVIT_MM_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(PartTimer, 'time', product)
+    benches = []
+
+    def compare(archs, bench):
+        benches.append(bench)
+        return {name: Timing(count_macs(arch, bench.size), 0.0, 0.0, 9) for name, arch in archs.items()}
+
+    monkeypatch.setattr(job_plan, 'side_by_side', compare)
+    given = dict(budget='latency=70%@64x96', method='random', attention='channels', round_to=1, compensate=False)
+    goal, settings = goal_and_settings(cfg, given | {'eval_images': 0})
+    job = PruneJob(cfg, str(tmp_path / 'dense.pth'), goal, tmp_path / 'out', settings)
+    assert job.run().plan.meta['latency']['asked'] == pytest.approx(0.7)
+    assert (benches[0].size, benches[0].windows.size) == ((64, 96), 2)
+    assert 'latency of the backbone at 64x96' in (tmp_path / 'out/report.md').read_text()
 
 
 def test_a_detector_needs_a_size():

@@ -72,7 +72,7 @@ class Budget:
         if self.metric == 'latency':
             if self.table is None:
                 raise ValueError(f'budget {self}: only tools/prune.py measures times; here give macs= or params=.')
-            return self.table.terms(arch, windows)
+            return self.table.terms(arch)
         if self.metric == 'params':
             return param_terms(arch, num_classes)
         return mac_terms(arch, self.size_for(arch), num_classes, windows)

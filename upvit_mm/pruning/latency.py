@@ -176,22 +176,23 @@ class LatencyTable:
     Attributes:
         parts: see ``parts_of``.
         seconds: for each part those of its points.
-        by_heads: whether whole heads are removed.
+        windows, by_heads: as in ``parts_of``.
         origin: where and how they were measured, plain data.
         file: where they are kept.
     """
 
     parts: tuple[Part, ...]
     seconds: tuple[tuple[float, ...], ...]
+    windows: Windows
     by_heads: bool
     origin: Mapping[str, object]
     file: str = ''
 
-    def terms(self, arch: ArchSpec, windows: Windows = GLOBAL) -> list[TimedTerm]:
+    def terms(self, arch: ArchSpec) -> list[TimedTerm]:
         """The costs of the dense network, in nanoseconds."""
         times = {part.name: cache(part.seconds_at(seconds)) for part, seconds in zip(self.parts, self.seconds)}
         terms = []
-        for i, block, part in _places(arch, windows, self.by_heads):
+        for i, block, part in _places(arch, self.windows, self.by_heads):
             embed, seconds = f'{stage_name(i)}.embed', times[part.name]
             if part.kind == ATTN:
                 dims = (embed, f'{block}.qk', f'{block}.v')

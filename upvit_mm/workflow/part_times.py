@@ -161,6 +161,7 @@ def time_parts(arch: ArchSpec, bench: Bench, by_heads: bool = False) -> LatencyT
     return LatencyTable(
         parts,
         tuple(tuple(next(medians) for _ in part.points) for part in parts),
+        bench.windows,
         by_heads,
         bench.origin,
         str(file),
