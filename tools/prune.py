@@ -20,14 +20,14 @@ from upvit_mm.choices import CRITERIA, HEAD_POLICIES, KERNEL_WIDTHS
 from upvit_mm.cli import check_device, default_device, one_line_errors, table_of
 from upvit_mm.launch import VARIABLES, command_line
 from upvit_mm.pruning.methods import METHODS, readers_of
-from upvit_mm.workflow.prune_settings import ATTENTION, EMBED, FOR_DETECTORS, PruneSettings
+from upvit_mm.workflow.prune_settings import ATTENTION, DEVICES, EMBED, FOR_DETECTORS, PRECISIONS, PruneSettings
 
 if TYPE_CHECKING:
     from upvit_mm.workflow.prune import PruneJob
 
 DEFAULTS = PruneSettings()
 CHOICES = {'method': tuple(METHODS), 'criterion': CRITERIA, 'attention': ATTENTION, 'embed': EMBED}
-CHOICES |= {'head_policy': HEAD_POLICIES}
+CHOICES |= {'head_policy': HEAD_POLICIES, 'latency_device': DEVICES, 'latency_precision': PRECISIONS}
 
 
 def read_by(setting: str) -> str:
@@ -56,7 +56,10 @@ SETTINGS = {  # help by group and setting
         f'the device like ({", ".join(f"{width} on {device}" for device, width in KERNEL_WIDTHS.items())})',
         'min_share': 'smallest width that a budget may choose, as a share of the dense width',
         'non_uniform': 'a budget gives each block its own widths, by score for cost',
-        'window_size': "side in tokens of a DeiT detector's windows, for budgets in MACs; 0 = global",
+        'window_size': "side in tokens of a DeiT detector's windows, for budgets in MACs or time; 0 = global",
+        'latency_device': 'where a budget in time is measured (default: the device of the job)',
+        'latency_precision': 'of weights and images there',
+        'latency_batch': 'images per batch there',
     },
     'result': {
         'compensate': 're-solve the layers after slicing',
@@ -83,7 +86,9 @@ def parse_args() -> argparse.Namespace:
     goal.add_argument(
         '--widths', nargs='+', action=OptionsAction, help='fields of arch.json to change, e.g. embed_dims="[192]"'
     )
-    goal.add_argument('--budget', help='macs=50%%@800x1333, macs=1.2G@224x224, params=3.7M or params=40%%')
+    goal.add_argument(
+        '--budget', help='macs=50%%@800x1333, macs=1.2G@224x224, params=3.7M, params=40%% or latency=60%%@800x1344'
+    )
     goal.add_argument('--plan', help='a plan.json to use')
     groups = {title: parser.add_argument_group(title) for title in SETTINGS}
     groups['scoring'].add_argument('--scores', help='a scores.pt to use instead of scoring')
@@ -170,6 +175,7 @@ def main() -> None:
 
 def show_target(job: PruneJob) -> None:
     from upvit_mm.pruning import PrunePlan
+    from upvit_mm.workflow.latency_goal import latency_lines
     from upvit_mm.workflow.prune_report import cost_rows, width_rows
 
     if (target := job.target()) is not None:
@@ -178,16 +184,20 @@ def show_target(job: PruneJob) -> None:
             console.print(job.scoring.text(), highlight=False)
         console.print(table_of('widths', *width_rows(job.source, target)))
         console.print(table_of('costs', *cost_rows(job.costs(target))))
+        for line in latency_lines(job.planning.latency):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def show_outcome(job: PruneJob, work_dir: Path) -> None:
+    from upvit_mm.workflow.latency_goal import latency_lines
     from upvit_mm.workflow.prune_report import cost_rows
 
     if (outcome := job.run(command=command_line())) is None:
         return
     console = Console()
     console.print(table_of('costs', *cost_rows(job.costs(outcome.plan.target_arch))))
-    for line in (*job.subject.lines(outcome.held_out), *job.subject.next_steps(work_dir)):
+    latency = latency_lines(outcome.plan.meta.get('latency'))
+    for line in (*latency, *job.subject.lines(outcome.held_out), *job.subject.next_steps(work_dir)):
         console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -95,6 +95,12 @@ def empty_folder(folder: Path, last: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def cache_folder(part: str) -> Path:
+    """Where something is kept for later runs: a folder in ``$UPVIT_MM_CACHE``, by default ``~/.cache/upvit_mm``."""
+    ours = os.environ.get('UPVIT_MM_CACHE')
+    return Path(ours or Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'upvit_mm')).expanduser() / part
+
+
 def sha256_of(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes, in hex."""
     digest = hashlib.sha256()

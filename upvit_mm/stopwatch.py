@@ -67,7 +67,11 @@ def training_step(model: nn.Module, x: Tensor, amp: bool = False) -> None:
 
 
 def time_alternating(
-    models: Mapping[str, Net], step: Callable[[Net, Tensor], object], x: Tensor, repeats: int
+    models: Mapping[str, Net],
+    step: Callable[[Net, Tensor], object],
+    x: Tensor,
+    repeats: int,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Timing]:
     """``time_in_turn`` of one step of each network on the same images.
 
@@ -76,19 +80,23 @@ def time_alternating(
         step: ``forward_step``, ``training_step``, or another function that runs such a network.
         x: ``(B, 3, h, w)``.
         repeats: timed runs of each, at least 2.
+        clock: see ``seconds``.
 
     Raises:
         ValueError: see ``check_repeats``.
     """
-    return time_in_turn({name: partial(step, model, x) for name, model in models.items()}, repeats)
+    return time_in_turn({name: partial(step, model, x) for name, model in models.items()}, repeats, clock)
 
 
-def time_in_turn(work: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+def time_in_turn(
+    work: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] | None = None
+) -> dict[str, Timing]:
     """Time several functions alternately, so that other load on the machine affects all of them equally.
 
     Args:
         work: functions by name.
         repeats: timed runs of each, at least 2; two runs before them are not timed.
+        clock: see ``seconds``; None = ``now``.
 
     Raises:
         ValueError: see ``check_repeats``.
@@ -98,7 +106,7 @@ def time_in_turn(work: Mapping[str, Callable[[], object]], repeats: int) -> dict
     for round_ in range(-WARM_UP, repeats):
         order = list(work.items())
         for name, act in order if round_ % 2 else reversed(order):
-            elapsed = seconds(act)
+            elapsed = seconds(act, clock or now)
             if round_ >= 0:
                 taken[name].append(elapsed)
     return {name: Timing.of(values) for name, values in taken.items()}
@@ -184,8 +192,8 @@ def noise(batch: int, size: tuple[int, int], device: str = 'cpu') -> Tensor:
 
 def device_name(device: str) -> str:
     """Name of the GPU or CPU of this machine."""
-    if device == 'cuda':
-        return torch.cuda.get_device_name()
+    if device.startswith('cuda'):
+        return torch.cuda.get_device_name(device)
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]

@@ -17,6 +17,8 @@ from upvit_mm.pruning.budget import Budget
         ('params=3.7M', Budget('params', 3.7e6)),
         ('params=40%', Budget('params', 0.4, True)),
         ('params=1234', Budget('params', 1234)),
+        ('latency=60%@800x1344', Budget('latency', 0.6, True, (800, 1344))),
+        ('latency=60%', Budget('latency', 0.6, True)),
     ],
 )
 def test_parse(text, expected):
@@ -24,7 +26,9 @@ def test_parse(text, expected):
     assert Budget.parse(str(expected)) == expected
 
 
-@pytest.mark.parametrize('text', ['macs', 'flops=1G', 'macs=-1', 'params=3M@224x224', 'macs=1T', ''])
+@pytest.mark.parametrize(
+    'text', ['macs', 'flops=1G', 'macs=-1', 'params=3M@224x224', 'macs=1T', '', 'latency=60', 'latency=9M']
+)
 def test_parse_refuses_other_forms(text):
     with pytest.raises(ValueError, match=r'must look like macs=50%@800x1333'):
         Budget.parse(text)

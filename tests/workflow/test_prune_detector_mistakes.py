@@ -50,6 +50,7 @@ def start(cfg: Config, checkpoint: Path, tmp_path: Path, **given) -> PruneJob:
         ({'size': '64*96'}, r"size '64\*96': must be SIDE or HEIGHTxWIDTH in pixels"),
         ({'images': 'nowhere', 'eval_images': 0}, "image folder 'nowhere' does not exist"),
         ({'budget': 'macs=1%'}, 'out of reach: the narrowest network costs'),
+        ({'budget': 'latency=60%'}, "budget = 'latency=60%': of a detector needs a size in pixels; write latency=60%@"),
     ],
 )
 def test_settings(dense, tmp_path, given, message):

@@ -10,7 +10,7 @@ activations, softmax and resizing of positions are not counted, as usual in the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import prod
+from typing import Protocol
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import GLOBAL, Size, Windows
@@ -23,9 +23,22 @@ def widths_of(arch: ArchSpec) -> dict[str, int]:
     return {name: dim.size for name, dim in prunable_dims(arch).items()}
 
 
-def total(terms: Iterable[Term], widths: Mapping[str, int]) -> int:
+class Cost(Protocol):
+    """What a module costs: a ``Term``, or a ``TimedTerm`` of ``latency.py``.
+
+    Attributes:
+        dims: names of the dims whose widths decide it.
+    """
+
+    dims: tuple[str, ...]
+
+    def cost(self, widths: Mapping[str, int]) -> int:
+        """The cost at these widths, by dim name."""
+
+
+def total(terms: Iterable[Cost], widths: Mapping[str, int]) -> int:
     """The cost of a network of these widths."""
-    return sum(term.factor * prod(widths[name] for name in term.dims) for term in terms)
+    return sum(term.cost(widths) for term in terms)
 
 
 def count_macs(arch: ArchSpec, size: Size = (224, 224), num_classes: int = 0, windows: Windows = GLOBAL) -> int:

@@ -24,7 +24,9 @@ class Grain:
         round_to: widths are multiples of it; those of q, k and v in each head. Dense widths are always allowed.
         min_share: no width becomes smaller than this share of its dense width, or than ``round_to``.
         head_policy: ``'within'`` narrows heads, ``'select'`` removes whole heads.
-        tie_qkv: q/k and v keep the same width.
+        tie_qkv: q/k and v keep the same width and channels.
+        pair_qkv: they keep the same width, where their dense widths are equal; for budgets in time, because the fused
+            kernel takes as long for a narrow q/k as for the wider v.
         fixed: names of dims that keep their dense width.
     """
 
@@ -32,6 +34,7 @@ class Grain:
     min_share: float = 0.1
     head_policy: str = 'within'
     tie_qkv: bool = False
+    pair_qkv: bool = False
     fixed: Collection[str] = ()
 
     def __post_init__(self):
@@ -110,17 +113,18 @@ def knobs_of(source: ArchSpec, grain: Grain, scores: Mapping[str, Tensor] | None
 
 
 def _shrinking_together(source: ArchSpec, grain: Grain) -> list[list[PrunableDim]]:
-    """Lists of dims that keep the same share: q/k and v of a block are one list if tied or if they lose whole heads."""
+    """Lists of dims that keep the same share: q/k and v of a block are one list if tied, paired or if they lose whole
+    heads."""
     dims = prunable_dims(source)
-    if not grain.tie_qkv and grain.head_policy != 'select':
+    if not (grain.tie_qkv or grain.pair_qkv) and grain.head_policy != 'select':
         return [[dim] for dim in dims.values()]
-    together = []
+    together, always = [], grain.tie_qkv or grain.head_policy == 'select'
     for dim in dims.values():
         if dim.kind == 'qk':
             v = dims[f'{block_name(dim.stage, dim.block)}.v']
             if grain.tie_qkv:
                 check_tied(dim.name, v.name, (dim.size, v.size))
-            together.append([dim, v])
+            together += [[dim, v]] if always or dim.size == v.size else [[dim], [v]]
         elif dim.kind != 'v':
             together.append([dim])
     return together
@@ -145,6 +149,8 @@ def _losses(
     dims: Sequence[PrunableDim], scores: Mapping[str, Tensor], ladder: Sequence[int], grain: Grain
 ) -> list[float]:
     """Score of the channels that are missing at each width; ``plan_for_target`` removes them in the same order."""
+    if len(dims) > 1 and not grain.tie_qkv and not _loses_heads(dims[0], grain):  # each loses its own channels
+        return [sum(both) for both in zip(*(_losses([dim], scores, ladder, grain) for dim in dims))]
     size, heads = dims[0].size, dims[0].groups
     joint = [values.double() for values in joint_scores(scores, [dim.name for dim in dims])]
     if _loses_heads(dims[0], grain):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,24 +14,29 @@ from torch import Tensor
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import GLOBAL, Windows
 from upvit_mm.pruning.budget import Budget
-from upvit_mm.pruning.costs import Term, total
+from upvit_mm.pruning.costs import Cost, total
 from upvit_mm.pruning.dims import prunable_dims
 from upvit_mm.pruning.knobs import Grain, Knob, knobs_of, set_share, widths_at
 from upvit_mm.pruning.table import block_name
 
-TOLERANCE = 0.01  # how far below its budget a network may stay
-
 
 class Step(NamedTuple):
-    """One step of a knob.
+    """A move of a knob.
 
     Attributes:
-        price: score per unit of cost: lost on a step down, gained on a step up.
-        cost: the cost that the step saves or adds.
+        score: what it loses downwards, or gains upwards.
+        cost: the cost that it saves or adds.
+        to: index of the width that it leads to.
     """
 
-    price: float
+    score: float
     cost: int
+    to: int
+
+    @property
+    def price(self) -> float:
+        """Score per unit of cost."""
+        return self.score / self.cost if self.cost > 0 else math.inf
 
 
 def target_for_budget(
@@ -41,7 +47,7 @@ def target_for_budget(
     scores: Mapping[str, Tensor] | None = None,
     windows: Windows = GLOBAL,
 ) -> ArchSpec:
-    """The widths for a budget: their cost is at most 1 % below it and never above it.
+    """The widths for a budget: their cost is at most 1 % (latency: 3 %) below it and never above it.
 
     Args:
         source: the dense architecture.
@@ -57,7 +63,7 @@ def target_for_budget(
         ValueError: the budget is above the cost of the dense network or below that of the narrowest one, or no
             combination of widths meets it; the message lists what can be reached.
     """
-    knobs = knobs_of(source, grain, scores)
+    knobs = _knobs(source, budget, grain, scores)
     spending = _Spending(budget, budget.terms(source, num_classes, windows), knobs)
     if scores is None:
         spending.narrow_alike()
@@ -76,7 +82,11 @@ def check_budget(
         ValueError: as ``target_for_budget``, without the cases that depend on the scores.
     """
     scores = {dim.name: torch.zeros(dim.size) for dim in prunable_dims(source).values()}
-    _Spending(budget, budget.terms(source, num_classes, windows), knobs_of(source, grain, scores))
+    _Spending(budget, budget.terms(source, num_classes, windows), _knobs(source, budget, grain, scores))
+
+
+def _knobs(source: ArchSpec, budget: Budget, grain: Grain, scores: Mapping[str, Tensor] | None) -> list[Knob]:
+    return knobs_of(source, replace(grain, pair_qkv=budget.metric == 'latency'), scores)
 
 
 def narrowest(source: ArchSpec, grain: Grain) -> ArchSpec:
@@ -93,20 +103,21 @@ class _Spending:
         ValueError: the budget is above the cost of the dense network, or below that of the narrowest one.
     """
 
-    def __init__(self, budget: Budget, terms: Sequence[Term], knobs: Sequence[Knob]):
+    def __init__(self, budget: Budget, terms: Sequence[Cost], knobs: Sequence[Knob]):
         self.budget, self.terms, self.knobs = budget, terms, knobs
-        self.terms_of: dict[str, list[Term]] = {}
+        self.terms_of: dict[str, list[Cost]] = {}
         for term in terms:
             for name in set(term.dims):
                 self.terms_of.setdefault(name, []).append(term)
         least, dense = self._cost_at(0.0), self._cost_at(1.0)  # this sets all knobs to the dense widths
         self.limit = budget.amount * (dense if budget.relative else 1)
         if self.limit > dense:
-            raise ValueError(f'budget {budget} is above what the dense network costs, {dense:,} {budget.metric}.')
+            raise ValueError(f'budget {budget} is above what the dense network costs, {budget.text(dense)}.')
         if least > self.limit:
             raise ValueError(
-                f'budget {budget} = {int(self.limit):,} {budget.metric} is out of reach: the narrowest network costs '
-                f'{least:,}, the dense one {dense:,}; lower min_share or round_to, or remove blocks first.'
+                f'budget {budget} = {budget.text(self.limit)} is out of reach: the narrowest network costs '
+                f'{budget.text(least, False)}, the dense one {budget.text(dense, False)}; lower min_share or round_to, '
+                'or remove blocks first.'
             )
 
     def cost(self) -> int:
@@ -136,26 +147,34 @@ class _Spending:
         """
         knobs, widths, cost = self.knobs, widths_at(self.knobs), self.cost()
         touched = {k.dims: {n for d in k.dims for t in self.terms_of.get(d, ()) for n in t.dims} for k in knobs}
-        steps: dict[tuple[str, ...], Step] = {}
+        steps: dict[tuple[str, ...], list[Step]] = {}
         while cost > self.limit:
             # What a step saves depends only on the widths in the terms of its own dims. So it is cached until one of
             # these widths changes.
             for knob in knobs:
-                if knob.dims not in steps and knob.step > 0:
-                    saved = self._change(knob, knob.step, knob.step - 1, widths)
-                    steps[knob.dims] = Step((knob.lost[knob.step - 1] - knob.lost[knob.step]) / saved, saved)
+                if knob.dims not in steps:
+                    steps[knob.dims] = [
+                        Step(knob.lost[low] - knob.lost[knob.step], self._change(knob, knob.step, low, widths), low)
+                        for low in self._below(knob)
+                    ]
             # A large step at the end would leave more than the tolerance unspent. So steps that stay above `floor` are
-            # taken first, whatever their price.
-            floor = (1 - TOLERANCE) * self.limit
-            best = min(
-                (k for k in knobs if k.step > 0),
-                key=lambda k: (cost - steps[k.dims].cost < floor, steps[k.dims].price),
+            # taken first, whatever their price. Times have large steps that are worth it.
+            floor = (1 - self.budget.tolerance) * self.limit if self.budget.metric != 'latency' else 0
+            best, step = min(
+                ((knob, step) for knob in knobs for step in steps[knob.dims]),
+                key=lambda move: (cost - move[1].cost < floor, move[1].price),
             )
-            cost -= steps[best.dims].cost
-            best.step -= 1
+            cost -= step.cost
+            best.step = step.to
             widths |= best.at(best.step)
-            steps = {dims: step for dims, step in steps.items() if not touched[best.dims] & set(dims)}
+            steps = {dims: moves for dims, moves in steps.items() if not touched[best.dims] & set(dims)}
         return cost
+
+    def _below(self, knob: Knob) -> list[int]:
+        """Steps that a knob may move down to: the next one; of times, which are flat in places, further ones too."""
+        if self.budget.metric != 'latency':
+            return [knob.step - 1] if knob.step else []
+        return [knob.step - 2**k for k in range(knob.step.bit_length()) if knob.step >= 2**k]
 
     def _give_back(self, cost: int) -> None:
         """Step up while a step fits in the limit; take the step that gains most score for its cost first."""
@@ -166,28 +185,28 @@ class _Spending:
                 if knob.step + 1 < len(knob.widths):
                     added = self._change(knob, knob.step + 1, knob.step, widths)
                     if cost + added <= self.limit:
-                        steps[index] = Step((knob.lost[knob.step] - knob.lost[knob.step + 1]) / added, added)
+                        steps[index] = Step(knob.lost[knob.step] - knob.lost[knob.step + 1], added, knob.step + 1)
             if not steps:
                 return
             best = max(steps, key=lambda index: steps[index].price)
-            knobs[best].step += 1
+            knobs[best].step = steps[best].to
             cost += steps[best].cost
             widths |= knobs[best].at(knobs[best].step)
 
     def check_met(self) -> None:
-        """Refuse a result that leaves more than the tolerance unspent."""
+        """Refuse a result that leaves more than the tolerance unspent; of times a measurement decides."""
         cost = self.cost()
-        if cost >= (1 - TOLERANCE) * self.limit:
+        if self.budget.metric == 'latency' or cost >= (1 - self.budget.tolerance) * self.limit:
             return
         steps, widths = [], widths_at(self.knobs)
         for knob in self.knobs:
             if knob.step + 1 < len(knob.widths):
                 above = cost + self._change(knob, knob.step + 1, knob.step, widths)
-                steps.append(f'{above:,} with {knob.dims[0]} {knob.widths[knob.step + 1]} wide')
+                steps.append(f'{self.budget.text(above, False)} with {knob.dims[0]} {knob.widths[knob.step + 1]} wide')
         raise ValueError(
-            f'budget {self.budget} = {int(self.limit):,} {self.budget.metric} is not met within {TOLERANCE:.0%}. '
-            f'Reachable: {cost:,} below it; above it {"; ".join(sorted(steps)[:5])}. Name one of '
-            'these, or lower round_to.'
+            f'budget {self.budget} = {self.budget.text(self.limit)} is not met within {self.budget.tolerance:.0%}. '
+            f'Reachable: {self.budget.text(cost, False)} below it; above it {"; ".join(sorted(steps)[:5])}. Name one '
+            'of these, or lower round_to.'
         )
 
     def _change(self, knob: Knob, high: int, low: int, widths: dict[str, int]) -> int:

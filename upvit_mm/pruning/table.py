@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,10 @@ class Term:
     module: str
     factor: int
     dims: tuple[str, ...] = ()
+
+    def cost(self, widths: Mapping[str, int]) -> int:
+        """The cost at these widths, by dim name."""
+        return self.factor * prod(widths[name] for name in self.dims)
 
 
 def stage_name(i: int) -> str:

@@ -17,7 +17,9 @@ from upvit_mm.pruning.plan import Blocks
 from upvit_mm.pruning.spending import target_for_budget
 from upvit_mm.pruning.table import block_name
 from upvit_mm.workflow.job_images import JobImages
-from upvit_mm.workflow.prune_goal import Goal
+from upvit_mm.workflow.latency_goal import Latency, bench_of, meet
+from upvit_mm.workflow.part_times import side_by_side
+from upvit_mm.workflow.prune_goal import LATENCY_SETTINGS, Goal
 from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.subject import Subject
 
@@ -33,11 +35,14 @@ class JobPlan:
 
     Attributes:
         chooses_blocks: whether blocks are chosen; a classifier needs its head for that.
+        latency: of a budget in time, what ``meet`` has measured for the last target; else None.
     """
 
     def __init__(self, dense: Subject, goal: Goal, settings: PruneSettings, images: JobImages):
         self.dense, self.goal, self.settings, self.images = dense, goal, settings, images
         self.chooses_blocks = isinstance(goal, ArchSpec) and goal.depths != dense.arch.depths
+        self.latency: Latency | None = None
+        self._in_time = isinstance(goal, Budget) and goal.metric == 'latency'
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -54,9 +59,8 @@ class JobPlan:
     @property
     def inputs(self) -> dict:
         """The settings that decide a plan; the goal decides it too."""
-        return self.settings.some(
-            'head_policy', 'tie_qkv', 'round_to', 'min_share', 'non_uniform', 'window_size', 'max_rows'
-        )
+        names = ('head_policy', 'tie_qkv', 'round_to', 'min_share', 'non_uniform', 'window_size', 'max_rows')
+        return self.settings.some(*names, *(LATENCY_SETTINGS if self._in_time else ()))
 
     @property
     def spends_by_score(self) -> bool:
@@ -73,7 +77,17 @@ class JobPlan:
         assert scores is not None or not s.non_uniform, 'widths by score need scores'
         by_score = scores if s.non_uniform else None
         windows = self.dense.windows(s)
-        return target_for_budget(self.dense.arch, self.goal, self.grain, self.dense.num_classes, by_score, windows)
+        settings = (self.grain, self.dense.num_classes, by_score, windows)
+        if not self._in_time:
+            return target_for_budget(self.dense.arch, self.goal, *settings)
+        bench = bench_of(self.goal, s, windows)
+        target, self.latency = meet(
+            self.goal,
+            self.dense.arch,
+            lambda budget: target_for_budget(self.dense.arch, budget, *settings),
+            lambda archs: side_by_side(archs, bench),
+        )
+        return target
 
     def make(self, scores: Scores) -> PrunePlan:
         """The plan from these scores."""
@@ -82,7 +96,8 @@ class JobPlan:
             blocks = self.blocks
         s = self.settings
         turned = self.dense.turned
-        return plan_for_target(self.dense.arch, target, scores, s.head_policy, s.tie_qkv, blocks, turned)
+        plan = plan_for_target(self.dense.arch, target, scores, s.head_policy, s.tie_qkv, blocks, turned)
+        return replace(plan, meta={'latency': self.latency} if self.latency else {})
 
     def cut(self, scores: Scores) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Kept channels of a plan from these scores, and the runs of each dim in which it chose."""

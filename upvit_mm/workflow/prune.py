@@ -30,9 +30,11 @@ from upvit_mm.workflow.dense_classifier import DenseClassifier
 from upvit_mm.workflow.dense_detector import DenseDetector
 from upvit_mm.workflow.job_plan import JobPlan
 from upvit_mm.workflow.job_scores import JobScores
+from upvit_mm.workflow.latency_goal import bench_of
 from upvit_mm.workflow.ledger import Ledger, fingerprint
+from upvit_mm.workflow.part_times import time_parts
 from upvit_mm.workflow.prune_checks import check_goal
-from upvit_mm.workflow.prune_goal import Goal, goal_text, is_detector
+from upvit_mm.workflow.prune_goal import Goal, goal_text, is_detector, sized
 from upvit_mm.workflow.prune_report import write_report
 from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.repairing import compensate_resumably
@@ -88,12 +90,15 @@ class PruneJob:
         init_default_scope(kind.scope)
         self.goal, self.settings, self.work_dir, self.crew = goal, settings, Path(work_dir), crew
         self.subject: Subject = kind(cfg, checkpoint, settings.device)
-        if isinstance(goal, Budget) and goal.metric == 'macs' and goal.size is None:
-            goal = self.goal = replace(goal, size=self.subject.sizes[0])
+        goal = self.goal = sized(goal, self.subject.sizes[0], is_detector(cfg))
         settings = self.settings = replace(settings, attention=self._attention(settings))
         self.source = self.subject.arch
         self.ledger = Ledger(self.work_dir)
         self.images = self.subject.images(settings, self.ledger)
+        if isinstance(goal, Budget) and goal.metric == 'latency':
+            bench = bench_of(goal, settings, self.subject.windows(settings))
+            by_heads = settings.head_policy == 'select'
+            goal = self.goal = replace(goal, table=crew.share(lambda: time_parts(self.source, bench, by_heads)))
         self.planning = JobPlan(self.subject, goal, settings, self.images)
         self.scoring = JobScores(self.subject, self.images, self.planning, crew, self._check_data, scores_file)
         scores_images = not (scores_file or isinstance(goal, PrunePlan)) and METHODS[settings.method].needs_images
@@ -246,7 +251,7 @@ class PruneJob:
     def costs(self, target: ArchSpec) -> dict[str, dict[str, int]]:
         """Costs of the dense and the pruned network by name of the count; of a detector those of its backbone."""
         sizes = dict.fromkeys(self.subject.sizes)
-        if isinstance(self.goal, Budget) and self.goal.metric == 'macs':
+        if isinstance(self.goal, Budget) and self.goal.has_size:
             sizes[self.goal.size_for(self.source)] = None
         costs, classes, windows = {}, self.subject.num_classes, self.subject.windows(self.settings)
         for name, arch in (('dense', self.source), ('pruned', target)):

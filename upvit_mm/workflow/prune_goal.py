@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec, resolve_arch
+from upvit_mm.arch.size import Size, size_text
 from upvit_mm.models.own_backbone import own_backbone
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.registry import require_families, scope_of
 from upvit_mm.workflow.prune_settings import FOR_DETECTORS, PruneSettings
 
+logger = logging.getLogger('upvit_mm')
 GOALS = ('target', 'widths', 'budget', 'plan')
 WIDTHS = ('depths', 'embed_dims', 'num_heads', 'qk_dims', 'v_dims', 'mlp_hidden_dims', 'qk_scales')  # --widths
 Goal = ArchSpec | Budget | PrunePlan
+LATENCY_SETTINGS = ('latency_device', 'latency_precision', 'latency_batch')
 NOT_FOR_DETECTORS = {
     'per_class': 'pictures of a detector have several classes; give num_images',
     'window_size': "the windows are those of the config's backbone",
@@ -96,4 +100,30 @@ def goal_and_settings(cfg: Config, given: Mapping[str, Any]) -> tuple[Goal, Prun
         goal = _arch_of(cfg).with_widths(value)
     else:
         goal = {'target': resolve_arch, 'budget': Budget.parse, 'plan': PrunePlan.load}[kind](value)
+    if not (isinstance(goal, Budget) and goal.metric == 'latency'):
+        for name in LATENCY_SETTINGS:
+            if given.get(name) is not None:
+                logger.warning(
+                    '%s = %r is ignored: it is for a budget in time (latency=60%%@800x1344)', name, given[name]
+                )
     return goal, PruneSettings(**settings)
+
+
+def sized(goal: Goal, size: Size, of_detector: bool) -> Goal:
+    """A goal whose budget has a size, if its cost depends on one.
+
+    Args:
+        goal: the goal.
+        size: ``(height, width)`` in pixels of a budget without a size.
+        of_detector: whether the network is a detector, whose pictures have several sizes.
+
+    Raises:
+        ValueError: a latency of a detector without a size.
+    """
+    if not isinstance(goal, Budget) or not goal.has_size or goal.size is not None:
+        return goal
+    if of_detector and goal.metric == 'latency':
+        raise ValueError(
+            f'budget = {str(goal)!r}: of a detector needs a size in pixels; write {goal}@{size_text(size)}.'
+        )
+    return replace(goal, size=size)

@@ -17,6 +17,7 @@ from upvit_mm.pruning import KINDS, PrunePlan, prunable_dims
 from upvit_mm.pruning.depth import all_blocks
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.table import Table
+from upvit_mm.workflow.latency_goal import Latency, latency_lines
 
 matplotlib.use('Agg')
 DENSE_COLOUR, KEPT_COLOUR = '#c9d3de', '#1f5f99'
@@ -79,6 +80,7 @@ def write_report(
         'Multiply-accumulates of one image, both matrix products of attention counted'
         f'{_attention(content["windows"])}; {"classifier head included" if content["classes"] else "no head"}.',
         '',
+        *_latency_section(content.get('latency')),
         '## Widths',
         '',
         *Table(*width_rows(plan.source_arch, plan.target_arch)).markdown(),
@@ -94,6 +96,11 @@ def write_report(
         *use,
     ]
     write_text_atomically(folder / 'report.md', '\n'.join(lines))
+
+
+def _latency_section(latency: Latency | None) -> list[str]:
+    lines = latency_lines(latency)
+    return ['## Latency', '', *(f'- {line}' for line in lines), ''] if lines else []
 
 
 def _attention(side: int) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from upvit_mm.pruning.knobs import Grain
 
 ATTENTION, EMBED = ('channels', 'lowrank'), ('channels', 'rotate')
+PRECISIONS, DEVICES = ('fp32', 'fp16', 'bf16'), ('cpu', 'cuda')
 FOR_DETECTORS = dict(num_images=128, eval_images=None, batch_size=2)  # other defaults
 
 
@@ -41,6 +42,9 @@ class PruneSettings:
             like, see ``KERNEL_WIDTHS``.
         non_uniform: whether a budget gives each block its own widths, by score for cost.
         window_size: windows of the detector's attention (DeiT), for budgets in MACs; 0 = global.
+        latency_device: ``'cpu'`` or ``'cuda'`` where a budget in time is measured; None = ``device``.
+        latency_precision: of weights and images there, one of ``PRECISIONS``.
+        latency_batch: images per batch there.
         compensate: re-solve the linear layers after slicing.
         ridge: see ``compensate``; None = chosen for each layer.
         heal: minutes of training after the compensation in which a pruned detector follows the dense one on the proxy
@@ -72,6 +76,9 @@ class PruneSettings:
     min_share: float = 0.1
     non_uniform: bool = True
     window_size: int = 0
+    latency_device: str | None = None
+    latency_precision: str = 'fp32'
+    latency_batch: int = 1
     compensate: bool = True
     ridge: float | None = None
     heal: float = 0.0
@@ -89,12 +96,14 @@ class PruneSettings:
         if isinstance(self.round_to, str):
             raise ValueError(f"round_to = {self.round_to!r}: must be a whole number, or 'auto'.")
         choices = {'method': METHODS, 'head_policy': HEAD_POLICIES, 'embed': EMBED}
-        optional = {'criterion': CRITERIA, 'attention': ATTENTION}
+        choices['latency_precision'] = PRECISIONS
+        optional = {'criterion': CRITERIA, 'attention': ATTENTION, 'latency_device': DEVICES}
         for name, known in (choices | optional).items():
             value = getattr(self, name)
             if value not in known and not (value is None and name in optional):
                 raise ValueError(f'{name} = {value!r}: must be one of {", ".join(known)}.')
         least = dict.fromkeys(('draws', 'per_class', 'num_images', 'round_to', 'batch_size', 'max_rows'), 1)
+        least['latency_batch'] = 1
         for name, low in (least | {'window_size': 0, 'eval_images': 0}).items():
             if (value := getattr(self, name)) is not None and value < low:
                 raise ValueError(f'{name} = {getattr(self, name)}: must be at least {low}.')

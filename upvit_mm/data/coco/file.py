@@ -8,7 +8,6 @@ import gc
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from upvit_mm.data.coco import boxes, entries, masks
 from upvit_mm.data.coco.fault import Fault
 from upvit_mm.data.coco.objects import Id, Objects, check_structure
 from upvit_mm.data.picture_files import tried
-from upvit_mm.files import write_text_atomically
+from upvit_mm.files import cache_folder, write_text_atomically
 from upvit_mm.version import __version__
 
 logger = logging.getLogger('upvit_mm')
@@ -124,7 +123,7 @@ def examine(path: Path) -> CocoFile:
     path = path.absolute()
     state = path.stat()
     key = [__version__, LAYOUT, str(path), state.st_size, state.st_mtime_ns]
-    memory = _cache_folder() / f'{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json'
+    memory = cache_folder('annotations') / f'{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json'
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a cache that cannot be read is ignored
         remembered = json.loads(memory.read_text(encoding='utf-8'))
         if remembered['key'] == key:
@@ -191,11 +190,6 @@ def _without_gc() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _cache_folder() -> Path:
-    ours = os.environ.get('UPVIT_MM_CACHE')
-    return Path(ours or Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'upvit_mm')).expanduser() / 'annotations'
 
 
 def _from_json(data: dict[str, Any]) -> CocoFile:
