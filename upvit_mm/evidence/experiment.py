@@ -44,7 +44,10 @@ def steps_of(plans: Sequence[Plan], ranks: Sequence[int]) -> list[Step]:
 
 def _by_name(plans: Sequence[Plan], ranks: Sequence[int]) -> dict[str, Step]:
     return {
-        step.name: replace(step, config=plan.config) for plan in plans for rank in ranks for step in plan.steps(rank)
+        step.name: replace(step, config=plan.config, home=plan.folder)
+        for plan in plans
+        for rank in ranks
+        for step in plan.steps(rank)
     }
 
 

@@ -38,7 +38,7 @@ class Run:
 
     Args:
         steps: all steps; each need is one of them.
-        root: the work dir; gets ``logs/`` and the record of finished steps.
+        root: the work dir; gets ``logs/``.
         scale: see ``studies.SCALES``.
         jobs: steps at a time.
         threads: threads of each step.
@@ -48,7 +48,6 @@ class Run:
     def __init__(self, steps: Sequence[Step], root: Path, scale: str, jobs: int, threads: int, say: Callable = print):
         self.steps = {step.name: step for step in sorted(steps, key=lambda step: step.rank)}
         self.root, self.scale, self.jobs, self.threads, self.say = root, scale, jobs, threads, say
-        self.ledger = Ledger(root)
         self.program: tuple[str, ...] = (sys.executable, '-m', 'upvit_mm')
         self._inputs: dict[str, str] = {}
         self._contents: dict[str, dict] = {}
@@ -71,7 +70,7 @@ class Run:
 
     def is_done(self, step: Step) -> bool:
         """Whether it was finished with the same inputs, and its output has not changed."""
-        return self.ledger.is_current(step.name, self.inputs_of(step))
+        return Ledger(step.home or self.root).is_current(step.name, self.inputs_of(step))
 
     def go(self, minutes: float | None = None) -> dict[str, str]:
         """Run all steps that are not done, those of low rank first.
@@ -110,8 +109,8 @@ class Run:
 
     def minutes(self) -> dict[str, float]:
         """Minutes of each finished step, its last start alone."""
-        path = self.root / MINUTES
-        return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+        homes = dict.fromkeys(step.home or self.root for step in self.steps.values())
+        return {name: value for home in homes for name, value in _minutes_in(home).items()}
 
     # ---------------------------------------------------------------------- parts
 
@@ -152,9 +151,10 @@ class Run:
         if run.process.returncode or not step.output.is_file():
             self.say(f'{step.name}: failed with status {run.process.returncode}; see {self.root}/logs')
             return 'failed'
-        output = os.path.relpath(step.output, self.root)
-        self.ledger.record(step.name, self.inputs_of(step), output)
-        write_text_atomically(self.root / MINUTES, json.dumps({**self.minutes(), step.name: round(minutes, 2)}))
+        home = step.home or self.root
+        Ledger(home).record(step.name, self.inputs_of(step), os.path.relpath(step.output, home))
+        took = {**_minutes_in(home), step.name: round(minutes, 2)}
+        write_text_atomically(home / MINUTES, json.dumps(took))
         self.say(f'{step.name}: done in {minutes:.1f} min')
         return 'done'
 
@@ -163,3 +163,8 @@ class Run:
         if state[name] == 'left' and any(need in ('failed', 'waiting') for need in needs):
             return 'waiting'
         return state[name]
+
+
+def _minutes_in(home: Path) -> dict[str, float]:
+    path = home / MINUTES
+    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}

@@ -25,6 +25,8 @@ class Step:
         resumes: whether the tool itself goes on with an interrupted folder; a training is told to (``--resume``).
         texts: files to write before it, with their content.
         config: config of the study, whose content decides the result.
+        home: folder of its study and seed, for the record of finished steps; None = the work dir. Experiments on other
+            studies and seeds can run beside this one in the same work dir.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Step:
     resumes: bool = True
     texts: tuple[tuple[Path, str], ...] = ()
     config: str = ''
+    home: Path | None = None
 
 
 @dataclass(frozen=True)
