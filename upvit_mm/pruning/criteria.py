@@ -143,7 +143,7 @@ def token_deviations(net: TokenNet, batches: Sequence[Batch], crew: Crew = Crew(
     deviations, device = [], next(net.parameters()).device
     for parts in zip(*(found[k] for k in sorted(found))):
         n, total, square = sum(parts)
-        deviations.append((square / n - (total / n).square()).clamp(min=0).sqrt().to(device))
+        deviations.append((square / n - (total / n).square()).clamp(min=0).sqrt().to(device, non_blocking=True))
     return tuple(deviations)
 
 
