@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-FIXTURES = ('detector_zoo', 'detectors', 'foreign', 'gpus', 'jobs', 'tokens')
+FIXTURES = ('crews', 'detector_zoo', 'detectors', 'foreign', 'gpus', 'jobs', 'tokens')
 pytest_plugins = [f'fixtures.{name}' for name in FIXTURES]
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -184,23 +183,31 @@ class ImageSet(Sequence[Batch]):
         self.preprocessor = preprocessor.to(device)
         self.batch_size, self.device, self.workers, self.crew = batch_size, device, workers, crew
         self._images: dict[int, Tensor] = {}
+        self._numbers: list[int] = []
 
-    @cached_property
+    @property
     def numbers(self) -> list[int]:
         """Numbers of the images in their data set, in order; without those that cannot be read.
 
         Raises:
+            ValueError: see ``read``.
+        """
+        self.read()
+        return self._numbers
+
+    def read(self) -> ImageSet:
+        """The same set, after this process's share of the images has been read.
+
+        Raises:
             ValueError: more than 1 % of the images cannot be read.
         """
+        if self._numbers:
+            return self
         mine = [n for k, n in enumerate(self._chosen) if k // self.batch_size % self.crew.size == self.crew.rank]
         self._images, unreadable = read_all(self._load, mine, self.workers)
         reasons = {n: reason for theirs in self.crew.gather(unreadable) for n, reason in theirs.items()}
         leave_out({Path(self._path(n)): reasons[n] for n in sorted(reasons)}, len(self._chosen))
-        return [n for n in self._chosen if n not in reasons]
-
-    def read(self) -> ImageSet:
-        """The same set, after this process's share of the images has been read; raises as ``numbers`` does."""
-        assert self.numbers is not None
+        self._numbers = [n for n in self._chosen if n not in reasons]
         return self
 
     @property
