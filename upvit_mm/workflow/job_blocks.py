@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -87,4 +88,6 @@ class JobBlocks:
             self.ledger.record('blocks', inputs, 'blocks.json', data=self.images.seen)
         self.crew.share(lambda: None)  # the parts are deleted when all is saved
         shutil.rmtree(parts, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other steps may have parts there too
+            parts.parent.rmdir()
         return blocks
