@@ -152,3 +152,18 @@ def test_images_come_from_inside_a_wrapper(cfg, scope):
         cfg.train_dataloader.dataset = other
         with pytest.raises(ValueError, match=f'dataset.type = {other["type"]!r}: images are drawn from one data set'):
             proxy_set(cfg, 2, seed=0)
+
+
+def test_each_process_reads_its_share(cfg, scope, digits_folder, tmp_path, together):
+    """An image that one of them cannot read is left out by all."""
+    scope('mmpretrain')
+    root = shutil.copytree(digits_folder / 'classification/train', tmp_path / 'train')
+    cfg.train_dataloader.dataset.update(data_root=str(root), data_prefix='')
+    whole = proxy_set(cfg, 11, seed=0, batch_size=8)
+    Path(whole.paths[7]).write_bytes(b'no picture')
+    alone = proxy_set(cfg, 11, seed=0, batch_size=8, workers=0)
+    sets = together(3, lambda crew: proxy_set(cfg, 11, seed=0, batch_size=8, crew=crew))
+    assert [len(found._images) for found in sets] == [39, 38, 32]  # 5, 5 and 4 of 14 batches
+    for found in sets:
+        assert found.numbers == alone.numbers == whole.numbers[:7] + whole.numbers[8:]
+        assert all(torch.equal(a.images, b.images) for a, b in zip(found, alone, strict=True))

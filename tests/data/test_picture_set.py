@@ -24,8 +24,8 @@ def pictures(cfg):
     """``pictures(folder=None, **changes)``"""
     preprocessor = build_detector(cfg).data_preprocessor
 
-    def make(folder: Path | None = None, count: int = 8, seed: int = 0, batch_size: int = 3) -> PictureSet:
-        return PictureSet(cfg, preprocessor, folder and str(folder), count, seed, batch_size)
+    def make(folder: Path | None = None, count: int = 8, seed: int = 0, batch_size: int = 3, **more) -> PictureSet:
+        return PictureSet(cfg, preprocessor, folder and str(folder), count, seed, batch_size, **more)
 
     return make
 
@@ -67,6 +67,14 @@ def test_a_batch_has_one_size(digits_folder, pictures, tmp_path):
     assert sorted(map(len, sizes)) == [1, 1]
     assert {size for group in sizes for size in group} == {(64, 64), (50, 64)}
     assert {tuple(batch.images.shape[-2:]) for batch in found} == {(64, 64)}
+
+
+def test_each_process_reads_its_share(pictures, together):
+    alone, sets = pictures(workers=0), together(3, lambda crew: pictures(crew=crew))
+    assert sorted(len(found._packed) for found in sets) == [2, 3, 3]
+    for found in sets:
+        assert found.numbers == alone.numbers
+        assert all(torch.equal(a.images, b.images) for a, b in zip(found, alone, strict=True))
 
 
 def test_a_folder(digits_folder, pictures, tmp_path, caplog):

@@ -14,17 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.jobs import SMALL
 
 from upvit_mm.workflow.processes import join_crew
 
 ROOT = Path(__file__).parents[2]
-WORDS = ['--widths', 'mlp_hidden_dims=8', '--method', 'hybrid', '--per-class', '4', '--batch-size', '9']
-WORDS += ['--draws', '1', '--near-share', '0.1', '--eval-images', '10']
+WORDS = ['--widths', 'mlp_hidden_dims=8', 'depths=[1,1,1,1]', '--method', 'hybrid', '--per-class', '4']
+WORDS += ['--batch-size', '9', '--draws', '1', '--near-share', '0.1', '--eval-images', '10']
 LAUNCHED = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 
 
 @pytest.fixture
-def cfg(cfg, shrink):
+def cfg(cfg, shrink, monkeypatch):
+    monkeypatch.setitem(SMALL, 'pvtv2', SMALL['pvtv2'] | {'depths': [1, 1, 2, 1]})  # a block can go
     return shrink(cfg)
 
 
@@ -83,6 +85,7 @@ def test_two_processes_give_the_scores_of_one(prune_tool, run, start, ended, ide
     assert [status for status, _ in ended(start(2, words))] == [0, 0]
     for folder in ('two', '0/apart'):
         assert identical(scores(tmp_path / 'one'), scores(tmp_path / folder))
+        assert (tmp_path / 'one/blocks.json').read_bytes() == (tmp_path / folder / 'blocks.json').read_bytes()
         assert (tmp_path / folder / 'report.md').is_file()
     for folder in ('one', 'two', '0/apart', '1/apart'):
         assert not (tmp_path / folder / 'partial').exists()
@@ -185,6 +188,7 @@ print('limits', torch.distributed.get_backend(group), group._get_backend(torch.d
 def test_join_crew(monkeypatch):
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert join_crew('none', 'cuda')[1] == 'cuda'
     with pytest.raises(ValueError, match=r"launcher = 'pytorch': RANK is not set; start with one of tools/dist_"):
         join_crew('pytorch', 'cpu')
@@ -205,3 +209,54 @@ def test_where_nothing_says_where_to_meet(monkeypatch):
     crew, _ = join_crew('pytorch', 'cpu')
     with pytest.raises(ValueError, match=r"launcher = 'pytorch': MASTER_ADDR is not set; set it, or start with"):
         crew.share(lambda: 1)
+
+
+ON_GPUS = """
+import torch
+from torch import distributed
+from upvit_mm.runner import leave_processes
+from upvit_mm.workflow.processes import join_crew
+
+crew, device = join_crew('pytorch', 'cuda')
+torch.cuda.set_device(device)
+distributed.init_process_group('nccl')
+try:
+    total = torch.ones(3, device=device)
+    distributed.all_reduce(total)
+    print('nccl', total.tolist(), crew.gather(crew.rank), flush=True)
+    crew.leave()
+finally:
+    leave_processes()
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('size', [1, 2])
+def test_a_crew_meets_beside_nccl(start, ended, environment, size):
+    """One process and two; gradients of a training go through NCCL, sums of scores through gloo."""
+    if torch.cuda.device_count() < size:
+        pytest.skip(f'needs {size} CUDA devices')
+    environment.pop('CUDA_VISIBLE_DEVICES')
+    results = ended(start(size, [sys.executable, '-c', ON_GPUS]))
+    assert [status for status, _ in results] == [0] * size, results
+    for _, said in results:
+        assert f'nccl {[float(size)] * 3} {list(range(size))}' in said
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('family', ['pvtv2'])
+def test_scores_of_gpus(prune_tool, run, environment, tmp_path, checkpoint):
+    """One GPU, and two if there are two, give the scores of a CPU."""
+    words = ['exact' if word == 'hybrid' else word for word in WORDS]  # it draws nothing
+    run(prune_tool(*words, '--device', 'cpu', '--work-dir', 'cpu'))
+    environment.pop('CUDA_VISIBLE_DEVICES')
+    run(prune_tool(*words, '--device', 'cuda', '--work-dir', '1'))
+    folders = ['1']
+    if torch.cuda.device_count() > 1:
+        command = [str(ROOT / 'tools/dist_prune.sh'), 'dense.py', checkpoint, '2', *words, '--work-dir', '2']
+        run(['env', f'PORT={free_port()}', *command])
+        folders.append('2')
+    expected = scores(tmp_path / 'cpu')
+    for folder in folders:
+        found = scores(tmp_path / folder)
+        assert all(torch.allclose(found[n], expected[n], rtol=1e-2, atol=1e-9) for n in expected)

@@ -9,10 +9,11 @@ from datetime import timedelta
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import distributed
 
 from upvit_mm.launch import VARIABLES, first_machine, place_in_job
-from upvit_mm.pruning.shared_work import Crew, Value
+from upvit_mm.pruning.crew import Crew, Value
 
 PATIENCE = timedelta(days=365)  # a working process answers when it is done; one that ended closes its connections
 
@@ -91,7 +92,11 @@ def join_crew(launcher: str, device: str) -> tuple[Crew, str]:
     if launcher == 'none':
         return Crew(), device
     rank, size, local = place_in_job(launcher)
-    return LaunchedCrew(rank, size, launcher), f'cuda:{local}' if device == 'cuda' else device
+    if device == 'cuda':
+        device = f'cuda:{local}'
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device)  # what names no GPU must not use the first one
+    return LaunchedCrew(rank, size, launcher), device
 
 
 # Send and receive, no collectives. A gloo thread that still holds the tensors of a collective needs Python's lock to
