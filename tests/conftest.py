@@ -146,6 +146,12 @@ def _identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
+def pytest_collection_finish() -> None:
+    from fixtures.haste import make_haste
+
+    make_haste()
+
+
 # ------------------------------------------------- data, configs, registries
 
 
