@@ -147,9 +147,11 @@ def _identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    from fixtures.haste import make_haste
+    from fixtures import forked, haste
 
-    make_haste()
+    haste.make_haste()
+    if not torch.cuda.is_available():  # a forked process sees no GPU
+        forked.fork_what_is_spawned()
 
 
 # ------------------------------------------------- data, configs, registries
@@ -190,6 +192,19 @@ def scope(monkeypatch) -> Iterator[Callable[[str], None]]:
 def run_python() -> Callable[..., str]:
     """``run_python(code)``: what a fresh interpreter prints; it must end well."""
     return _run_python
+
+
+@pytest.fixture
+def run_forked(tmp_path) -> Callable[..., str]:
+    """``run_forked(code)``: the same of an interpreter that has imported OpenMMLab, but nothing of this package."""
+    from fixtures import forked
+
+    def run(code: str) -> str:
+        status, said = forked.run(['-c', code], tmp_path, os.environ | {'PYTHONPATH': str(ROOT)})
+        assert status == 0, said[-2000:]
+        return said
+
+    return run
 
 
 def _run_python(code: str) -> str:

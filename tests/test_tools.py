@@ -1,4 +1,4 @@
-"""The tools as a user runs them: in processes of their own."""
+"""The tools as a user runs them: in processes of their own, which are forked but for the first run of each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures import forked
 
 ROOT = Path(__file__).parents[1]
 PARTS = ('train', 'val', 'test')
@@ -49,8 +50,11 @@ def run(*words: str | Path, path: Path | None = None, status: int = 0) -> str:
     return output
 
 
-def tool(name: str, *words: str | Path, **settings) -> str:
-    return run(sys.executable, f'tools/{name}.py', *words, **settings)
+def tool(name: str, *words: str | Path, status: int = 0) -> str:
+    """The same of a tool that is forked."""
+    ended, output = forked.run([f'tools/{name}.py', *map(str, words)], ROOT, os.environ | {'PYTHONPATH': str(ROOT)})
+    assert ended == status, output[-3000:]
+    return output
 
 
 @pytest.fixture
@@ -89,13 +93,14 @@ def test_a_gpu_that_is_not_there_is_one_line(name, words, tmp_path):
 
 def test_train_and_test_a_detector(data_options, tmp_path):
     work_dir = tmp_path / 'run'
-    tool('train', RETINANET, '--work-dir', work_dir, '--cfg-options', *data_options)
+    run(sys.executable, 'tools/train.py', RETINANET, '--work-dir', work_dir, '--cfg-options', *data_options)
     checkpoint = work_dir / 'epoch_1.pth'
     assert Path((work_dir / 'last_checkpoint').read_text()) == checkpoint
 
     results = [work_dir / 'metrics.json', work_dir / 'predictions.pkl']
     options = ['--metrics', results[0], '--out', results[1], '--show-dir', 'pictures']
-    tool('test', RETINANET, checkpoint, '--work-dir', work_dir / 'test', *options, '--cfg-options', *data_options)
+    words = [RETINANET, checkpoint, '--work-dir', work_dir / 'test', *options, '--cfg-options', *data_options]
+    run(sys.executable, 'tools/test.py', *words)
     metrics = json.loads(results[0].read_text())
     assert 0 <= metrics['metrics']['coco/bbox_mAP'] <= 1
     assert metrics['checkpoint'] == str(checkpoint)
@@ -208,7 +213,7 @@ def test_convert_checkpoint(tiny_source, identical, tmp_path):
     source = tiny_source('timm-deit')
     state = source.state | source.head
     torch.save(state, tmp_path / 'timm.pth')
-    tool('convert_checkpoint', tmp_path / 'timm.pth', tmp_path / 'ours.pth')
+    run(sys.executable, 'tools/convert_checkpoint.py', tmp_path / 'timm.pth', tmp_path / 'ours.pth')
     tool('convert_checkpoint', tmp_path / 'ours.pth', tmp_path / 'again.pth', '--to', 'timm')
     again = torch.load(tmp_path / 'again.pth', weights_only=True)
     assert identical(again['state_dict'], state)

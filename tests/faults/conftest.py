@@ -34,7 +34,7 @@ class Job:
         return self.folder / 'out'
 
     def start(self, before: Callable | None = None) -> BaseProcess:
-        """The process, in a group of its own; what it says goes to ``said`` in the folder; it calls ``before`` first."""
+        """The process, which calls ``before`` first; what it says goes to ``said`` in the folder."""
         self.folder.mkdir(exist_ok=True)
         words = [str(ROOT / 'tools' / self.words[0]), *self.words[1:], '--work-dir', 'out']
         environment = os.environ | {'PYTHONPATH': str(ROOT), 'COLUMNS': '120'}

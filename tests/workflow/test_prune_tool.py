@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import runpy
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures import forked
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
@@ -216,20 +216,15 @@ def test_killed_and_restarted_the_files_are_bit_identical(prune_tool, run, envir
     run(prune_tool(*words, '--work-dir', 'calm'))
     chance, kills = random.Random(0), 0
     while kills < 3:
-        process = subprocess.Popen(
-            prune_tool(*words, '--work-dir', 'stormy'),
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        command = prune_tool(*words, '--work-dir', 'stormy')[1:]
+        process = forked.start(command, tmp_path, environment, tmp_path / 'said')
         parts = tmp_path / 'stormy/partial'
         seen = _parts(parts)
-        while process.poll() is None and _parts(parts) <= seen:
+        while process.is_alive() and _parts(parts) <= seen:
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.5))
         process.kill()
-        process.wait()
+        process.join()
         kills += 1
         assert not (tmp_path / 'stormy/pruned.pth').exists()
     assert 3 <= _parts(parts) < 20  # ten of fisher, ten of kl
