@@ -16,7 +16,7 @@ from fixtures import forked
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.pruning import PrunePlan, prunable_dims
+from upvit_mm.pruning import PrunePlan, make_plan, prunable_dims
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
@@ -25,6 +25,7 @@ from upvit_mm.pruning.shared_work import Crew
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.prune import PruneJob, prune
 from upvit_mm.workflow.prune_goal import goal_and_settings, source_of
+from upvit_mm.workflow.prune_report import draw_widths
 from upvit_mm.workflow.prune_settings import PruneSettings
 
 ROOT = Path(__file__).parents[2]
@@ -308,9 +309,6 @@ def test_ledger(tmp_path):
 
 def test_every_dim_is_drawn(cfg, checkpoint, tmp_path, family):
     """The picture of a network that loses blocks, and of a plan without scores."""
-    from upvit_mm.pruning import make_plan
-    from upvit_mm.workflow.prune_report import draw_widths
-
     arch = ArchSpec.from_dict(cfg.arch)
     blocks = [[(j, j) for j in range(depth)] for depth in arch.depths]
     blocks[-1] = [(0, 1)]
