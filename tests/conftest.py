@@ -167,12 +167,16 @@ def memory_of_annotations(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope='session')
 def digits_folder(tmp_path_factory) -> Path:
-    """``data/digits`` with 8 training and 2 validation scenes of 128 px; not to be changed."""
+    """``data/digits`` with 8 training and 2 validation scenes of 128 px; shared by all tests, not to be changed."""
+    from filelock import FileLock  # torch needs it too
+
     from upvit_mm.data.prepare import prepare_digits
 
-    folder = tmp_path_factory.mktemp('data') / 'digits'
-    prepare_digits(folder, scenes=8, size=128, seed=0)
-    return folder
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root  # of all workers
+    with FileLock(root / 'digits.lock'):
+        prepare_digits(root / 'data/digits', scenes=8, size=128, seed=0)  # the first one writes it
+    return root / 'data/digits'
 
 
 @pytest.fixture

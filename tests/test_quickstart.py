@@ -26,7 +26,9 @@ SHORT = {  # in the page, and on this machine
     r'480x640': '120x160',
     r'(tools/prune.py .*)': r'\1 --eval-images 2 --round-to 1',
     r'(tools/compare_detectors.py)': r'\1 --repeats 0',
-    r'^python (tools/init.py detector)': rf'{sys.executable} \1',  # not forked, to see that it imports what it needs
+    # not forked, to see that they import what they need
+    r'^python (tools/init.py detector)': rf'{sys.executable} \1',
+    r'python (tools/compare_detectors.py)': rf'{sys.executable} \1',
     r'tools/': f'{ROOT}/tools/',
 }
 PYTHON = 'python() {{ printf "%q " "$@" >&{out}; echo >&{out}; read -r <&{back}; }}\n'  # hands its words on and waits

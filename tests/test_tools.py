@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures import forked
+from fixtures.jobs import free_port
 
 ROOT = Path(__file__).parents[1]
 PARTS = ('train', 'val', 'test')
@@ -152,7 +152,7 @@ def test_train_a_classifier_and_carry_its_backbone_into_a_detector(digits_folder
     assert all(torch.equal(classifier[k], detector[k]) for k in carried)
 
 
-def test_two_processes_end_with_the_same_weights(data_options, tmp_path):
+def test_two_processes_end_with_the_same_weights(data_options, launch, tmp_path):
     (tmp_path / 'write_weights.py').write_text(HASH_HOOK)
     config = tmp_path / 'two.py'
     config.write_text(
@@ -161,17 +161,14 @@ def test_two_processes_end_with_the_same_weights(data_options, tmp_path):
         "custom_hooks = [dict(type='WriteWeights')]\n"
     )
     words = ['--work-dir', tmp_path / 'run', '--cfg-options', *data_options]
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        env_port = ['env', f'PORT={free.getsockname()[1]}']
-    run(*env_port, 'tools/dist_train.sh', config, '2', *words, path=tmp_path)
+    run('env', f'PORT={free_port()}', 'tools/dist_train.sh', config, '2', *words, path=tmp_path)
     first, second = ((tmp_path / 'run' / f'rank{rank}').read_text().split() for rank in (0, 1))
     assert first == second
     assert first[1:] == ['2', 'gloo']
 
     metrics = ['--metrics', tmp_path / 'metrics.json']
     words = ['--work-dir', tmp_path / 'test', *metrics, '--cfg-options', *data_options]
-    run(*env_port, 'tools/dist_test.sh', RETINANET, tmp_path / 'run/epoch_1.pth', '2', *words)
+    launch('dist_test.sh', ROOT / RETINANET, tmp_path / 'run/epoch_1.pth', '2', *words)
     assert 'coco/bbox_mAP' in json.loads((tmp_path / 'metrics.json').read_text())['metrics']
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,15 +42,11 @@ def tool(tmp_path):
     return call
 
 
-def test_two_processes_go_through_the_trainings_together(run, detector_config, archs, tmp_path):
+def test_two_processes_go_through_the_trainings_together(launch, detector_config, archs, tmp_path):
     wide, narrow = archs('pvtv2')
     detector_config('pvtv2').dump(tmp_path / 'retinanet.py')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     words = ['--backbones', f'up={narrow}', f'dense={wide}', '--seeds', 0, '--repeats', 0, '--work-dir', 'out']
-    command = ['env', f'PORT={port}', ROOT / 'tools/dist_compare_detectors.sh', 'retinanet.py', 2, *words]
-    output = run(*command)
+    output = launch('dist_compare_detectors.sh', 'retinanet.py', 2, *words)
     assert output.count('2 trainings, 0 of them finished before') == 1  # the first process alone speaks
     content = json.loads((tmp_path / 'out/detectors.json').read_text())
     assert content['processes'] == 2

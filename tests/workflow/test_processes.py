@@ -31,11 +31,11 @@ def scores(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
-def test_two_processes_give_the_scores_of_one(prune_tool, run, start, ended, identical, tmp_path, checkpoint):
-    """Started by torchrun in one work dir, and each with a disk of its own."""
+def test_two_processes_give_the_scores_of_one(prune_tool, run, launch, start, ended, identical, tmp_path, checkpoint):
+    """As torchrun starts them in one work dir, and each with a disk of its own."""
     run(prune_tool(*WORDS, '--work-dir', 'one'))
-    command = [str(ROOT / 'tools/dist_prune.sh'), 'dense.py', checkpoint, '2', *WORDS, '--work-dir', 'two']
-    run(['env', f'PORT={free_port()}', *command])
+    launched = ['dist_prune.sh', 'dense.py', checkpoint, '2', *WORDS, '--work-dir', 'two']
+    launch(*launched)
     words = prune_tool(*WORDS, '--launcher', 'pytorch', '--work-dir', 'apart')
     words[2] = str(tmp_path / words[2])
     assert [status for status, _ in ended(start(2, words))] == [0, 0]
@@ -45,11 +45,8 @@ def test_two_processes_give_the_scores_of_one(prune_tool, run, start, ended, ide
     for folder in ('one', 'two', '0/apart', '1/apart'):
         assert not (tmp_path / folder / 'partial').exists()
     assert list((tmp_path / '1/apart').iterdir()) == []
-    words = prune_tool(*WORDS, '--launcher', 'pytorch', '--work-dir', tmp_path / 'two')
-    words[2] = str(tmp_path / words[2])
-    (status, said), _ = ended(start(2, words))  # done before: nobody waits for anybody
-    assert status == 0
-    assert 'two/scores.pt: scored before from the same inputs' in said
+    output = launch(*launched)  # done before: nobody waits for anybody
+    assert 'two/scores.pt: scored before from the same inputs' in output
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
