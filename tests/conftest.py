@@ -147,6 +147,14 @@ def _identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
+def pytest_collection_finish() -> None:
+    from fixtures import forked, haste
+
+    haste.make_haste()
+    if not torch.cuda.is_available():  # a forked process sees no GPU
+        forked.fork_what_is_spawned()
+
+
 # ------------------------------------------------- data, configs, registries
 
 
@@ -160,12 +168,16 @@ def memory_of_annotations(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope='session')
 def digits_folder(tmp_path_factory) -> Path:
-    """``data/digits`` with 8 training and 2 validation scenes of 128 px; not to be changed."""
+    """``data/digits`` with 8 training and 2 validation scenes of 128 px; shared by all tests, not to be changed."""
+    from filelock import FileLock  # torch needs it too
+
     from upvit_mm.data.prepare import prepare_digits
 
-    folder = tmp_path_factory.mktemp('data') / 'digits'
-    prepare_digits(folder, scenes=8, size=128, seed=0)
-    return folder
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root  # of all workers
+    with FileLock(root / 'digits.lock'):
+        prepare_digits(root / 'data/digits', scenes=8, size=128, seed=0)  # the first one writes it
+    return root / 'data/digits'
 
 
 @pytest.fixture
@@ -185,6 +197,19 @@ def scope(monkeypatch) -> Iterator[Callable[[str], None]]:
 def run_python() -> Callable[..., str]:
     """``run_python(code)``: what a fresh interpreter prints; it must end well."""
     return _run_python
+
+
+@pytest.fixture
+def run_forked(tmp_path) -> Callable[..., str]:
+    """``run_forked(code)``: the same of an interpreter that has imported OpenMMLab, but nothing of this package."""
+    from fixtures import forked
+
+    def run(code: str) -> str:
+        status, said = forked.run(['-c', code], tmp_path, os.environ | {'PYTHONPATH': str(ROOT)})
+        assert status == 0, said[-2000:]
+        return said
+
+    return run
 
 
 def _run_python(code: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fixtures import forked
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.workflow.own_config import OwnConfig
@@ -24,26 +26,42 @@ SHORT = {  # in the page, and on this machine
     r'480x640': '120x160',
     r'(tools/prune.py .*)': r'\1 --eval-images 2 --round-to 1',
     r'(tools/compare_detectors.py)': r'\1 --repeats 0',
-    r'(?m)^python ': f'{sys.executable} ',
+    # not forked, to see that they import what they need
+    r'^python (tools/init.py detector)': rf'{sys.executable} \1',
+    r'python (tools/compare_detectors.py)': rf'{sys.executable} \1',
     r'tools/': f'{ROOT}/tools/',
 }
+PYTHON = 'python() {{ printf "%q " "$@" >&{out}; echo >&{out}; read -r <&{back}; }}\n'  # hands its words on and waits
+ENVIRONMENT = os.environ | {'PYTHONPATH': str(ROOT)} | forked.ALWAYS
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf'```{language}\n(.*?)```', TEXT, re.DOTALL)
 
 
-def run(folder: Path, *words: str) -> str:
-    env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout + done.stderr
+def python(folder: Path, *words: str) -> str:
+    status, said = forked.run(list(words), folder, ENVIRONMENT)
+    assert status == 0, said[-4000:]
+    return said
 
 
 def run_block(folder: Path, code: str) -> str:
     for there, here in SHORT.items():
         code = re.sub(there, here, code)
-    return run(folder, 'bash', '-euc', code)
+    (read, out), (back, write) = os.pipe(), os.pipe()
+    command, said = ['bash', '-euc', PYTHON.format(out=out, back=back) + code], ''
+    with (
+        subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, pass_fds=(out, back)) as bash,
+        os.fdopen(read) as asked,
+        os.fdopen(write, 'w') as answers,
+    ):
+        os.close(out)
+        os.close(back)
+        for words in asked:
+            said += python(folder, *shlex.split(words))
+            print(file=answers, flush=True)
+    assert bash.returncode == 0
+    return said
 
 
 @pytest.fixture
@@ -67,7 +85,7 @@ def test_coco_a_detector_is_pruned_in_place_and_looked_at(folder):
     assert {'dense', 'half'} <= set(re.findall(r'\w+', json.dumps(content)))
     assert (folder / 'work_dirs/compared/report.html').is_file()
     (look,) = blocks('python')
-    run(folder, sys.executable, '-c', look)
+    python(folder, '-c', look)
     assert len(list((folder / 'painted/vis').glob('*'))) == 2
 
 

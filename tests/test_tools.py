@@ -1,17 +1,18 @@
-"""The tools as a user runs them: in processes of their own."""
+"""The tools as a user runs them: in processes of their own, which are forked but for the first run of each."""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from fixtures import forked
+from fixtures.jobs import free_port
 
 ROOT = Path(__file__).parents[1]
 PARTS = ('train', 'val', 'test')
@@ -49,8 +50,11 @@ def run(*words: str | Path, path: Path | None = None, status: int = 0) -> str:
     return output
 
 
-def tool(name: str, *words: str | Path, **settings) -> str:
-    return run(sys.executable, f'tools/{name}.py', *words, **settings)
+def tool(name: str, *words: str | Path, status: int = 0) -> str:
+    """The same of a tool that is forked."""
+    ended, output = forked.run([f'tools/{name}.py', *map(str, words)], ROOT, os.environ | {'PYTHONPATH': str(ROOT)})
+    assert ended == status, output[-3000:]
+    return output
 
 
 @pytest.fixture
@@ -89,13 +93,14 @@ def test_a_gpu_that_is_not_there_is_one_line(name, words, tmp_path):
 
 def test_train_and_test_a_detector(data_options, tmp_path):
     work_dir = tmp_path / 'run'
-    tool('train', RETINANET, '--work-dir', work_dir, '--cfg-options', *data_options)
+    run(sys.executable, 'tools/train.py', RETINANET, '--work-dir', work_dir, '--cfg-options', *data_options)
     checkpoint = work_dir / 'epoch_1.pth'
     assert Path((work_dir / 'last_checkpoint').read_text()) == checkpoint
 
     results = [work_dir / 'metrics.json', work_dir / 'predictions.pkl']
     options = ['--metrics', results[0], '--out', results[1], '--show-dir', 'pictures']
-    tool('test', RETINANET, checkpoint, '--work-dir', work_dir / 'test', *options, '--cfg-options', *data_options)
+    words = [RETINANET, checkpoint, '--work-dir', work_dir / 'test', *options, '--cfg-options', *data_options]
+    run(sys.executable, 'tools/test.py', *words)
     metrics = json.loads(results[0].read_text())
     assert 0 <= metrics['metrics']['coco/bbox_mAP'] <= 1
     assert metrics['checkpoint'] == str(checkpoint)
@@ -147,7 +152,7 @@ def test_train_a_classifier_and_carry_its_backbone_into_a_detector(digits_folder
     assert all(torch.equal(classifier[k], detector[k]) for k in carried)
 
 
-def test_two_processes_end_with_the_same_weights(data_options, tmp_path):
+def test_two_processes_end_with_the_same_weights(data_options, launch, tmp_path):
     (tmp_path / 'write_weights.py').write_text(HASH_HOOK)
     config = tmp_path / 'two.py'
     config.write_text(
@@ -156,17 +161,14 @@ def test_two_processes_end_with_the_same_weights(data_options, tmp_path):
         "custom_hooks = [dict(type='WriteWeights')]\n"
     )
     words = ['--work-dir', tmp_path / 'run', '--cfg-options', *data_options]
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        env_port = ['env', f'PORT={free.getsockname()[1]}']
-    run(*env_port, 'tools/dist_train.sh', config, '2', *words, path=tmp_path)
+    run('env', f'PORT={free_port()}', 'tools/dist_train.sh', config, '2', *words, path=tmp_path)
     first, second = ((tmp_path / 'run' / f'rank{rank}').read_text().split() for rank in (0, 1))
     assert first == second
     assert first[1:] == ['2', 'gloo']
 
     metrics = ['--metrics', tmp_path / 'metrics.json']
     words = ['--work-dir', tmp_path / 'test', *metrics, '--cfg-options', *data_options]
-    run(*env_port, 'tools/dist_test.sh', RETINANET, tmp_path / 'run/epoch_1.pth', '2', *words)
+    launch('dist_test.sh', ROOT / RETINANET, tmp_path / 'run/epoch_1.pth', '2', *words)
     assert 'coco/bbox_mAP' in json.loads((tmp_path / 'metrics.json').read_text())['metrics']
 
 
@@ -208,7 +210,7 @@ def test_convert_checkpoint(tiny_source, identical, tmp_path):
     source = tiny_source('timm-deit')
     state = source.state | source.head
     torch.save(state, tmp_path / 'timm.pth')
-    tool('convert_checkpoint', tmp_path / 'timm.pth', tmp_path / 'ours.pth')
+    run(sys.executable, 'tools/convert_checkpoint.py', tmp_path / 'timm.pth', tmp_path / 'ours.pth')
     tool('convert_checkpoint', tmp_path / 'ours.pth', tmp_path / 'again.pth', '--to', 'timm')
     again = torch.load(tmp_path / 'again.pth', weights_only=True)
     assert identical(again['state_dict'], state)

@@ -92,9 +92,7 @@ def main() -> None:
     )
     console.rule()
     console.print(f'report: {page}', soft_wrap=True)
-    console.print(
-        'on real photographs: python tools/evidence.py --data bccd (docs/evidence.md)', soft_wrap=True
-    )
+    console.print('on real photographs: python tools/evidence.py --data bccd (docs/evidence.md)', soft_wrap=True)
     if not args.quick and (missed := missed_targets(folder)):
         sys.exit(f'error: below target: {", ".join(missed)}')
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures import forked
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
@@ -127,9 +128,10 @@ def test_the_tool_refuses_before_it_loads_anything(tmp_path):
     arch = ROOT / 'configs/_base_/archs/pvtv2-micro.json'
     words = ['no.py', 'no.pth', '--images', 'no', '--networks', *(f'{n}={arch},{tmp_path / "a.pth"}' for n in 'abc')]
     words += ['--detectors', tmp_path / 'detectors.json', '--device', 'cpu', '--work-dir', tmp_path / 'out']
-    done = run_tool(*words)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith('error: 3 networks: a rank correlation needs at least 4')
+    words = ['tools/compare_consistency.py', *map(str, words)]
+    status, said = forked.run(words, ROOT, os.environ | {'PYTHONPATH': str(ROOT)})
+    assert status == 1
+    assert said.splitlines()[-1].startswith('error: 3 networks: a rank correlation needs at least 4')
 
 
 def test_the_tool(files, digits_folder, tmp_path):

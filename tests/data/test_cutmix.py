@@ -55,7 +55,7 @@ def test_the_share_is_the_larger_one(monkeypatch):
     assert np.mean(used) == pytest.approx(0.5 + 1 / math.pi, abs=0.01)
 
 
-def test_a_config_builds_it_by_its_name(run_python):
+def test_a_config_builds_it_by_its_name(run_forked):
     """In a process that has imported nothing of this package yet."""
     code = f"""
 from mmengine.registry import init_default_scope
@@ -64,4 +64,4 @@ init_default_scope('mmpretrain')
 augment = RandomBatchAugment(dict(type={TYPE!r}, alpha=0.5)).augments[0]
 print(type(augment).__name__, augment.alpha, augment.correct_lam)
 """
-    assert run_python(code).splitlines()[-1] == 'UPCutMix 0.5 True'
+    assert run_forked(code).splitlines()[-1] == 'UPCutMix 0.5 True'

@@ -1,16 +1,16 @@
-"""Jobs of the tools on so little data and such small networks that they take seconds, in processes of their own."""
+"""Jobs of the tools on so little data and such small networks that they take a second, in processes of their own."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from fixtures import forked
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
@@ -33,20 +33,16 @@ class Job:
     def out(self) -> Path:
         return self.folder / 'out'
 
-    def start(self, **settings) -> subprocess.Popen:
-        """The process, in a group of its own; what it says goes to ``said`` in the folder."""
+    def start(self, before: Callable | None = None) -> BaseProcess:
+        """The process, which calls ``before`` first; what it says goes to ``said`` in the folder."""
         self.folder.mkdir(exist_ok=True)
-        env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
-        env |= {'CUDA_VISIBLE_DEVICES': '', 'COLUMNS': '120'}
-        command = [sys.executable, str(ROOT / 'tools' / self.words[0]), *self.words[1:], '--work-dir', 'out']
-        with (self.folder / 'said').open('w') as said:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=env, stdout=said, stderr=said, start_new_session=True, **settings
-            )
+        words = [str(ROOT / 'tools' / self.words[0]), *self.words[1:], '--work-dir', 'out']
+        environment = os.environ | {'PYTHONPATH': str(ROOT), 'COLUMNS': '120'}
+        return forked.start(words, self.folder, environment, self.folder / 'said', before)
 
-    def run(self, status: int = 0, **settings) -> str:
+    def run(self, status: int = 0, before: Callable | None = None) -> str:
         """What it says until it ends, which it must with ``status``."""
-        assert self.start(**settings).wait(timeout=1800) == status, self.said[-3000:]
+        assert forked.status_of(self.start(before)) == status, self.said[-3000:]
         return self.said
 
     @property

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fixtures import forked
 from mmengine.config import Config
 
 from upvit_mm.files import check_records
@@ -38,10 +40,11 @@ def seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
-def watch(process: subprocess.Popen) -> Iterator[float]:
+def watch(process: BaseProcess) -> Iterator[float]:
     """Its processor time again and again, until it ends."""
-    while process.poll() is None:
-        yield seconds(process.pid)
+    while process.is_alive():
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            yield seconds(process.pid)
         time.sleep(0.005)
 
 
@@ -51,7 +54,7 @@ def measure(job, works: str) -> tuple[float, float]:
     for end in watch(process):
         if start is None and next(job.out.glob(works), None):
             start = end
-    assert process.returncode == 0, job.said[-3000:]
+    assert process.exitcode == 0, job.said[-3000:]
     return start, end
 
 
@@ -60,10 +63,13 @@ def kill_at(job, moment: float) -> bool:
     process = job.start()
     for now in watch(process):
         if now >= moment:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode in (0, -signal.SIGKILL), job.said[-3000:]
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
+            break
+    forked.status_of(process)
+    assert process.exitcode in (0, -signal.SIGKILL), job.said[-3000:]
     assert_whole(job.out)
-    return process.returncode != 0
+    return process.exitcode != 0
 
 
 def assert_whole(folder: Path) -> None:

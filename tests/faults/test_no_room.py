@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,15 +50,19 @@ def again(finished, job, tmp_path) -> Callable:
     return make
 
 
-def full(size: int) -> dict:
-    """Settings of a process that may write no file above ``size`` bytes, as on a disk with that much room."""
-    return {'preexec_fn': lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+def full(size: int) -> Callable[[], None]:
+    """To call in a process, which then writes no file above ``size`` bytes, as on a disk with that much room."""
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
-def obedient() -> dict:
-    """Settings of a process that permissions hold for, whoever runs it: without root's right to override them."""
-    drop, override = 24, 1  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE; refused to those who have no such right
-    return {'preexec_fn': lambda: ctypes.CDLL(None).prctl(drop, override, 0, 0, 0)}
+def obey() -> None:
+    """To call in a process, which permissions then hold for, whoever runs it: without root's right to override them."""
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable rights below 32, then those above
+    assert libc.capget(header, sets) == 0
+    sets[0] &= ~(1 << 1)  # CAP_DAC_OVERRIDE
+    assert libc.capset(header, sets) == 0
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -76,7 +81,7 @@ def assert_one_line(said: str, match: str) -> None:
 def test_a_training_on_a_full_disk(again):
     job = again('detector')
     before = contents(job.out)
-    assert_one_line(job.run(status=1, **full(300_000)), r"File too large: '.*epoch_2\.pth'")
+    assert_one_line(job.run(status=1, before=full(300_000)), r"File too large: '.*epoch_2\.pth'")
     assert contents(job.out) == before  # no temporary file either
     job.run()
     assert contents(job.out).keys() - before.keys() == {'epoch_2.pth'}
@@ -86,7 +91,7 @@ def test_a_pruning_on_a_full_disk(again):
     """Scores and plan have room, the network has not."""
     job = again('scoring')
     before = contents(job.out)
-    said = job.run(status=1, **full(len(before['pruned.pth']) // 2))
+    said = job.run(status=1, before=full(len(before['pruned.pth']) // 2))
     assert_one_line(said, r"File too large: '.*sliced\.pth'")
     after = contents(job.out)
     assert after.keys() == before.keys()
@@ -98,7 +103,9 @@ def test_a_pruning_on_a_full_disk(again):
 
 def test_a_comparison_on_a_disk_that_is_full(job, tmp_path):
     job = job('comparison', tmp_path / 'full')
-    assert_one_line(job.run(status=1, **full(300_000)), r"error: narrow, seed 0: .*File too large: '.*epoch_1\.pth'")
+    assert_one_line(
+        job.run(status=1, before=full(300_000)), r"error: narrow, seed 0: .*File too large: '.*epoch_1\.pth'"
+    )
     assert not [path for path in job.out.rglob('*') if path.suffix in ('.pth', '.part')]
 
 
@@ -108,7 +115,7 @@ def test_a_work_dir_that_cannot_be_written(again, kind):
     before = contents(job.out)
     job.out.chmod(0o555)
     try:
-        said = job.run(status=1, **obedient())
+        said = job.run(status=1, before=obey)
     finally:
         job.out.chmod(0o755)
     assert_one_line(said, rf"Permission denied: '.*{'' if kind == 'detector' else 'scores.pt'}")

@@ -66,8 +66,8 @@ def run(model, folder, name='StopOnNonFiniteLoss', **settings):
     return runner
 
 
-def test_types_resolve_without_custom_imports(run_python):
-    assert run_python(TYPES).split()[-4:] == ['StopOnNonFiniteLoss', 'EpochEMAHook'] * 2
+def test_types_resolve_without_custom_imports(run_forked):
+    assert run_forked(TYPES).split()[-4:] == ['StopOnNonFiniteLoss', 'EpochEMAHook'] * 2
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])

@@ -242,13 +242,13 @@ def test_mixed_precision(training, hook):
     assert mixed.item() == pytest.approx(whole.item(), rel=0.05)
 
 
-def test_two_processes(training, hook, environment, run, pair, tmp_path):
+def test_two_processes(training, hook, start, ended, pair, tmp_path):
     model, batch = started(build_runner(training('with', hook()), ('train',)))
     images, samples = batch['inputs'], batch['data_samples']
     torch.save({'state': model.state_dict(), 'batch': (images, samples)}, tmp_path / 'given.pt')
     (tmp_path / 'step.py').write_text(TWO_PROCESSES)
-    words = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', 'step.py', str(tmp_path)]
-    run([sys.executable, *words])
+    results = ended(start(2, [sys.executable, str(tmp_path / 'step.py'), str(tmp_path)]))
+    assert [status for status, _ in results] == [0, 0], results
     found = torch.load(tmp_path / 'found.pt', weights_only=True)
     for half in (slice(0, 2), slice(2, 4)):
         losses = model(inputs=images[half], data_samples=samples[half], mode='loss')

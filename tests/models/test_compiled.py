@@ -14,13 +14,13 @@ from upvit_mm.hooks import CompileBackbone
 
 ARCHS = {
     'deit': dict(
-        family='deit', embed_dims=[12], depths=[3], num_heads=2, mlp_hidden_dims=16, img_size=64, patch_size=8
+        family='deit', embed_dims=[12], depths=[2], num_heads=2, mlp_hidden_dims=16, img_size=64, patch_size=8
     ),
     'pvtv2': dict(
         family='pvtv2', embed_dims=[8, 12, 16, 16], depths=1, num_heads=1, mlp_hidden_dims=16, sr_ratios=[8, 4, 2, 1]
     ),
 }
-WINDOWS = dict(window_size=5, global_blocks=(0, 2))
+WINDOWS = dict(window_size=5, global_blocks=(1,))
 # the size of the stored positions, wider, higher with incomplete patches, larger
 SIZES = [(64, 64), (72, 104), (129, 77), (136, 88)]
 # of a multi-scale training, padded to multiples of 32 pixels, in no order
@@ -45,7 +45,7 @@ def outputs(network, x, trained) -> list[torch.Tensor]:
     ('family', 'settings', 'dynamic', 'training'),
     [
         ('deit', {}, None, True),
-        ('deit', dict(out_indices=(0, 2)), True, True),
+        ('deit', dict(out_indices=(0, 1)), True, True),
         ('deit', {}, None, False),
         ('deit', WINDOWS, None, True),
         ('pvtv2', {}, True, False),

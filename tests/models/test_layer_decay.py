@@ -150,14 +150,14 @@ def test_schedulers_scale_every_rate_alike(family, detector, tiny_arch):
 
 
 @pytest.mark.parametrize('package', ['mmdet', 'mmpretrain'])
-def test_type_resolves_without_custom_imports(package, run_python):
+def test_type_resolves_without_custom_imports(package, run_forked):
     code = f"""
 import {package}
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
 init_default_scope({package!r})
 print(OPTIM_WRAPPER_CONSTRUCTORS.get({TYPE!r}).__module__)
 """
-    assert run_python(code).splitlines()[-1] == 'upvit_mm.optim.layer_decay'
+    assert run_forked(code).splitlines()[-1] == 'upvit_mm.optim.layer_decay'
 
 
 def test_each_of_several_backbones_has_its_own_depths(tiny_arch, build):

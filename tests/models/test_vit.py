@@ -12,20 +12,22 @@ from upvit_mm.models.layers import WindowedAttention
 # ---------------------------------------------------------------------- parity
 
 
-@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=['fp32', 'fp64'])
 @pytest.mark.parametrize('name', ['tiny', 'small', 'base'])
-def test_features_and_class_token_equal_timm(name, dtype, tolerance, timm_source, build, image, distance):
-    source, backbone = timm_source(f'deit_{name}_patch16_224'), build('deit', f'deit-{name}')
-    backbone.to(dtype).load_state_dict(to_ours(source.state))
-    source.model.to(dtype)
-    x = image(224, 224, batch=1).to(dtype)
-    with torch.no_grad():
-        tokens = source.model.forward_features(x)  # (1, 1+196, C)
-        (feature_map,) = backbone(x)
-        backbone.out_type = 'cls_token'
-        (cls_token,) = backbone(x)
-    assert distance(feature_map, tokens[:, 1:].transpose(1, 2).unflatten(2, (14, 14))) < tolerance
-    assert distance(cls_token, tokens[:, 0]) < tolerance
+def test_features_and_class_token_equal_timm(name, timm_source, image, distance):
+    source, backbone = timm_source(f'deit_{name}_patch16_224'), vit.UPDeiT(f'deit-{name}').eval()
+    backbone.double().load_state_dict(to_ours(source.state))
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        backbone.to(dtype)
+        source.model.to(dtype)
+        x = image(224, 224, batch=1).to(dtype)
+        with torch.no_grad():
+            tokens = source.model.forward_features(x)  # (1, 1+196, C)
+            backbone.out_type = 'featmap'
+            (feature_map,) = backbone(x)
+            backbone.out_type = 'cls_token'
+            (cls_token,) = backbone(x)
+        assert distance(feature_map, tokens[:, 1:].transpose(1, 2).unflatten(2, (14, 14))) < tolerance
+        assert distance(cls_token, tokens[:, 0]) < tolerance
 
 
 def test_every_block_equals_timm(timm_source, build, image, distance):

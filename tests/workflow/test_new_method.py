@@ -1,4 +1,7 @@
-"""A new scoring method is one function and one entry: the job, its record and the command line know it."""
+"""A new scoring method is one function and one entry: the job, its record and the command line know it.
+
+A second look near the cut is a part of any method, as `hybrid` has it.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,13 @@ def toy_weights(arch, state, draws):
 
 
 @pytest.fixture
+def cfg(cfg, shrink):
+    return shrink(cfg)
+
+
+@pytest.fixture
 def goal(cfg) -> ArchSpec:
-    return ArchSpec.from_dict(cfg.arch).with_widths({'mlp_hidden_dims': 64})
+    return ArchSpec.from_dict(cfg.arch).with_widths({'mlp_hidden_dims': 12})
 
 
 @pytest.fixture
@@ -47,7 +55,7 @@ def test_of_a_batch(add, cfg, checkpoint, goal, tmp_path):
     plan = prune(cfg, checkpoint, goal, tmp_path, PruneSettings(method='toy', seed=3, per_class=1, eval_images=0)).plan
     assert plan.meta['method'] == 'toy'
     size = ArchSpec.from_dict(cfg.arch).mlp_hidden_dims[0][0]
-    assert plan.kept['stages.0.blocks.0.mlp_hidden'].tolist() == list(range(size - 64, size))
+    assert plan.kept['stages.0.blocks.0.mlp_hidden'].tolist() == list(range(size - 12, size))
     assert goal_and_settings(cfg, {'budget': 'params=50%', 'method': 'toy'})[1].method == 'toy'
 
 
@@ -74,6 +82,17 @@ def test_with_a_second_look_near_the_cut(add, cfg, checkpoint, goal, tmp_path):
     for name, values in scores.items():
         ranked = exact[name] if name.endswith('mlp_hidden') else torch.arange(len(values))
         assert torch.equal(values.argsort(stable=True), ranked.argsort(stable=True))
+
+
+def test_hybrid_follows_exact_scores_near_the_cut(cfg, checkpoint, goal, tmp_path):
+    """With a window over everything it keeps what ``exact`` keeps."""
+    kept = {}
+    for method, near in (('exact', {}), ('hybrid', {'near_share': 1.0}), ('fisher', {})):
+        settings = PruneSettings(method=method, draws=1, per_class=1, eval_images=10, **near)
+        kept[method] = prune(cfg, checkpoint, goal, tmp_path / method, settings).plan.kept
+    names = [name for name in kept['exact'] if name.endswith('mlp_hidden')]
+    assert all(torch.equal(kept['exact'][name], kept['hybrid'][name]) for name in names)
+    assert any(not torch.equal(kept['exact'][name], kept['fisher'][name]) for name in names)
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import stat
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from fixtures.jobs import SMALL
+from fixtures.jobs import SMALL, free_port
 
 from upvit_mm.workflow.processes import join_crew
 
@@ -30,56 +27,16 @@ def cfg(cfg, shrink, monkeypatch):
     return shrink(cfg)
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return str(free.getsockname()[1])
-
-
-@pytest.fixture
-def start(environment, tmp_path) -> Callable[..., list[subprocess.Popen]]:
-    """``start(size, command, **settings)``: a job of processes as torchrun starts them, process k in folder ``k``."""
-
-    def go(size: int, command: list[str], **settings: str) -> list[subprocess.Popen]:
-        settings = {'WORLD_SIZE': str(size), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port(), **settings}
-        processes = []
-        for rank in range(size):
-            here = {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'SLURM_PROCID': str(rank), 'SLURM_LOCALID': str(rank)}
-            folder = tmp_path / str(rank)
-            folder.mkdir(exist_ok=True)
-            with (folder / 'said').open('w') as said:
-                env = environment | settings | here
-                processes.append(subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=said))
-        return processes
-
-    return go
-
-
-@pytest.fixture
-def ended(tmp_path) -> Callable[[list[subprocess.Popen]], list[tuple[int, str]]]:
-    """``ended(processes)``: status of each and what it said, when all have ended."""
-
-    def wait(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
-        try:
-            statuses = [process.wait(timeout=1800) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        return [(status, (tmp_path / str(k) / 'said').read_text()) for k, status in enumerate(statuses)]
-
-    return wait
-
-
 def scores(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / 'scores.pt', weights_only=True)['scores']
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])
-def test_two_processes_give_the_scores_of_one(prune_tool, run, start, ended, identical, tmp_path, checkpoint):
-    """Started by torchrun in one work dir, and each with a disk of its own."""
+def test_two_processes_give_the_scores_of_one(prune_tool, run, launch, start, ended, identical, tmp_path, checkpoint):
+    """As torchrun starts them in one work dir, and each with a disk of its own."""
     run(prune_tool(*WORDS, '--work-dir', 'one'))
-    command = [str(ROOT / 'tools/dist_prune.sh'), 'dense.py', checkpoint, '2', *WORDS, '--work-dir', 'two']
-    run(['env', f'PORT={free_port()}', *command])
+    launched = ['dist_prune.sh', 'dense.py', checkpoint, '2', *WORDS, '--work-dir', 'two']
+    launch(*launched)
     words = prune_tool(*WORDS, '--launcher', 'pytorch', '--work-dir', 'apart')
     words[2] = str(tmp_path / words[2])
     assert [status for status, _ in ended(start(2, words))] == [0, 0]
@@ -90,7 +47,7 @@ def test_two_processes_give_the_scores_of_one(prune_tool, run, start, ended, ide
     for folder in ('one', 'two', '0/apart', '1/apart'):
         assert not (tmp_path / folder / 'partial').exists()
     assert list((tmp_path / '1/apart').iterdir()) == []
-    output = run(['env', f'PORT={free_port()}', *command])  # done before: nobody waits for anybody
+    output = launch(*launched)  # done before: nobody waits for anybody
     assert 'two/scores.pt: scored before from the same inputs' in output
 
 
@@ -103,7 +60,7 @@ def test_a_job_that_lost_a_process_goes_on_with_another_number(prune_tool, run, 
     command[2] = str(tmp_path / command[2])
     first, second = start(2, command)
     while not list((tmp_path / 'stormy').rglob('batch_000001.pt')):
-        assert second.poll() is None
+        assert second.is_alive()
         time.sleep(0.02)
     second.kill()
     (status, said), _ = ended([first, second])
@@ -171,7 +128,7 @@ def test_slurm_says_where_to_meet(start, ended, tmp_path, environment):
     assert all('alone: True' in said for _, said in results)
 
 
-def test_a_process_that_works_is_never_given_up(run_python):
+def test_a_process_that_works_is_never_given_up(run_forked):
     """However long a batch takes; the first one that does not come at all is another matter."""
     code = f"""
 import torch
@@ -182,7 +139,7 @@ group, ours = LaunchedCrew(0, 1)._joined
 print('limits', torch.distributed.get_backend(group), group._get_backend(torch.device('cpu')).options._timeout.days,
       torch.distributed.group.WORLD._get_backend(torch.device('cpu')).options._timeout.seconds)
 """
-    assert run_python(code).splitlines()[-1] == 'limits gloo 365 1800'
+    assert run_forked(code).splitlines()[-1] == 'limits gloo 365 1800'
 
 
 def test_join_crew(monkeypatch):
