@@ -22,7 +22,7 @@ from upvit_mm.workflow.prune import PruneJob, prune
 from upvit_mm.workflow.prune_settings import PruneSettings
 
 
-def test_the_tool_and_what_becomes_of_its_files(dense_config, prune_tool, run, target, scope, tmp_path):
+def test_the_tool_and_what_becomes_of_its_files(dense_config, prune_tool, run, cfg, target, scope, tmp_path):
     target.save_json(tmp_path / 'target.json')
     words = ['--target', 'target.json', '--work-dir', 'out', '--per-class', '12', '--draws', '1', '--compensate']
     output = run(prune_tool(*words, '--eval-images', '40'))
@@ -39,6 +39,7 @@ def test_the_tool_and_what_becomes_of_its_files(dense_config, prune_tool, run, t
         'pruned.pth',
         'steps.json',
         'widths.png',
+        *(['blocks.json'] if target.depths != ArchSpec.from_dict(cfg.arch).depths else []),
     }
     assert len((out / 'proxy.txt').read_text().splitlines()) == 120
     plan = PrunePlan.load(out / 'plan.json')
