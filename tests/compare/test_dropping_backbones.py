@@ -54,6 +54,7 @@ def test_the_rate_of_a_pruned_arch_meets_its_cost(build, family, tiny_arch):
     hidden = [[max(width // 2, 1) for width in stage] for stage in arch['mlp_hidden_dims']]
     pruned = ArchSpec.from_dict({**arch, 'mlp_hidden_dims': hidden})
     dropping = build(family, True, keep_rate=pruned.to_dict())
+    assert dropping.eval()(torch.randn(1, 3, 32, 32))[-1].isfinite().all()  # too few tokens to meet it within 1 %
     assert dropping.macs((128, 128)) == pytest.approx(
         macs_of(MODELS.build(dict(type=f'upvit_mm.{KINDS[family][1]}', arch=pruned.to_dict())), (128, 128)), rel=0.01
     )

@@ -5,6 +5,7 @@ A config names this module in ``custom_imports``. Weights have the names of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ class DroppingBackbone:
     """Mixin of a backbone of ours: its maps are those of a ``TokenDropping`` of itself.
 
     Args:
-        keep_rate: see ``TokenDropping``; a pruned network is given as its ``arch.json``, name or mapping.
+        keep_rate: see ``TokenDropping``; a pruned network is given as its ``arch.json``, name or mapping. In pictures
+            so small that one token is more than 1 % of the cost, the nearest cost counts.
         fill: see ``TokenDropping``.
         start: see ``TokenDropping``.
         **settings: settings of the backbone.
@@ -36,6 +38,7 @@ class DroppingBackbone:
         super().__init__(**settings)
         rate = keep_rate if isinstance(keep_rate, (int, float)) else resolve_arch(keep_rate, self.families)
         wrapper = self.dropping(self, rate, fill, start)
+        wrapper.tolerance = math.inf  # a detector meets pictures of any size, also small ones with few tokens
         object.__setattr__(self, '_dropping', wrapper)  # no submodule: it holds this backbone
         self.train()  # a TokenDropping is made for evaluation
 

@@ -49,12 +49,15 @@ def dropping_macs(arch: ArchSpec, size: Size, keep_rate: float, start: Sequence[
     )
 
 
-def rate_for_macs(arch: ArchSpec, size: Size, macs: int, start: Sequence[int] | int) -> float:
-    """The keep rate at which the network costs ``macs``, within 1 %.
+def rate_for_macs(
+    arch: ArchSpec, size: Size, macs: int, start: Sequence[int] | int, tolerance: float = TOLERANCE
+) -> float:
+    """The keep rate at which the network costs ``macs``, within ``tolerance``.
 
     Args:
         arch, size, start: see ``dropping_macs``.
         macs: allowed cost of one image.
+        tolerance: largest difference, as a share of ``macs``; infinity = the nearest that there is.
 
     Raises:
         ValueError: no rate meets it: ``macs`` is out of reach, or there are so few tokens that one token is more than 1
@@ -66,7 +69,7 @@ def rate_for_macs(arch: ArchSpec, size: Size, macs: int, start: Sequence[int] | 
         low, high = (middle, high) if dropping_macs(arch, size, middle, start) < macs else (low, middle)
     cheaper, dearer = (dropping_macs(arch, size, rate, start) for rate in (low, high))
     rate, found = min((low, cheaper), (high, dearer), key=lambda pair: abs(pair[1] - macs))
-    if abs(found - macs) > TOLERANCE * macs:
+    if abs(found - macs) > tolerance * macs:
         least, most = (dropping_macs(arch, size, rate, start) for rate in (0.0, 1.0))
         raise ValueError(
             f'{macs} MACs at {size[0]}x{size[1]} cannot be met within 1 % by dropping tokens: the nearest is {found}, '

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Grid, Size
 from upvit_mm.choices import FILLS
-from upvit_mm.compare.dropping_costs import drop_layers, dropping_macs, kept_tokens, rate_for_macs
+from upvit_mm.compare.dropping_costs import TOLERANCE, drop_layers, dropping_macs, kept_tokens, rate_for_macs
 from upvit_mm.compare.kept_tokens import KeptTokens, take
 from upvit_mm.models import UPPVTv2, UPViT
 from upvit_mm.models.layers import Attention, Block
@@ -43,6 +43,7 @@ class TokenDropping(nn.Module):
     """
 
     wraps: type[nn.Module]
+    tolerance = TOLERANCE  # of the cost of a pruned network, see ``rate_for_macs``
 
     def __init__(self, backbone: nn.Module, keep_rate: float | ArchSpec, fill: str = 'zeros', start=None):
         super().__init__()
@@ -67,7 +68,9 @@ class TokenDropping(nn.Module):
         if not isinstance(self.keep_rate, ArchSpec):
             return self.keep_rate
         if size not in self._rates:
-            self._rates[size] = rate_for_macs(self.arch, size, count_macs(self.keep_rate, size), self.start)
+            self._rates[size] = rate_for_macs(
+                self.arch, size, count_macs(self.keep_rate, size), self.start, self.tolerance
+            )
         return self._rates[size]
 
     def macs(self, size: Size) -> int:

@@ -118,6 +118,7 @@ class DetectorPlan(Plan):
             folder,
             ('compare_consistency', self.config, str(dense), '--networks', *networks, '--drop-tokens', 'last')
             + ('--equal-macs', rows[0].name, '--images', f'data/{self.study.data}/annotations/instances_val.json')
+            + ('--image-root', f'data/{self.study.data}/images/val')
             + ('--max-images', str(PICTURES), '--sizes', self.size, '--work-dir', str(folder)),
             folder / 'contrast.json',
             tuple(self.name_of(row.name, 'prune') for row in rows),
