@@ -152,7 +152,7 @@ def pytest_collection_finish() -> None:
 
     haste.make_haste()
     if not torch.cuda.is_available():  # a forked process sees no GPU
-        forked.fork_what_is_spawned()
+        forked.fork_what_is_spawned(forked.server)
 
 
 # ------------------------------------------------- data, configs, registries
