@@ -24,8 +24,8 @@ WINDOWS = dict(window_size=5, global_blocks=(1,))
 # the size of the stored positions, wider, higher with incomplete patches, larger
 SIZES = [(64, 64), (72, 104), (129, 77), (136, 88)]
 # of a multi-scale training, padded to multiples of 32 pixels, in no order
-TRAINING_SIZES = [(160, 160), (64, 128), (128, 160), (128, 192), (96, 192), (96, 128)]
-TRAINING_SIZES += [(96, 64), (160, 192), (128, 64), (160, 64), (64, 160), (128, 96)]
+TRAINING_SIZES = [(160, 160), (96, 128), (128, 160), (128, 192), (96, 192), (160, 96)]
+TRAINING_SIZES += [(192, 96), (160, 192), (128, 96), (192, 128), (96, 160), (192, 160)]
 
 
 @pytest.fixture(autouse=True)
@@ -76,10 +76,10 @@ def test_multi_scale_training_takes_at_most_four_graphs(family, settings, build,
     hook.before_val(runner)
     seen = []
     handle = backbone.stages[0].norm.register_forward_hook(lambda *given: seen.append(given))
-    backbone.eval()(image(64, 96))  # a new size and mode
+    backbone.eval()(image(96, 224))  # a new size and mode
     handle.remove()
     hook.after_val(runner)
-    backbone.train()(image(96, 160))
+    backbone.train()(image(224, 160))
     assert (len(seen), counters['stats']['unique_graphs']) == (1, graphs)
     assert set(backbone.state_dict()) == names
     assert copy.deepcopy(backbone)._compiled_call_impl is None  # an average of the weights must not run these

@@ -127,27 +127,21 @@ def _backward(
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = _taps(weight, c, channels, False)
     shift = _of_channel(bias, c, channels, 1)
-    zero = tl.zeros([COLUMNS, CHANNELS], tl.float32)
-    s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 = zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
+    s0 = tl.zeros([COLUMNS, CHANNELS], tl.float32)
+    s1, s2, s3, s4, s5, s6, s7, s8, s9 = s0, s0, s0, s0, s0, s0, s0, s0, s0
     a0, a1, a2 = _row(tokens + image, top - 1, x, c, height, width, channels)
     b0, b1, b2 = _row(tokens + image, top, x, c, height, width, channels)
     for y in range(top, tl.minimum(top + ROWS, height)):
         c0, c1, c2 = _row(tokens + image, y + 1, x, c, height, width, channels)
         z = a0 * w0 + a1 * w1 + a2 * w2 + b0 * w3 + b1 * w4 + b2 * w5 + c0 * w6 + c1 * w7 + c2 * w8 + shift
         slope = _normal(z) + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)  # 1 / sqrt(2 pi)
-        at = (y * width + x)[:, None] * channels + c[None, :]
+        at = image + (y * width + x)[:, None] * channels + c[None, :]
         inside = (x < width)[:, None] & (c < channels)[None, :]
-        g = tl.load(grad + image + at, mask=inside, other=0.0).to(tl.float32) * slope
-        tl.store(inner + image + at, g.to(inner.dtype.element_ty), mask=inside)
-        s0 += g * a0
-        s1 += g * a1
-        s2 += g * a2
-        s3 += g * b0
-        s4 += g * b1
-        s5 += g * b2
-        s6 += g * c0
-        s7 += g * c1
-        s8 += g * c2
+        g = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32) * slope
+        tl.store(inner + at, g.to(inner.dtype.element_ty), mask=inside)
+        s0, s1, s2 = s0 + g * a0, s1 + g * a1, s2 + g * a2
+        s3, s4, s5 = s3 + g * b0, s4 + g * b1, s5 + g * b2
+        s6, s7, s8 = s6 + g * c0, s7 + g * c1, s8 + g * c2
         s9 += g
         a0, a1, a2 = b0, b1, b2
         b0, b1, b2 = c0, c1, c2

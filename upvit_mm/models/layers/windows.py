@@ -195,7 +195,9 @@ def _repeat_prefix(x: Tensor, counts: Grid) -> Tensor:
 
 def _window_mask(grid: Grid, window: Grid, prefix: int, q: Tensor) -> Tensor | None:
     """Bool ``(B*windows, 1, 1, P+L)``, False at the padding; None when nothing was padded."""
-    if not torch.onnx.is_in_onnx_export() and grid[0] % window[0] == 0 and grid[1] % window[1] == 0:
+    rows, columns = _window_counts(grid, window)
+    # one question, not one for each side: compiled, every answer is a graph of its own
+    if not torch.onnx.is_in_onnx_export() and rows * window[0] * columns * window[1] == grid[0] * grid[1]:
         return None
     real = _to_windows(q.new_ones(1, 1, grid[0] * grid[1], 1), grid, window)  # (windows, 1, L, 1)
     seen = F.pad(real.transpose(2, 3), (prefix, 0), value=1.0) > 0  # (windows, 1, 1, P+L)
