@@ -61,13 +61,22 @@ with torch.no_grad(), FlopCounterMode(display=False) as counter:
 print(counter.get_total_flops())
 """
 
+# kernels that are built wrongly are noticed before they are used
+WRONG = """
+right, device = kernels.forward, torch.device('cpu')
+print(depthwise._largest_error(device))
+kernels.forward = lambda *args: right(*args) * 1.01
+depthwise._works_on.cache_clear()
+print(depthwise.runs_fused(x, conv, nn.GELU()))
+"""
+
 
 @pytest.fixture(scope='module')
 def printed(run_python) -> list[list[str]]:
     """Words of each line that the three parts print; one process, because its imports take most of the time."""
     if depthwise.kernels is None:
         pytest.skip('this torch brings no Triton')
-    return [line.split() for line in run_python(START + PARITY + HALF + CHECKED).splitlines()]
+    return [line.split() for line in run_python(START + PARITY + HALF + CHECKED + WRONG).splitlines()]
 
 
 def test_kernels_equal_three_operations(printed):
@@ -83,3 +92,9 @@ def test_half_precision_keeps_the_dtypes_of_autocast(printed):
 
 def test_the_checks_of_torch_pass_and_its_counter_knows_the_kernel(printed):
     assert [int(word) for word in printed[4]] == [2 * 9 * 18]  # 18 values of 9 multiply-accumulates
+
+
+def test_wrong_results_of_a_device_are_noticed(printed):
+    (error,), *_, (fused,) = printed[5:]
+    assert float(error) < 1e-5
+    assert fused == 'False'

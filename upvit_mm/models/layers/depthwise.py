@@ -12,6 +12,7 @@ import logging
 import os
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
@@ -26,6 +27,7 @@ except ImportError:  # a build of torch without Triton: for CPUs, or for Windows
 logger = logging.getLogger('upvit_mm')
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # Triton's interpreter runs the kernels on a CPU
+LARGEST_ERROR = 1e-3  # float32 stays below 1e-5
 OLDEST = (8, 0)  # compute capability: bfloat16 starts there
 
 
@@ -45,22 +47,46 @@ def depthwise_gelu(x: Tensor, conv: nn.Conv2d, grid: Grid) -> Tensor:
 
 @functools.cache
 def _works_on(device: torch.device) -> bool:
-    """Whether Triton can build and run a kernel; the first launch needs a C compiler (gcc)."""
+    """Whether Triton can build the kernels, and these compute what torch does; tried once on each device.
+
+    The first launch needs a C compiler (gcc).
+    """
     if device.type == 'cuda' and torch.cuda.get_device_capability(device) < OLDEST:
         return False
-    one = torch.ones(1, 1, 1, device=device)
     try:
-        kernels.forward(one, one.new_ones(1, 1, 3, 3), one[0, 0], 1, 1)
-    except Exception as error:  # of the compiler, the driver or Triton: it has many types
-        logger.warning(
-            'Triton does not work on %s (%s: %s): depth-wise convolutions take the slower plain path. Install a C '
-            'compiler (gcc) if it is missing, or set UPVIT_MM_FAST=0 to stop trying.',
-            device,
-            type(error).__name__,
-            str(error).strip().splitlines()[0] if str(error).strip() else 'no message',
-        )
-        return False
-    return True
+        error = _largest_error(device)
+    except Exception as problem:  # of the compiler, the driver or Triton: it has many types
+        lines = str(problem).strip().splitlines() or ['no message']
+        why, remedy = f'{type(problem).__name__}: {lines[0]}', 'Install a C compiler (gcc) if it is missing, or set'
+    else:
+        if error < LARGEST_ERROR:
+            return True
+        why, remedy = f'its results differ from those of torch by {error:.0e}', 'Please report it, and set'
+    logger.warning(
+        'Triton does not work on %s (%s): depth-wise convolutions take the slower plain path. %s UPVIT_MM_FAST=0 to '
+        'stop trying.',
+        device,
+        why,
+        remedy,
+    )
+    return False
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _largest_error(device: torch.device) -> float:
+    """How far output and gradients of the kernels are from those of torch in float64, as a share of the largest value."""
+    height, width, channels = (37, 21, 100) if device.type == 'cuda' else (3, 5, 9)  # Triton's interpreter is slow
+    generator = torch.Generator().manual_seed(0)
+    tokens = (1, height * width, channels)
+    shapes = (tokens, (channels, 1, 3, 3), (channels,), tokens)
+    x, weight, bias, grad = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
+    ours = (kernels.forward(x, weight, bias, height, width), *kernels.backward(grad, x, weight, bias, height, width))
+    leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
+    image = leaves[0].transpose(1, 2).unflatten(2, (height, width))
+    out = F.gelu(F.conv2d(image, leaves[1], leaves[2], padding=1, groups=channels)).flatten(2).transpose(1, 2)
+    theirs = (out, *torch.autograd.grad(out, leaves, grad.double()))
+    return max(((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, theirs))
 
 
 _INPUTS = 'Tensor x, Tensor weight, Tensor bias, SymInt height, SymInt width'  # torch 2.4 reads no annotations as text
