@@ -30,7 +30,8 @@ def plain_attention(q, k, v, scale, mask=None):
 
 @pytest.fixture
 def unpadded(monkeypatch):
-    monkeypatch.setattr('upvit_mm.models.layers.attention.scaled_attention', plain_attention)
+    for module in ('attention', 'windows'):
+        monkeypatch.setattr(f'upvit_mm.models.layers.{module}.scaled_attention', plain_attention)
 
 
 ALL = pytest.mark.parametrize('family', list(FAMILIES))
