@@ -180,7 +180,7 @@ def scope(monkeypatch) -> Iterator[Callable[[str], None]]:
 # ------------------------------------------------------------------ processes
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def run_python() -> Callable[..., str]:
     """``run_python(code)``: what a fresh interpreter prints; it must end well."""
     return _run_python

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from upvit_mm.arguments import OptionsAction
-from upvit_mm.choices import CRITERIA, HEAD_POLICIES
+from upvit_mm.choices import CRITERIA, HEAD_POLICIES, KERNEL_WIDTHS
 from upvit_mm.cli import check_device, default_device, one_line_errors, table_of
 from upvit_mm.launch import VARIABLES, command_line
 from upvit_mm.pruning.methods import METHODS, readers_of
@@ -52,7 +52,8 @@ SETTINGS = {  # help by group and setting
         'embed': 'cut channels of the embedding, or directions of the residual stream (rotate: DeiT classifiers)',
         'head_policy': 'narrow every head (within), keep whole heads (select), or mix heads like the authors (regroup)',
         'tie_qkv': 'one index set for q, k and v',
-        'round_to': 'widths chosen by a budget are multiples of it; for q, k and v in each head',
+        'round_to': 'widths chosen by a budget are multiples of it; for q, k and v in each head; auto: what kernels of '
+        f'the device like ({", ".join(f"{width} on {device}" for device, width in KERNEL_WIDTHS.items())})',
         'min_share': 'smallest width that a budget may choose, as a share of the dense width',
         'non_uniform': 'a budget gives each block its own widths, by score for cost',
         'window_size': "side in tokens of a DeiT detector's windows, for budgets in MACs; 0 = global",
@@ -111,9 +112,18 @@ def detector_default(name: str) -> str:
     return f'; for a detector {value}'
 
 
+def whole_or_auto(text: str) -> int | str:
+    if text != 'auto' and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r}: must be a whole number, or auto')
+    return text if text == 'auto' else int(text)
+
+
 def add_setting(group: argparse._ArgumentGroup, name: str, text: str) -> None:
     default, options = getattr(DEFAULTS, name), {}
-    if isinstance(default, bool):
+    if name == 'round_to':
+        options['type'] = whole_or_auto
+        text = f'{text} (default: {default}{detector_default(name)})'
+    elif isinstance(default, bool):
         options['action'] = argparse.BooleanOptionalAction  # a config may set it
         text = f'{text} (default: {"on" if default else "off"}{detector_default(name)})'
     elif name == 'ridge':

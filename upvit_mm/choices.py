@@ -12,6 +12,8 @@ CRITERIA = (
 HEAD_POLICIES = ('within', 'select', 'regroup')  # which channels of heads go: ``pruning/planner.py``
 FILLS = ('zeros', 'nearest', 'last')  # of dropped tokens: ``compare/kept_tokens.py``
 EXPORTED = ('backbone', 'neck', 'classifier')  # parts of a network in one ONNX file: ``export/parts.py``
+# by device: widths of heads that kernels of attention like are multiples of it (``layers/attention.py``)
+KERNEL_WIDTHS = {'cpu': 16, 'cuda': 8}
 REPAIRED = {  # networks that repairs are compared on: ``benchmark/repairs.py``
     'half': 'half of attention and FFN',
     'alike': 'the budget, all widths alike',

@@ -67,6 +67,7 @@ def test_goals_out_of_reach_are_refused_before_anything_is_scored(cfg, checkpoin
     [
         ({'head_policy': 'all'}, "head_policy = 'all': must be one of within, select, regroup"),
         ({'round_to': 0}, 'round_to = 0: must be at least 1'),
+        ({'round_to': 'all'}, "round_to = 'all': must be a whole number, or 'auto'"),
         ({'window_size': -1}, 'window_size = -1: must be at least 0'),
         ({'eval_images': -1}, 'eval_images = -1: must be at least 0'),
         ({'min_share': 1.5}, 'min_share = 1.5: must lie in 0 to 1'),
@@ -84,6 +85,10 @@ def test_settings_that_make_no_sense(given, message):
     with pytest.raises(ValueError, match=message):
         PruneSettings(**given)
     assert PruneSettings(ridge=1, images=None).ridge == 1
+
+
+def test_auto_rounds_to_what_kernels_of_the_device_like():
+    assert [PruneSettings(round_to='auto', device=name).round_to for name in ('cpu', 'cuda', 'cuda:1')] == [16, 8, 8]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Hooks for runs of mmengine, registered in the scope ``upvit_mm``."""
 
+from upvit_mm.hooks.compile_backbone import CompileBackbone
 from upvit_mm.hooks.epoch_ema import EpochEMAHook, ImageEMAHook
 from upvit_mm.hooks.epoch_table import EpochTable
 from upvit_mm.hooks.finite_loss import StopOnNonFiniteLoss
@@ -16,6 +17,7 @@ from upvit_mm.hooks.whole_checkpoints import WholeCheckpoints
 __all__ = [
     'CheckLoaded',
     'CheckResumed',
+    'CompileBackbone',
     'EpochEMAHook',
     'EpochTable',
     'Float32Outputs',

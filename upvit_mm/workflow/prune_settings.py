@@ -6,7 +6,7 @@ from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from upvit_mm.arch.size import Size, Windows, parse_size
-from upvit_mm.choices import CRITERIA, HEAD_POLICIES
+from upvit_mm.choices import CRITERIA, HEAD_POLICIES, KERNEL_WIDTHS
 from upvit_mm.pruning.methods import METHODS
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class PruneSettings:
         embed: ``'channels'`` cuts channels of the embedding, ``'rotate'`` directions of the residual stream
             (``pruning/stream_axes.py``; DeiT classifiers).
         head_policy, tie_qkv: see ``plan_for_target``.
-        round_to, min_share: see ``Grain``; for budgets.
+        round_to, min_share: see ``Grain``; for budgets. ``round_to = 'auto'`` becomes what kernels of the ``device``
+            like, see ``KERNEL_WIDTHS``.
         non_uniform: whether a budget gives each block its own widths, by score for cost.
         window_size: windows of the detector's attention (DeiT), for budgets in MACs; 0 = global.
         compensate: re-solve the linear layers after slicing.
@@ -67,7 +68,7 @@ class PruneSettings:
     embed: str = 'channels'
     head_policy: str = 'within'
     tie_qkv: bool = False
-    round_to: int = 8
+    round_to: int | str = 8
     min_share: float = 0.1
     non_uniform: bool = True
     window_size: int = 0
@@ -83,6 +84,10 @@ class PruneSettings:
     def __post_init__(self):
         for field in fields(self):
             _check_type(field, getattr(self, field.name))
+        if self.round_to == 'auto':  # a number from here on, so that records and plans hold what was used
+            object.__setattr__(self, 'round_to', KERNEL_WIDTHS[self.device.partition(':')[0]])
+        if isinstance(self.round_to, str):
+            raise ValueError(f"round_to = {self.round_to!r}: must be a whole number, or 'auto'.")
         choices = {'method': METHODS, 'head_policy': HEAD_POLICIES, 'embed': EMBED}
         optional = {'criterion': CRITERIA, 'attention': ATTENTION}
         for name, known in (choices | optional).items():

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upvit_mm.arch.size import Grid
+from upvit_mm.models.layers.depthwise import depthwise_gelu, runs_fused
+from upvit_mm.models.layers.fast_paths import fast_paths, in_plain_inference
 from upvit_mm.models.layers.grid import map_to_tokens, tokens_to_map
-from upvit_mm.models.layers.linear import Linear, in_plain_inference
+from upvit_mm.models.layers.linear import Linear
 
 
 class Mlp(nn.Module):
@@ -34,6 +36,8 @@ class Mlp(nn.Module):
         """``(B, P+N, C)`` -> ``(B, P+N, C)``; with ``dwconv`` there must be no prefix (``P = 0``)."""
         x = self.fc1(x)  # (B, P+N, F)
         if self.dwconv is not None:
+            if runs_fused(x, self.dwconv, self.act):
+                return self.fc2(depthwise_gelu(x, self.dwconv, grid))
             x = map_to_tokens(self.dwconv(tokens_to_map(x, grid)))
         return self.fc2(self.act(x))
 
@@ -70,4 +74,4 @@ class Gelu(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.aten.gelu_(x) if in_plain_inference() else F.gelu(x)
+        return torch.ops.aten.gelu_(x) if fast_paths() and in_plain_inference() else F.gelu(x)
