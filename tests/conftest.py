@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-pytest_plugins = [f'fixtures.{name}' for name in ('detector_zoo', 'detectors', 'foreign', 'jobs', 'tokens')]
+FIXTURES = ('detector_zoo', 'detectors', 'foreign', 'gpus', 'jobs', 'tokens')
+pytest_plugins = [f'fixtures.{name}' for name in FIXTURES]
 ROOT = Path(__file__).parents[1]
 
 # every width differs from every other, from block to block too, and q/k from v

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from upvit_mm.arguments import OptionsAction
-from upvit_mm.choices import CRITERIA, HEAD_POLICIES, KERNEL_WIDTHS
+from upvit_mm.choices import CRITERIA, HEAD_POLICIES, KERNEL_WIDTHS, PRECISIONS
 from upvit_mm.cli import check_device, default_device, one_line_errors, table_of
 from upvit_mm.launch import VARIABLES, command_line
 from upvit_mm.pruning.methods import METHODS, readers_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = PruneSettings()
 CHOICES = {'method': tuple(METHODS), 'criterion': CRITERIA, 'attention': ATTENTION, 'embed': EMBED}
-CHOICES |= {'head_policy': HEAD_POLICIES}
+CHOICES |= {'head_policy': HEAD_POLICIES, 'amp': PRECISIONS}
 
 
 def read_by(setting: str) -> str:
@@ -67,7 +67,11 @@ SETTINGS = {  # help by group and setting
     'running': {
         'seed': 'seed of the proxy set and of random parts of the method',
         'batch_size': 'images per batch',
+        'amp': f'lower precision of the passes{read_by("amp")}; the report says how far the ranks agree with float32',
         'max_rows': f'images x candidates at once{read_by("max_rows")}; limits memory',
+        'memory': "GiB of a GPU's memory for activations while layers are re-solved; the others wait on the host "
+        '(default: half of what is free)',
+        'workers': 'threads that read pictures',
     },
 }
 
@@ -126,7 +130,7 @@ def add_setting(group: argparse._ArgumentGroup, name: str, text: str) -> None:
     elif isinstance(default, bool):
         options['action'] = argparse.BooleanOptionalAction  # a config may set it
         text = f'{text} (default: {"on" if default else "off"}{detector_default(name)})'
-    elif name == 'ridge':
+    elif name in ('ridge', 'memory'):
         options['type'] = float
     elif default is not None:
         options['type'] = type(default)

@@ -10,6 +10,7 @@ CRITERIA = (
     'loss',
 )  # what an importance looks at: ``pruning/criteria.py``
 HEAD_POLICIES = ('within', 'select', 'regroup')  # which channels of heads go: ``pruning/planner.py``
+PRECISIONS = ('bf16',)  # below float32, in which a score may be computed: ``pruning/importance.py``
 FILLS = ('zeros', 'nearest', 'last')  # of dropped tokens: ``compare/kept_tokens.py``
 EXPORTED = ('backbone', 'neck', 'classifier')  # parts of a network in one ONNX file: ``export/parts.py``
 # by device: widths of heads that kernels of attention like are multiples of it (``layers/attention.py``)

@@ -13,7 +13,7 @@ from upvit_mm.pruning.methods import METHODS, Method, readers_of
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.scoring import all_channels, scores_by
 
-SETTINGS = dict(draws=2, seed=1, max_rows=64)
+SETTINGS = dict(draws=2, seed=1, max_rows=64, amp=None)
 IN_BATCHES = [method for method in METHODS.values() if method.needs_images]
 
 
@@ -82,7 +82,7 @@ def test_sums_of_a_dim_do_not_depend_on_which_others_are_asked_for(method, net, 
 
 
 def test_settings_and_who_reads_them():
-    assert METHODS['hybrid'].reads == ('draws', 'seed', 'max_rows', 'near_share')
+    assert METHODS['hybrid'].reads == ('draws', 'seed', 'amp', 'max_rows', 'near_share')
     assert readers_of('draws') == ['fisher', 'hybrid']
     assert readers_of('near_share') == ['hybrid']
     assert readers_of('max_rows') == ['exact', 'hybrid']

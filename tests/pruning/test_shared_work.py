@@ -10,10 +10,11 @@ from torch import nn
 
 from upvit_mm.pruning import shared_work
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.pruning.importance import exact_scores, exact_sums
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.posterior import PosteriorNet
-from upvit_mm.pruning.shared_work import Crew, score_in_parts
+from upvit_mm.pruning.shared_work import score_in_parts
 
 NAMES = ['stages.0.embed', 'stages.0.blocks.0.v', 'stages.0.blocks.0.mlp_hidden']
 
@@ -33,7 +34,7 @@ def batches(image):
 @pytest.fixture(params=[name for name, method in METHODS.items() if method.needs_images])
 def sums_of(request, net):
     """A method as ``score_in_parts`` calls it."""
-    method, settings = METHODS[request.param], dict(draws=2, seed=1, max_rows=256)
+    method, settings = METHODS[request.param], dict(draws=2, seed=1, max_rows=256, amp=None)
     own = {name: settings[name] for name in method.settings}
     channels = {name: torch.arange(width) for name, width in widths(net).items()}
     return lambda batch, names: method.of_batch(net, batch, {n: channels[n] for n in names}, **own)

@@ -20,8 +20,8 @@ from upvit_mm.pruning import PrunePlan, prunable_dims
 from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.pruning.score_file import save_scores
-from upvit_mm.pruning.shared_work import Crew
 from upvit_mm.workflow.ledger import Ledger
 from upvit_mm.workflow.prune import PruneJob, prune
 from upvit_mm.workflow.prune_goal import goal_and_settings, source_of

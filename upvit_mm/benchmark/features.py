@@ -27,6 +27,7 @@ from upvit_mm.compare.paired import LEVEL, paired_difference
 from upvit_mm.data.checks import check_part
 from upvit_mm.data.image_set import ImageSet, part_data
 from upvit_mm.models import build_backbone
+from upvit_mm.pruning.full_precision import full_precision
 from upvit_mm.pruning.walk import Place, Reads, Walk
 from upvit_mm.stopwatch import device_name
 from upvit_mm.table import Table
@@ -34,6 +35,7 @@ from upvit_mm.table import Table
 logger = logging.getLogger('upvit_mm')
 CLASS_TOKEN, PATCHES = 'class token', 'mean of patch tokens'
 TEMPERATURE = 0.07  # of the votes of neighbours: DINO (arXiv 2104.14294), as is 20 neighbours
+AT_ONCE = 4096  # validation pictures whose cosines with all training pictures are in memory
 PENALTY = 0.01  # of the probe's squared weights, beside the mean cross-entropy
 PIXELS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)  # of all published weights
 
@@ -106,7 +108,7 @@ def benchmark_features(networks: Sequence[str], settings: FeatureSettings) -> di
     contestants = networks_of(networks)
     nets = {entry.name: _built(entry).to(settings.device) for entry in contestants}  # refuse before hours of reading
     train, val = pictures_of(settings)
-    labels, truth = (torch.cat([batch.labels for batch in images]) for images in (train, val))
+    labels, truth = (torch.cat([batch.labels for batch in images]).to(settings.device) for images in (train, val))
     right: dict[str, dict[tuple[str, str], Tensor]] = {}
     for name, net in nets.items():
         mine, theirs = features_of(net, train), features_of(net, val)
@@ -116,7 +118,7 @@ def benchmark_features(networks: Sequence[str], settings: FeatureSettings) -> di
                 'k-NN': nearest(mine[feature], labels, theirs[feature], settings.neighbours),
                 'linear probe': probe(mine[feature], labels, theirs[feature]),
             }
-            right[name] |= {(feature, how): guess == truth for how, guess in guesses.items()}
+            right[name] |= {(feature, how): (guess == truth).cpu() for how, guess in guesses.items()}
         logger.info('%s measured', name)
     told = asdict(settings) | {'temperature': TEMPERATURE, 'penalty': PENALTY, 'threads': torch.get_num_threads()}
     told |= {'size': size_text(settings.size), 'machine': device_name(settings.device)}
@@ -170,7 +172,7 @@ def pictures_of(settings: FeatureSettings) -> tuple[ImageSet, ImageSet]:
     for part in counts:
         check_part(cfg, part)
     return tuple(
-        ImageSet(cfg, part_data(cfg, part), _some(part, count, settings), 32, settings.device)
+        ImageSet(cfg, part_data(cfg, part), _some(part, count, settings), 32, settings.device).read()
         for part, count in counts.items()
     )
 
@@ -187,12 +189,13 @@ def _some(part: str, count: int, settings: FeatureSettings) -> Callable[[np.ndar
 
 
 @torch.inference_mode()
+@full_precision()
 def features_of(net: FeatureNet, images: ImageSet) -> dict[str, Tensor]:
-    """By feature, float64 on the CPU: ``(pictures, C)``."""
+    """By feature, float64 on the network's device: ``(pictures, C)``."""
     found: dict[str, list[Tensor]] = {}
     for batch in images:
         for name, values in net(batch.images).items():
-            found.setdefault(name, []).append(values.double().cpu())
+            found.setdefault(name, []).append(values.double())
     return {name: torch.cat(values) for name, values in found.items()}
 
 
@@ -204,16 +207,19 @@ def nearest(train: Tensor, labels: Tensor, val: Tensor, neighbours: int) -> Tens
 
     Args:
         train: ``(n, C)``.
-        labels: ``(n,)``, from 0.
+        labels: ``(n,)``, from 0, on the same device.
         val: ``(m, C)``.
         neighbours: k; those with the largest cosines vote.
 
     Returns:
         ``(m,)``.
     """
-    cosines, places = (F.normalize(val, dim=1) @ F.normalize(train, dim=1).T).topk(neighbours, dim=1)  # (m, k)
-    votes = (cosines / TEMPERATURE).softmax(dim=1)  # the same winner, without overflow
-    return votes.new_zeros(len(val), int(labels.max()) + 1).scatter_add_(1, labels[places], votes).argmax(dim=1)
+    classes, directions, winners = int(labels.max()) + 1, F.normalize(train, dim=1).T, []
+    for some in F.normalize(val, dim=1).split(AT_ONCE):
+        cosines, places = (some @ directions).topk(neighbours, dim=1)  # (some, k)
+        votes = (cosines / TEMPERATURE).softmax(dim=1)  # the same winner, without overflow
+        winners.append(votes.new_zeros(len(some), classes).scatter_add_(1, labels[places], votes).argmax(dim=1))
+    return torch.cat(winners)
 
 
 def probe(train: Tensor, labels: Tensor, val: Tensor) -> Tensor:

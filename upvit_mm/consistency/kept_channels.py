@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -19,14 +20,15 @@ class KeptChannelError:
 
     def __init__(self, kept: Tensor):
         self.kept = kept
-        self._error, self._square = 0.0, 0.0
+        self._sums: Tensor | float = 0.0  # (2,), squares of the error and of the dense tokens
 
     def update(self, dense: Tensor, pruned: Tensor) -> None:
         """Add tokens ``(B, N, C1)`` and ``(B, N, len(kept))`` of the same images."""
-        dense, pruned = dense[..., self.kept.to(dense.device)].double(), pruned.double()
-        self._error += float((pruned - dense).square().sum())
-        self._square += float(dense.square().sum())
+        self.kept = self.kept.to(dense.device)
+        dense, pruned = dense[..., self.kept].double(), pruned.double()
+        self._sums = self._sums + torch.stack([(pruned - dense).square().sum(), dense.square().sum()])
 
     def compute(self) -> dict[str, float]:
         """``kept_error``."""
-        return {'kept_error': (self._error / self._square) ** 0.5 if self._square else float('nan')}
+        error, square = self._sums.tolist() if isinstance(self._sums, Tensor) else (0.0, 0.0)
+        return {'kept_error': (error / square) ** 0.5 if square else float('nan')}

@@ -24,23 +24,24 @@ class TokenRelation:
     def __init__(self, max_tokens: int = 256, seed: int = 0):
         self.max_tokens = max_tokens
         self._generator = torch.Generator().manual_seed(seed)
-        self._sum, self._images = 0.0, 0
+        self._sums: Tensor | float = 0.0  # (2,), of the correlations and of the images that have one
 
     def update(self, dense: Tensor, pruned: Tensor) -> None:
         """Add tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images."""
         for a, b in zip(dense, pruned):
-            drawn = torch.randperm(len(a), generator=self._generator)[: self.max_tokens].to(a.device)
+            drawn = torch.randperm(len(a), generator=self._generator)[: self.max_tokens]
+            drawn = drawn.to(a.device, non_blocking=True)
             if len(drawn) < 3:
                 continue
             expected, found = _relations(a[drawn]), _relations(b[drawn])
             scale = expected.norm() * found.norm()
-            if expected.norm() > 0:
-                self._images += 1
-                self._sum += 0.0 if scale == 0 else float(expected @ found / scale)
+            correlation = torch.where(scale == 0, 0.0, expected @ found / scale)
+            self._sums = self._sums + torch.stack([correlation, torch.ones_like(scale)]) * (expected.norm() > 0)
 
     def compute(self) -> dict[str, float]:
         """``relation``."""
-        return {'relation': self._sum / self._images if self._images else float('nan')}
+        total, images = self._sums.tolist() if isinstance(self._sums, Tensor) else (0.0, 0.0)
+        return {'relation': total / images if images else float('nan')}
 
 
 def _relations(tokens: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class RidgeMap:
         x, y, gram, cross = (total / self._sums[0] for total in self._sums[1:])
         covariance, cross = gram - torch.outer(y, y), cross - torch.outer(y, x)
         penalty = (self.ridge * covariance.diagonal().mean()).clamp_min(torch.finfo(y.dtype).tiny)
-        self._map = torch.linalg.solve(covariance + penalty * torch.eye(len(y)).to(covariance), cross)
+        self._map = torch.linalg.solve(covariance + penalty * torch.eye(len(y), dtype=y.dtype, device=y.device), cross)
         self._origin = self._origin[0] + x, self._origin[1] + y  # relative to the means, the map needs no bias
 
     def _judge(self, dense: Tensor, pruned: Tensor) -> None:

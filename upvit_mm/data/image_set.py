@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +24,10 @@ from upvit_mm.data.picture_files import (
     require_picture_folder,
 )
 from upvit_mm.data.pipelines import image_pipeline
+from upvit_mm.data.reading import WORKERS, read_all
 from upvit_mm.models.network import preprocessing_of
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.crew import Crew
 
 logger = logging.getLogger('upvit_mm')
 
@@ -50,9 +54,16 @@ def choose_images(labels: Sequence[int], per_class: int, seed: int, num_classes:
 
 
 def proxy_set(
-    cfg: Config, per_class: int, seed: int, batch_size: int = 32, device: str = 'cpu', size: Size | None = None
+    cfg: Config,
+    per_class: int,
+    seed: int,
+    batch_size: int = 32,
+    device: str = 'cpu',
+    size: Size | None = None,
+    **reading: Any,
 ) -> ImageSet:
-    """``per_class`` random training images of every class; ``size`` as in ``image_pipeline``.
+    """``per_class`` random training images of every class; ``size`` as in ``image_pipeline``, ``reading`` (``workers``,
+    ``crew``) as in ``ImageSet``.
 
     Raises:
         ValueError: see ``choose_images`` and ``ImageSet``.
@@ -61,16 +72,19 @@ def proxy_set(
     def choose(labels: np.ndarray) -> list[int]:
         return choose_images(labels, per_class, seed, cfg.model.head.num_classes)
 
-    return ImageSet(cfg, part_data(cfg, 'train'), choose, batch_size, device, size)
+    return ImageSet(cfg, part_data(cfg, 'train'), choose, batch_size, device, size, **reading).read()
 
 
-def held_out_set(cfg: Config, count: int | None, seed: int, batch_size: int = 32, device: str = 'cpu') -> ImageSet:
+def held_out_set(
+    cfg: Config, count: int | None, seed: int, batch_size: int = 32, device: str = 'cpu', workers: int = WORKERS
+) -> ImageSet:
     """At most ``count`` random images of the validation set (None = all), on which results are reported.
 
     Raises:
         ValueError: see ``ImageSet``.
     """
-    return ImageSet(cfg, part_data(cfg, 'val'), _random_numbers(seed, 0, count), batch_size, device)
+    choose = _random_numbers(seed, 0, count)
+    return ImageSet(cfg, part_data(cfg, 'val'), choose, batch_size, device, workers=workers).read()
 
 
 def part_data(cfg: Config, part: str) -> dict:
@@ -94,11 +108,13 @@ def folder_sets(
     batch_size: int = 32,
     device: str = 'cpu',
     size: Size | None = None,
+    workers: int = WORKERS,
+    crew: Crew = Crew(),  # noqa: B008 (a frozen value)
 ) -> tuple[ImageSet, ImageSet]:
     """A proxy set of ``count`` random images of a plain folder, and at most ``eval_count`` others of it
-    (None = all), which have the config's size.
+    (None = all), which have the config's size and are read when they are needed.
 
-    Without labels there is no class balance and no accuracy.
+    Without labels there is no class balance and no accuracy. ``workers`` and ``crew`` as in ``ImageSet``.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -115,10 +131,11 @@ def folder_sets(
             f'for evaluation. Files are read that end in {", ".join(PICTURE_ENDINGS)}.'
         )
     dataset = dict(type='CustomDataset', data_root=folder, with_label=False, extensions=PICTURE_ENDINGS)
-    proxy = ImageSet(cfg, dataset, _random_numbers(seed, 0, count), batch_size, device, size)
+    choose = _random_numbers(seed, 0, count)
+    proxy = ImageSet(cfg, dataset, choose, batch_size, device, size, workers, crew).read()
     logger.info('%s: images without labels, so the proxy set is not balanced over classes', folder)
     last = None if eval_count is None else count + eval_count
-    return proxy, ImageSet(cfg, dataset, _random_numbers(seed, count, last), batch_size, device)
+    return proxy, ImageSet(cfg, dataset, _random_numbers(seed, count, last), batch_size, device, workers=workers)
 
 
 def _random_numbers(seed: int, start: int, stop: int | None) -> Callable[[Sequence], list[int]]:
@@ -129,6 +146,9 @@ def _random_numbers(seed: int, start: int, stop: int | None) -> Callable[[Sequen
 class ImageSet(Sequence[Batch]):
     """Some images of an mmpretrain dataset after the config's test transforms, kept as uint8; a sequence of batches.
 
+    The pixels go to the device as uint8 and are normalised there. Several processes need all images only together: each
+    reads those of every ``crew.size``-th batch at first, and others when it is asked for them.
+
     Args:
         cfg: an mmpretrain classifier config; gives transforms and preprocessing.
         dataset: settings of the dataset.
@@ -137,9 +157,8 @@ class ImageSet(Sequence[Batch]):
         batch_size: images per batch.
         device: device of the batches.
         size: see ``image_pipeline``.
-
-    Raises:
-        ValueError: more than 1 % of the images cannot be read.
+        workers: threads that read, see ``read_all``.
+        crew: the processes that use the same set; all must call ``read`` at the same time.
     """
 
     def __init__(
@@ -150,6 +169,8 @@ class ImageSet(Sequence[Batch]):
         batch_size: int,
         device: str = 'cpu',
         size: Size | None = None,
+        workers: int = WORKERS,
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
     ):
         from mmpretrain.registry import DATASETS, MODELS
 
@@ -158,15 +179,34 @@ class ImageSet(Sequence[Batch]):
         dataset, pipeline = unwrapped(dataset), image_pipeline(cfg, size)
         self.dataset = DATASETS.build(dict(dataset, pipeline=pipeline, _scope_='mmpretrain'))
         self.labels = np.asarray(self.dataset.get_gt_labels()) if dataset.get('with_label', True) else None
-        self.numbers = list(choose(range(len(self.dataset)) if self.labels is None else self.labels))
-        self.preprocessor = MODELS.build({'type': 'mmpretrain.ClsDataPreprocessor', **preprocessing_of(cfg)})
-        self.batch_size, self.device = batch_size, device
-        self._images = self._read()
+        self._chosen = list(choose(range(len(self.dataset)) if self.labels is None else self.labels))
+        preprocessor = MODELS.build({'type': 'mmpretrain.ClsDataPreprocessor', **preprocessing_of(cfg)})
+        self.preprocessor = preprocessor.to(device)
+        self.batch_size, self.device, self.workers, self.crew = batch_size, device, workers, crew
+        self._images: dict[int, Tensor] = {}
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Numbers of the images in their data set, in order; without those that cannot be read.
+
+        Raises:
+            ValueError: more than 1 % of the images cannot be read.
+        """
+        mine = [n for k, n in enumerate(self._chosen) if k // self.batch_size % self.crew.size == self.crew.rank]
+        self._images, unreadable = read_all(self._load, mine, self.workers)
+        reasons = {n: reason for theirs in self.crew.gather(unreadable) for n, reason in theirs.items()}
+        leave_out({Path(self._path(n)): reasons[n] for n in sorted(reasons)}, len(self._chosen))
+        return [n for n in self._chosen if n not in reasons]
+
+    def read(self) -> ImageSet:
+        """The same set, after this process's share of the images has been read; raises as ``numbers`` does."""
+        assert self.numbers is not None
+        return self
 
     @property
     def paths(self) -> list[str]:
         """The images' files, for the record."""
-        return [str(self.dataset.get_data_info(n).get('img_path', n)) for n in self.numbers]
+        return list(map(self._path, self.numbers))
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -179,20 +219,22 @@ class ImageSet(Sequence[Batch]):
     def __getitem__(self, k: int) -> Batch:
         if not 0 <= k < len(self):
             raise IndexError(k)
-        part = slice(k * self.batch_size, (k + 1) * self.batch_size)
-        inputs = self.preprocessor({'inputs': self._images[part], 'data_samples': None}, training=False)['inputs']
-        numbers = self.numbers[part]
+        numbers = self.numbers[k * self.batch_size : (k + 1) * self.batch_size]
+        more, unreadable = read_all(self._load, [n for n in numbers if n not in self._images], self.workers)
+        for number, reason in unreadable.items():
+            raise ValueError(f'{self._path(number)} cannot be read ({reason}), and another process could read it.')
+        self._images |= more
+        pixels = [self._images[n] for n in numbers]
+        inputs = pixels
+        if len({image.shape for image in pixels}) == 1:
+            inputs = torch.stack(pixels).to(self.device, non_blocking=True)
+        inputs = self.preprocessor({'inputs': inputs, 'data_samples': None}, training=False)['inputs']
         labels = None if self.labels is None else torch.as_tensor(self.labels[numbers])
-        return Batch(inputs.to(self.device), numbers, labels)
+        return Batch(inputs, numbers, labels)
 
-    def _read(self) -> list[Tensor]:
-        """Every image as uint8. Unreadable ones are left out and listed; too many of them are an error."""
-        images, unreadable = {}, {}
-        for number in self.numbers:
-            try:
-                images[number] = self.dataset[number]['inputs']
-            except Exception as error:  # decoders raise what they like
-                unreadable[Path(str(self.dataset.get_data_info(number).get('img_path', number)))] = error
-        leave_out(unreadable, len(self.numbers))
-        self.numbers = list(images)
-        return list(images.values())
+    def _load(self, number: int) -> Tensor:
+        """An image as uint8."""
+        return self.dataset[number]['inputs']
+
+    def _path(self, number: int) -> str:
+        return str(self.dataset.get_data_info(number).get('img_path', number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +18,20 @@ from upvit_mm.arch.size import Size
 from upvit_mm.data.datasets import datasets_in
 from upvit_mm.data.picture_files import PICTURE_ENDINGS, check_litter, leave_out, look_through, require_picture_folder
 from upvit_mm.data.pipelines import picture_pipeline
+from upvit_mm.data.reading import WORKERS, read_all
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.crew import Crew
 
+Packed = dict[str, Any]  # what a pipeline of mmdet gives for a picture
 logger = logging.getLogger('upvit_mm')
 
 
 class PictureSet(Sequence[Batch]):
     """Some random pictures after a detector's test transforms, kept as uint8; a sequence of batches.
 
-    All pictures of a batch have the same size. So a batch is padded like a single picture in a test.
+    All pictures of a batch have the same size. So a batch is padded like a single picture in a test. The pixels go to
+    the device as uint8 and are normalised there. Of several processes each reads its share at first, and others when it
+    is asked for them.
 
     Args:
         cfg: of mmdet; gives the transforms and, without ``folder``, the training data.
@@ -37,6 +43,8 @@ class PictureSet(Sequence[Batch]):
         device: device of the batches.
         size: see ``picture_pipeline``.
         labelled: whether batches have annotated samples; not for a folder.
+        workers: threads that read, see ``read_all``.
+        crew: the processes that use the same set; all must make it at the same time.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -54,6 +62,8 @@ class PictureSet(Sequence[Batch]):
         device: str = 'cpu',
         size: Size | None = None,
         labelled: bool = False,
+        workers: int = WORKERS,
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
     ):
         init_default_scope('mmdet')
         self._source = _Folder(Path(folder)) if folder else _TrainingData(cfg, labelled)
@@ -64,9 +74,11 @@ class PictureSet(Sequence[Batch]):
                 '%s has %d pictures, fewer than num_images = %d: all are used', self._source.name, found, count
             )
         chosen = np.sort(np.random.default_rng(seed).permutation(found)[:count]).tolist()
-        self.preprocessor, self.device, self.labelled = preprocessor, device, labelled
-        self._packed = self._read(chosen, Compose(picture_pipeline(cfg, size, labelled)))
-        self._batches = list(self._grouped(batch_size))
+        self.preprocessor = copy.deepcopy(preprocessor).to(device)  # that of the detector stays where it is
+        self.labelled, self.workers = labelled, workers
+        self._transforms = Compose(picture_pipeline(cfg, size, labelled))
+        self._packed, shapes = self._read(chosen, crew)
+        self._batches = list(_grouped(shapes, batch_size))
 
     @property
     def numbers(self) -> list[int]:
@@ -76,7 +88,7 @@ class PictureSet(Sequence[Batch]):
     @property
     def paths(self) -> list[str]:
         """The pictures' files, for the record."""
-        return [str(self._source.info(n).get('img_path', n)) for n in self.numbers]
+        return list(map(self._path, self.numbers))
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -90,6 +102,10 @@ class PictureSet(Sequence[Batch]):
         if not 0 <= k < len(self):
             raise IndexError(k)
         numbers = self._batches[k]
+        more, unreadable = read_all(self._load, [n for n in numbers if n not in self._packed], self.workers)
+        for number, reason in unreadable.items():
+            raise ValueError(f'{self._path(number)} cannot be read ({reason}), and another process could read it.')
+        self._packed |= more
         packed = [self._packed[number] for number in numbers]
         data = {name: [item[name] for item in packed] for name in ('inputs', 'data_samples')}
         found = self.preprocessor(data, False)
@@ -97,28 +113,36 @@ class PictureSet(Sequence[Batch]):
             self.preprocessor.pad_gt_masks(found['data_samples'])  # a test leaves them as they are
         sizes = [tuple(item['inputs'].shape[-2:]) for item in packed]
         samples = found['data_samples'] if self.labelled else None
-        return Batch(found['inputs'].to(self.device), numbers, sizes=sizes, samples=samples)
+        return Batch(found['inputs'], numbers, sizes=sizes, samples=samples)
 
-    def _read(self, numbers: Sequence[int], transforms: Compose) -> dict[int, dict[str, Any]]:
-        """Every picture as uint8. Unreadable ones are left out and listed; too many of them are an error."""
-        packed, unreadable = {}, {}
-        for number in numbers:
-            try:
-                packed[number] = transforms(self._source.info(number))
-                if packed[number] is None:
-                    raise ValueError('a transform of the test pipeline leaves it out')
-            except Exception as error:  # decoders raise what they like
-                packed.pop(number, None)
-                unreadable[Path(str(self._source.info(number).get('img_path', number)))] = error
-        leave_out(unreadable, len(numbers))
+    def _read(self, numbers: Sequence[int], crew: Crew) -> tuple[dict[int, Packed], dict[int, tuple[int, ...]]]:
+        """This process's share of the pictures as uint8, and the shapes of all that can be read, in their order.
+
+        Unreadable ones are left out and listed; too many of them are an error.
+        """
+        mine, unreadable = read_all(self._load, numbers[crew.rank :: crew.size], self.workers)
+        everyones = crew.gather(({n: tuple(item['inputs'].shape) for n, item in mine.items()}, unreadable))
+        shapes = {n: shape for theirs, _ in everyones for n, shape in theirs.items()}
+        reasons = {n: reason for _, theirs in everyones for n, reason in theirs.items()}
+        leave_out({Path(self._path(n)): reasons[n] for n in sorted(reasons)}, len(numbers))
+        return mine, {n: shapes[n] for n in numbers if n in shapes}
+
+    def _load(self, number: int) -> Packed:
+        packed = self._transforms(self._source.info(number))
+        if packed is None:
+            raise ValueError('a transform of the test pipeline leaves it out')
         return packed
 
-    def _grouped(self, batch_size: int) -> Iterator[list[int]]:
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for number, item in self._packed.items():
-            groups.setdefault(tuple(item['inputs'].shape), []).append(number)
-        for group in groups.values():
-            yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
+    def _path(self, number: int) -> str:
+        return str(self._source.info(number).get('img_path', number))
+
+
+def _grouped(shapes: Mapping[int, tuple[int, ...]], batch_size: int) -> Iterator[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, shape in shapes.items():
+        groups.setdefault(shape, []).append(number)
+    for group in groups.values():
+        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
 
 
 class _TrainingData:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.full_precision import full_precision
 from upvit_mm.pruning.ridge import LayerSystem
 
 logger = logging.getLogger('upvit_mm')
@@ -20,6 +21,7 @@ Outputs = Callable[[nn.Module, Tensor], object]
 
 
 @torch.no_grad()
+@full_precision()
 def repair_readers(
     dense: nn.Module,
     pruned: nn.Module,

@@ -29,9 +29,10 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.depth import branches
 from upvit_mm.pruning.dims import table_of
+from upvit_mm.pruning.full_precision import full_precision
 from upvit_mm.pruning.plan import PrunePlan
 from upvit_mm.pruning.ridge import ChannelSystem, LayerSystem, System
-from upvit_mm.pruning.streams import Look, Stream
+from upvit_mm.pruning.streams import Look, Room, Stream
 from upvit_mm.pruning.table import block_name, ffn_readers, stage_name
 from upvit_mm.pruning.walk import Walk
 
@@ -58,6 +59,7 @@ class Step:
 
 
 @torch.no_grad()
+@full_precision()
 def compensate(
     dense: Walk,
     sliced: Walk,
@@ -66,11 +68,12 @@ def compensate(
     ridge: float | None = None,
     report: Report | None = None,
     done: Collection[str] = (),
+    memory: float | None = None,
 ) -> None:
     """Correct a sliced network in place.
 
     Memory: the streams of all images at one place, ``(images, tokens, C)`` in their dtype, twice of the dense network
-    and once of the sliced one; on the host.
+    and once of the sliced one. On a GPU as many as there is room for, the others on the host.
 
     Args:
         dense: the network that was sliced, with its head or without.
@@ -81,6 +84,7 @@ def compensate(
             what explains most on images that a solution has not seen.
         report: called after each step with its name and the mean square of the lack, divided by that before.
         done: names of steps that are already corrected in ``sliced``, as given to ``report``.
+        memory: see ``Room``.
 
     Raises:
         ValueError: networks that are not the plan's, no images, or ``ridge`` not above 0.
@@ -92,10 +96,12 @@ def compensate(
     for net, arch, name in ((dense, plan.source_arch, 'dense'), (sliced, plan.target_arch, 'sliced')):
         if net.backbone.arch != arch:
             raise ValueError(f'the {name} network has another architecture than the plan.')
-    images = [batch.images.cpu() for batch in batches]
+    room = Room(next(dense.parameters()).device, memory)
+    images = [room.place(batch.images) for batch in batches]
     if not images:
         raise ValueError('there are no images to compensate with.')
-    _Compensation(dense, sliced, plan, images, ridge, report or (lambda name, left: None), done).run()
+    ours, theirs = (Stream(net, images, room) for net in (sliced, dense))
+    _Compensation(theirs, ours, plan, ridge, report or (lambda name, left: None), done).run()
 
 
 def steps_of(plan: PrunePlan, has_head: bool) -> list[str]:
@@ -123,9 +129,9 @@ def _attention_groups(arch: ArchSpec, i: int) -> tuple[str, ...]:
 class _Compensation:
     """Both streams, and the steps along them."""
 
-    def __init__(self, dense: Walk, sliced: Walk, plan: PrunePlan, images: Sequence[Tensor], ridge, report, done):
-        self.plan, self.ridge, self.report, self.done = plan, ridge, report, done
-        self.theirs, self.ours = Stream(dense, images), Stream(sliced, images)
+    def __init__(self, theirs: Stream, ours: Stream, plan: PrunePlan, ridge, report, done):
+        self.theirs, self.ours, self.plan = theirs, ours, plan
+        self.ridge, self.report, self.done = ridge, report, done
 
     def run(self) -> None:
         theirs, ours, plan = self.theirs, self.ours, self.plan
@@ -200,10 +206,11 @@ class _Compensation:
         is_last: bool = True,
     ) -> Step:
         """Each way: channels of the reference that stay, their axis, and a factor on them."""
+        ways = [(kept.to(self.ours.device), axis, factor) for kept, axis, factor in ways]
 
         def targets(outputs: list[Tensor]) -> list[Tensor]:
             parts = zip(outputs, ways)
-            return [factor * out.index_select(axis, kept.to(out.device)) for out, (kept, axis, factor) in parts]
+            return [factor * out.index_select(axis, kept) for out, (kept, axis, factor) in parts]
 
         return Step(name, layers, references, targets, is_last)
 
@@ -232,7 +239,8 @@ class _Compensation:
         system = LayerSystem([layer])
         for k, target in enumerate(self.theirs.parts):
             look: Look = self.ours.look(k, [layer])
-            lack = self.plan.embedding(self.ours.stage, target).to(look.after) - look.after
+            target = target.to(look.after, non_blocking=True)
+            lack = self.plan.embedding(self.ours.stage, target) - look.after
             system.add(look.inputs[0], [lack], self._token_weights(look.inputs[0]))
         return system
 

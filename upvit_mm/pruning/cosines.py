@@ -30,7 +30,13 @@ def narrowing(kept: Tensor, size: int) -> tuple[Tensor, Tensor]:
         ``write`` ``(len(kept), size)`` from the left for what is written to the stream, and ``read`` ``(size,
         len(kept))`` from the right for what reads it; float64.
     """
-    few, many = cosines(len(kept)), cosines(size)[kept]
+    return _narrowing(tuple(kept.tolist()), size)
+
+
+@functools.lru_cache(maxsize=4)  # a repair asks for the same for every batch
+@torch.inference_mode(False)
+def _narrowing(kept: tuple[int, ...], size: int) -> tuple[Tensor, Tensor]:
+    few, many = cosines(len(kept)), cosines(size)[list(kept)]
     share = math.sqrt(len(kept) / size)
     return share * few.T @ many, many.T @ few / share
 

@@ -8,7 +8,7 @@ for all channels at once, from gradients of the values under random signs (``imp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from upvit_mm.arch.size import Grid, Size
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.crew import Crew
+from upvit_mm.pruning.full_precision import full_precision
 from upvit_mm.pruning.token_net import ReadTokens, TokenNet
 
 Sizes = Sequence[Size] | None  # (height, width) of each picture without its padding, in pixels
@@ -29,17 +31,19 @@ class Criterion(ABC):
     Attributes:
         name: on the command line, in configs and in files.
         factor: second-order distance, divided by the sum of squared changes of ``weights * values``.
+        reads: what it reads, in a message.
     """
 
     name: str
     factor: float
+    reads: str = 'outputs'
 
     @abstractmethod
     def values(self, outputs: Any, batch: Batch) -> Tensor:
         """Values ``(B, D)`` that depend on the outputs of a batch; differentiable.
 
-        Raises:
-            ValueError: outputs that are not finite.
+        They are not finite where the outputs are not. To see that means to wait for a GPU, so the caller looks when it
+        waits anyway (``require_finite``).
         """
 
     @abstractmethod
@@ -50,16 +54,27 @@ class Criterion(ABC):
     def distance(self, reference: Tensor, values: Tensor) -> Tensor:
         """From the values ``(B, D)`` of the dense network to ``(K, B, d)``, the last ``d <= D`` of them: ``(K, B)``."""
 
+    def require_finite(self, are_finite: bool) -> None:
+        """Refuse what was computed from values that are not finite.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if not are_finite:
+            raise ValueError(f'{self.reads} of the network are not finite; check the checkpoint and the preprocessing.')
+
 
 class Posterior(Criterion):
     """KL divergence of the class posteriors at temperature 1 (UP-ViTs, eq. 1); its network is a ``PosteriorNet``."""
 
     name = 'posterior'
     factor = 0.5
+    reads = 'logits'
 
-    def values(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Log posteriors of logits ``(B, classes)``."""
-        return log_posteriors(outputs)
+    def values(self, outputs: Tensor, batch: Batch | None) -> Tensor:
+        """Log posteriors of logits ``(B, classes)``, in float64 whatever the network's precision: scores of 1e-8 are
+        differences of these values."""
+        return F.log_softmax(outputs.double(), dim=-1)
 
     def weights(self, values: Tensor) -> Tensor:
         return values.detach().exp().sqrt()
@@ -84,19 +99,18 @@ class ReadTokensChange(Criterion):
 
     name = 'tokens'
     factor = 1.0
+    reads = 'tokens'
 
     def values(self, outputs: ReadTokens, batch: Batch) -> Tensor:
         """Tokens, divided by the deviations and by the root of their number, ``(B, D)``; 0 in the padding."""
         parts = []
         for (tokens, grid), deviation in zip(outputs, self.deviations[len(self.deviations) - len(outputs) :]):
+            tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
             real = real_tokens(grid, batch.images, batch.sizes).to(tokens)  # (B, N)
             scale = real / real.sum(dim=1, keepdim=True).sqrt()
             by_channel = torch.where(deviation > 0, 1 / deviation, 0.0).to(tokens)  # a constant channel tells nothing
             parts.append((tokens * by_channel * scale[:, :, None]).flatten(1))
-        values = torch.cat(parts, dim=1)
-        if not torch.isfinite(values).all():
-            raise ValueError('tokens of the network are not finite; check the checkpoint and the preprocessing.')
-        return values
+        return torch.cat(parts, dim=1)
 
     def weights(self, values: Tensor) -> float:
         return 1.0
@@ -106,28 +120,42 @@ class ReadTokensChange(Criterion):
 
 
 @torch.no_grad()
-def token_deviations(net: TokenNet, batches: Iterable) -> tuple[Tensor, ...]:
+@full_precision()
+def token_deviations(net: TokenNet, batches: Sequence[Batch], crew: Crew = Crew()) -> tuple[Tensor, ...]:  # noqa: B008
     """Standard deviation over pictures and places of each channel of each map, ``(C,)`` float64.
 
     Args:
         net: the dense network.
         batches: the proxy set.
+        crew: processes that share the batches; all get the result.
+
+    Returns:
+        On the network's device.
 
     Raises:
         ValueError: no images.
     """
-    sums: list[list[Tensor]] = []
-    for batch in batches:
-        outputs = net(batch.images)
-        sums = sums or [[torch.zeros(()).double() for _ in range(3)] for _ in outputs]
-        for total, (tokens, grid) in zip(sums, outputs):
-            real = real_tokens(grid, batch.images, batch.sizes)
-            found = tokens[real].double().cpu()  # (tokens of all pictures, C)
-            for k, more in enumerate((found.new_tensor(len(found)), found.sum(dim=0), found.square().sum(dim=0))):
-                total[k] = total[k] + more
-    if not sums:
+    mine = {k: _moments(net, batches[k]) for k in range(crew.rank, len(batches), crew.size)}
+    on_host = {k: [sums.cpu() for sums in parts] for k, parts in mine.items()}
+    found = {k: parts for theirs in crew.gather(on_host) for k, parts in theirs.items()}
+    if not found:
         raise ValueError('the proxy set has no images; nothing can be scored.')
-    return tuple((square / n - (total / n).square()).clamp(min=0).sqrt() for n, total, square in sums)
+    deviations, device = [], next(net.parameters()).device
+    for parts in zip(*(found[k] for k in sorted(found))):
+        n, total, square = sum(parts)
+        deviations.append((square / n - (total / n).square()).clamp(min=0).sqrt().to(device, non_blocking=True))
+    return tuple(deviations)
+
+
+def _moments(net: TokenNet, batch: Batch) -> list[Tensor]:
+    """By map the number of tokens, their sum and the sum of their squares, each ``(C,)``: ``(3, C)`` float64."""
+    moments = []
+    for tokens, grid in net(batch.images):
+        real = real_tokens(grid, batch.images, batch.sizes).flatten()  # (B * N)
+        found = tokens.double().flatten(0, 1).where(real[:, None], 0.0)
+        count = real.sum().double().expand(found.shape[1])
+        moments.append(torch.stack([count, found.sum(dim=0), found.square().sum(dim=0)]))
+    return moments
 
 
 def real_tokens(grid: Grid, images: Tensor, sizes: Sizes) -> Tensor:
@@ -141,11 +169,11 @@ def real_tokens(grid: Grid, images: Tensor, sizes: Sizes) -> Tensor:
 
 
 def log_posteriors(logits: Tensor) -> Tensor:
-    """``log softmax`` in float64, whatever the network's precision: scores of 1e-8 are differences of these values.
+    """The values of ``Posterior``, which must be finite.
 
     Raises:
         ValueError: NaN or Inf.
     """
-    if not torch.isfinite(logits).all():
-        raise ValueError('logits of the network are not finite; check the checkpoint and the preprocessing.')
-    return F.log_softmax(logits.double(), dim=-1)
+    criterion = Posterior()
+    criterion.require_finite(bool(torch.isfinite(logits).all()))
+    return criterion.values(logits, None)

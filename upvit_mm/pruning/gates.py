@@ -54,7 +54,8 @@ def _attach(backbone: nn.Module, name: str, gate: Tensor, is_turned: bool) -> li
         if kind == 'embed':
             norms = [m for m in module.modules() if isinstance(m, nn.LayerNorm)]
             if is_turned:
-                return [norm.register_forward_pre_hook(_gated_directions(gate)) for norm in norms]
+                hook = _gated_directions(gate)
+                return [norm.register_forward_pre_hook(hook) for norm in norms]
             return [norm.register_forward_hook(_gated_norm(gate)) for norm in norms]
         if kind == 'mlp_hidden':
             return [module.mlp.fc2.register_forward_pre_hook(_gated_input(gate))]
@@ -78,12 +79,15 @@ def _gated_output(gate: Tensor):
 
 
 def _gated_directions(gate: Tensor):
-    """The stream without a share of its directions; its mean is 0 and stays 0."""
+    """The stream without a share of its directions; its mean is 0 and stays 0. Never in a lower precision, because the
+    stream runs through it."""
+    directions = cosines(gate.shape[-1]).to(gate.device, non_blocking=True)  # (C, C)
 
     def hook(module: nn.LayerNorm, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (x,) = args
-        rows = cosines(x.shape[-1]).to(x)  # (C, C)
-        return (((x @ rows.T) * gate) @ rows,)
+        rows = directions.to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return (((x @ rows.T) * gate) @ rows,)
 
     return hook
 

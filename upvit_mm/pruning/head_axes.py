@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.full_precision import full_precision
 from upvit_mm.pruning.table import BACKBONE, block_name
 from upvit_mm.pruning.walk import Walk
 
@@ -24,7 +25,7 @@ SMALLEST = 1e-8  # eigenvalue of a second moment, as a share of its largest: dir
 
 
 class _Moments:
-    """Second moments of what a block's attention sees, each with a last column of ones, float64.
+    """Second moments of what a block's attention sees, each with a last column of ones, float64 on its device.
 
     Attributes:
         queries, keys: ``(C+1, C+1)``.
@@ -32,7 +33,7 @@ class _Moments:
     """
 
     def __init__(self):
-        self.queries = self.keys = self.values = torch.zeros(())
+        self.queries = self.keys = self.values = torch.zeros(())  # a number may be added to tensors of any device
 
     def add(self, module: nn.Module, args: tuple) -> None:
         """A forward pre-hook of the block's attention."""
@@ -47,6 +48,7 @@ class _Moments:
 
 
 @torch.no_grad()
+@full_precision()
 def turn_heads(net: Walk, state: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
     """The same network with every attention head in its principal axes.
 
@@ -65,13 +67,13 @@ def turn_heads(net: Walk, state: Mapping[str, Tensor], batches: Iterable[Batch])
     turned = dict(state)
     for (i, j), moments in _moments_of(net, batches).items():
         name, heads = f'{BACKBONE}{block_name(i, j)}.attn', net.backbone.arch.num_heads[i][j]
-        layers = 'v' if net.backbone.arch.kind.rotary else 'qkv'
-        rows = {layer: _joined(state, f'{name}.{layer}').chunk(heads) for layer in layers}  # heads of (d, C+1)
+        layers, device = 'v' if net.backbone.arch.kind.rotary else 'qkv', moments.queries.device
+        rows = {layer: _joined(state, f'{name}.{layer}').to(device).chunk(heads) for layer in layers}  # each (d, C+1)
         if 'q' in rows:
             root_q, root_k = _roots(moments.queries), _roots(moments.keys)
             pairs = [_balanced(a, b, root_q, root_k) for a, b in zip(rows['q'], rows['k'])]
             rows['q'], rows['k'] = zip(*pairs)
-        proj = state[f'{name}.proj.weight'].double().chunk(heads, 1)
+        proj = state[f'{name}.proj.weight'].to(device).double().chunk(heads, 1)
         outs = [_output_factors(o, v, _roots(m)) for o, v, m in zip(proj, rows['v'], moments.values)]
         rows['v'] = [out[1] for out in outs]
         for layer, parts in rows.items():
@@ -144,4 +146,4 @@ def _with_ones(x: Tensor) -> Tensor:
 
 def _second_moment(rows: Tensor) -> Tensor:
     """``rows^T rows``, summed in double precision over parts."""
-    return functools.reduce(torch.add, ((part.T @ part).double().cpu() for part in rows.split(4096)))
+    return functools.reduce(torch.add, ((part.T @ part).double() for part in rows.split(4096)))

@@ -4,10 +4,13 @@ Scores are means over images, in float64, higher = keep. Every channel is scored
 that only go together (``PrunableDim.paired``) are scored together, and each gets its share. Each method is a function
 of one batch; it returns sums over its images, dim by dim. So the work can be shared among processes, stopped and
 resumed (``shared_work.py``). ``methods.py`` lists the methods.
+
+Sums stay on the network's device until they are complete: to look at a number means to wait for a GPU.
 """
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,12 +22,14 @@ from torch import Tensor
 from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.criteria import Criterion, Posterior
 from upvit_mm.pruning.dims import PrunableDim, prunable_dims
+from upvit_mm.pruning.full_precision import full_precision
 from upvit_mm.pruning.walk import Entry, Walk
 
 Scores = dict[str, Tensor]  # dim name -> (size,)
 Channels = Mapping[str, Tensor]  # dim name -> channels to score, int64
 Report = Callable[[str, float], None]  # dim kind, channels x images done
 POSTERIOR = Posterior()
+AUTOCAST = {'bf16': torch.bfloat16}  # of ``choices.PRECISIONS``; float16 has no room for small gradients
 Sums = Iterator[tuple[str, Tensor]]  # dim name, sums over the images of a batch (size,)
 
 
@@ -88,19 +93,23 @@ def exact_sums(
     Raises:
         ValueError: an unknown dim, or outputs that are not finite.
     """
-    dims = select_dims(net, channels)
-    passed, outputs = net.activations(batch.images)
-    reference = criterion.values(outputs, batch)
+    dims, device = select_dims(net, channels), batch.images.device
+    with full_precision():
+        passed, outputs = net.activations(batch.images)
+        reference = criterion.values(outputs, batch)
+    finite = torch.isfinite(reference).all()
     step = max(1, max_rows // len(batch.images))
     for dim in dims:
-        sums = torch.zeros(dim.size, dtype=torch.float64)
-        for part in channels[dim.name].split(step) if Entry.of(dim) in passed else ():
-            values = _values_without(net, dim, part, passed[Entry.of(dim)], batch, criterion)  # (K, B, d)
-            distances = criterion.distance(reference, values)
-            sums[part] = distances.sum(dim=1).double().cpu() / dim.unit
+        sums = torch.zeros(dim.size, dtype=torch.float64, device=device)
+        wanted = channels[dim.name].to(device, non_blocking=True)
+        for part in wanted.split(step) if Entry.of(dim) in passed else ():
+            with full_precision():
+                values = _values_without(net, dim, part, passed[Entry.of(dim)], batch, criterion)  # (K, B, d)
+                distances = criterion.distance(reference, values)
+            sums[part] = distances.sum(dim=1).double() / dim.unit
             if report:
                 report(dim.kind, distances.numel())
-        yield dim.name, sums
+        yield from on_host({dim.name: sums}, finite, criterion).items()
 
 
 def _values_without(
@@ -110,8 +119,9 @@ def _values_without(
     x, grid = start
     num, size = len(channels), len(x)
     gate = x.new_ones(num, size, dim.size)
-    for gone in (channels, dim.partners()[channels]):
-        gate[torch.arange(num), :, gone] = 0
+    partners = _partners(dim, x.device)[channels] if dim.paired else channels
+    for gone in (channels, partners):
+        gate.scatter_(2, gone[:, None, None].expand(-1, size, -1), 0)
     with net.gated({dim.name: gate.flatten(0, 1)[:, None]}):  # (K*B, 1, size)
         outputs = net.resume(Entry.of(dim), x.repeat(num, *[1] * (x.ndim - 1)), grid)
     return criterion.values(outputs, batch.repeated(num)).unflatten(0, (num, size))
@@ -124,6 +134,7 @@ def fisher_sums(
     criterion: Criterion = POSTERIOR,
     draws: int = 4,
     seed: int = 0,
+    amp: str | None = None,
     report: Report | None = None,
 ) -> Sums:
     """Estimate of ``exact_sums`` for every channel of every dim from ``draws`` backward passes.
@@ -135,11 +146,12 @@ def fisher_sums(
 
     Args:
         net: the dense network that the criterion needs.
-        batch: of the proxy set; an image's signs depend only on ``seed`` and its number.
+        batch: of the proxy set; an image's signs depend only on ``seed``, its number and whether a GPU draws them.
         channels: dims to score, with all channels of each; None = all dims. The cost is the same.
         criterion: what is measured.
         draws: backward passes per image, at least 1; the error falls with the square root of it.
         seed: of the signs.
+        amp: lower precision of the passes, see ``AUTOCAST``; values, signs and sums stay in float32 or better.
         report: called after each backward pass.
 
     Raises:
@@ -148,10 +160,10 @@ def fisher_sums(
     if draws < 1:
         raise ValueError(f'draws = {draws}: at least 1 backward pass is needed.')
     dims = select_dims(net, channels)
-    leaves, values = _gated_values(net, batch, criterion)
+    leaves, values = _gated_values(net, batch, criterion, amp)
     weights = criterion.weights(values)
     draws = draws if values.shape[1] > 1 else 1  # the square of a single gradient does not depend on the sign
-    signs = _signs(batch.numbers, draws, values.shape[1], seed).to(values.device)  # (draws, B, D)
+    signs = _signs(batch.numbers, draws, values.shape[1], seed, values.device)  # (draws, B, D)
     sums = {dim.name: torch.zeros(dim.size, dtype=torch.float64, device=values.device) for dim in dims}
     for draw in range(draws):
         target = (signs[draw] * weights * values).sum()
@@ -161,7 +173,7 @@ def fisher_sums(
             sums[dim.name] += criterion.factor / draws * gradient.double().square().sum(dim=0) / dim.unit
             if report:
                 report(dim.kind, gradient.numel() / draws)
-    yield from ((name, values.cpu()) for name, values in sums.items())
+    yield from on_host(sums, torch.isfinite(values).all(), criterion).items()
 
 
 def taylor_sums(net: Walk, batch: Batch, channels: Iterable[str] | None = None, report: Report | None = None) -> Sums:
@@ -175,16 +187,36 @@ def taylor_sums(net: Walk, batch: Batch, channels: Iterable[str] | None = None, 
     """
     dims = select_dims(net, channels)
     leaves, log_p = _gated_values(net, batch, POSTERIOR)
-    labels = log_p.argmax(dim=1) if batch.labels is None else batch.labels.to(log_p.device)
-    by_dim = _gradients(F.nll_loss(log_p, labels, reduction='sum'), leaves)
+    labels = log_p.argmax(dim=1) if batch.labels is None else batch.labels.to(log_p.device, non_blocking=True)
+    by_dim, sums = _gradients(F.nll_loss(log_p, labels, reduction='sum'), leaves), {}
     for dim in dims:
         gradient = _of_joint_gates(by_dim[dim.name], dim)
+        sums[dim.name] = gradient.double().abs().sum(dim=0) / dim.unit
         if report:
             report(dim.kind, gradient.numel())
-        yield dim.name, gradient.double().abs().sum(dim=0).cpu() / dim.unit
+    yield from on_host(sums, torch.isfinite(log_p).all(), POSTERIOR).items()
 
 
-def _gated_values(net: Walk, batch: Batch, criterion: Criterion) -> tuple[dict[str, Tensor], Tensor]:
+def on_host(sums: Mapping[str, Tensor], finite: Tensor, criterion: Criterion) -> dict[str, Tensor]:
+    """Sums ``(n,)`` by name in host memory, by one copy: each copy waits for the device.
+
+    Args:
+        sums: on the device.
+        finite: whether the values that they were made from are finite, on the device.
+        criterion: it made the values.
+
+    Raises:
+        ValueError: values or sums that are not finite.
+    """
+    sizes = [len(values) for values in sums.values()]
+    every = torch.cat([*sums.values(), finite.double()[None]]).cpu()
+    criterion.require_finite(bool(every[-1]) and bool(torch.isfinite(every).all()))
+    return {name: part.clone() for name, part in zip(sums, every[:-1].split(sizes))}
+
+
+def _gated_values(
+    net: Walk, batch: Batch, criterion: Criterion, amp: str | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """Gates of each image as leaves ``(B, 1, size)`` by dim, and the criterion's values, which depend on them.
 
     All dims get gates, even if only some are asked for: without some gates the other results would be rounded
@@ -192,8 +224,11 @@ def _gated_values(net: Walk, batch: Batch, criterion: Criterion) -> tuple[dict[s
     """
     dims = prunable_dims(net.backbone.arch).values()
     leaves = {dim.name: batch.images.new_ones(len(batch.images), 1, dim.size, requires_grad=True) for dim in dims}
+    lower = contextlib.nullcontext() if amp is None else torch.autocast(batch.images.device.type, AUTOCAST[amp])
     with torch.enable_grad(), net.gated(leaves):
-        return leaves, criterion.values(net(batch.images), batch)
+        with lower:
+            outputs = net(batch.images)
+        return leaves, criterion.values(outputs, batch)
 
 
 def _gradients(target: Tensor, leaves: dict[str, Tensor], keep: bool = False) -> dict[str, Tensor]:
@@ -208,16 +243,21 @@ def _gradients(target: Tensor, leaves: dict[str, Tensor], keep: bool = False) ->
 def _of_joint_gates(gradient: Tensor, dim: PrunableDim) -> Tensor:
     """Gradient by image ``(B, size)`` if channels that go together had one gate, from ``(B, 1, size)``."""
     own = gradient[:, 0]
-    return own + own[:, dim.partners()] if dim.paired else own
+    return own + own[:, _partners(dim, own.device)] if dim.paired else own
 
 
-def _signs(numbers: Sequence[int], draws: int, size: int, seed: int) -> Tensor:
-    """``(draws, B, size)`` of +-1, int8."""
+def _partners(dim: PrunableDim, device: torch.device) -> Tensor:
+    return dim.partners().to(device, non_blocking=True)
+
+
+def _signs(numbers: Sequence[int], draws: int, size: int, seed: int, device: torch.device) -> Tensor:
+    """``(draws, B, size)`` of +-1, int8. They are drawn where they are used: a detector has millions of values."""
     signs = []
     for number in numbers:
         mixed = zlib.crc32(f'{seed} {int(number)}'.encode())  # torch's generator on a CPU uses only 32 bits of a seed
-        generator = torch.Generator().manual_seed(mixed)
-        signs.append(torch.randint(0, 2, (draws, size), generator=generator, dtype=torch.int8) * 2 - 1)
+        generator = torch.Generator(device).manual_seed(mixed)
+        drawn = torch.randint(0, 2, (draws, size), generator=generator, dtype=torch.int8, device=device)
+        signs.append(drawn * 2 - 1)
     return torch.stack(signs, dim=1)
 
 

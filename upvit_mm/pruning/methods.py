@@ -90,7 +90,7 @@ FISHER = Method(
     'fisher',
     'an estimate of exact for all channels at once, far cheaper',
     needs=('images', 'gradients'),
-    settings=('draws', 'seed'),
+    settings=('draws', 'seed', 'amp'),
     criteria=CRITERIA,
     of_batch=Later('importance:fisher_sums'),
 )

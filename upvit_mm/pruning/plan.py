@@ -47,11 +47,10 @@ class PrunePlan:
     def embedding(self, stage: int, tokens: Tensor) -> Tensor:
         """What a pruned stage carries of the dense residual stream ``(..., C)``: ``(..., C')``."""
         name = f'{stage_name(stage)}.embed'
-        kept = self.kept[name].to(tokens.device)
         if name not in self.turned:
-            return tokens.index_select(-1, kept)
+            return tokens.index_select(-1, self.kept[name].to(tokens.device, non_blocking=True))
         write, _ = narrowing(self.kept[name], tokens.shape[-1])
-        return tokens @ write.T.to(tokens)
+        return tokens @ write.T.to(tokens, non_blocking=True)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write ``plan.json`` atomically, with its own ``sha256`` in it."""

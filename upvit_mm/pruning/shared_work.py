@@ -10,48 +10,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from upvit_mm.files import check_records, save_atomically
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.pruning.importance import Scores, Sums
 
 logger = logging.getLogger('upvit_mm')
 SAVE_EVERY = 10.0  # seconds between two saves of a batch that is being scored
-Value = TypeVar('Value')
-
-
-@dataclass(frozen=True)
-class Crew:
-    """The processes that share a job: this one alone (``workflow/processes.py`` has those of a launcher).
-
-    All of them must call ``share`` and ``collect`` in the same order.
-
-    Attributes:
-        rank: number of this process; 0 collects.
-        size: how many there are.
-    """
-
-    rank: int = 0
-    size: int = 1
-
-    def share(self, make: Callable[[], Value]) -> Value:
-        """The value that the first process makes, for all processes."""
-        assert self.size == 1, 'one process has no others'
-        return make()
-
-    def collect(self, value: Value) -> list[Value] | None:
-        """For the first process the values of all processes by rank; None for others."""
-        assert self.size == 1, 'one process has no others'
-        return [value]
-
-    def leave(self) -> None:
-        """Stop communicating until the next ``share`` or ``collect``."""
 
 
 def score_in_parts(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.cosines import cosines, times
 from upvit_mm.pruning.dims import table_of
+from upvit_mm.pruning.full_precision import full_precision
 from upvit_mm.pruning.table import BACKBONE
 from upvit_mm.pruning.walk import Walk
 
@@ -31,6 +32,7 @@ State = dict[str, Tensor]
 
 
 @torch.no_grad()
+@full_precision()
 def turn_stream(net: Walk, state: Mapping[str, Tensor], batches: Iterable[Batch], stage: int = 0) -> State:
     """The same network with the residual stream of a stage in its principal axes.
 
@@ -112,7 +114,7 @@ def _moments_of(net: Walk, readers: Mapping[str, list[str]], batches: Iterable[B
     def look(name: str):
         def hook(module: nn.LayerNorm, args: tuple) -> None:
             rows = nn.functional.layer_norm(args[0], module.normalized_shape, eps=module.eps).flatten(0, -2)
-            sums[name] = sums.get(name, 0) + (rows.T @ rows).double().cpu()
+            sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
 
         return hook
 
@@ -126,4 +128,4 @@ def _moments_of(net: Walk, readers: Mapping[str, list[str]], batches: Iterable[B
             handle.remove()
     if not sums:
         raise ValueError('there are no images: the principal axes of a stream are those of what it carries.')
-    return sums
+    return {name: moment.cpu() for name, moment in sums.items()}

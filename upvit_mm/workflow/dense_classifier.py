@@ -15,6 +15,7 @@ from upvit_mm.models import build_backbone
 from upvit_mm.models.map_strides import pyramid_strides
 from upvit_mm.pruning import PrunePlan, slice_state
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.pruning.criteria import Criterion, Posterior, ReadTokensChange, token_deviations
 from upvit_mm.pruning.dims import table_of
 from upvit_mm.pruning.importance import POSTERIOR
@@ -84,7 +85,12 @@ class DenseClassifier(Subject):
         """Directions, if the network has no head; a method without images has nothing to find them with."""
         return 'channels' if self.num_classes or not METHODS[settings.method].needs_images else 'lowrank'
 
-    def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
+    def scored(
+        self,
+        settings: PruneSettings,
+        batches: Sequence[Batch],
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
+    ) -> tuple[Walk, Criterion]:
         if self.criterion_name(settings) == Posterior.name:
             return self.net, POSTERIOR
         windows = {'window_size': settings.window_size} if settings.window_size else {}
@@ -92,7 +98,7 @@ class DenseClassifier(Subject):
         net.backbone.load_state_dict(self.net.backbone.state_dict())
         net.turned = self.turned
         net = net.to(self.device)
-        return net, ReadTokensChange(token_deviations(net, batches))
+        return net, ReadTokensChange(token_deviations(net, batches, crew))
 
     def net_of(self, arch: ArchSpec, state: State) -> Walk:
         return build_net(arch, state, self.device)
@@ -113,8 +119,13 @@ class DenseClassifier(Subject):
     def sizes(self) -> list[Size]:
         return [(self.arch.img_size,) * 2, DETECTOR_SIZE]
 
-    def images(self, settings: PruneSettings, ledger: Ledger) -> ClassifierImages:
-        return ClassifierImages(self.cfg, settings, ledger)
+    def images(
+        self,
+        settings: PruneSettings,
+        ledger: Ledger,
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
+    ) -> ClassifierImages:
+        return ClassifierImages(self.cfg, settings, ledger, crew)
 
     def check(self, settings: PruneSettings, scored: bool) -> None:
         """If posteriors are needed, refuse a checkpoint without a head, or a config that uses it in another way."""

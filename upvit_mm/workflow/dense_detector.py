@@ -26,6 +26,7 @@ from upvit_mm.models.trained_detector import load_trained
 from upvit_mm.openmmlab import require_mmcv_ops
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.pruning.criteria import Criterion, Posterior, ReadTokensChange, token_deviations
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.table import BACKBONE
@@ -108,10 +109,15 @@ class DenseDetector(Subject):
     def attention(self, settings: PruneSettings) -> str:
         return 'lowrank'
 
-    def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
+    def scored(
+        self,
+        settings: PruneSettings,
+        batches: Sequence[Batch],
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
+    ) -> tuple[Walk, Criterion]:
         if self.criterion_name(settings) == DetectorLoss.name:
             return self.net, DetectorLoss(self.detector, self.device)
-        return self.net, ReadTokensChange(token_deviations(self.net, batches))
+        return self.net, ReadTokensChange(token_deviations(self.net, batches, crew))
 
     def net_of(self, arch: ArchSpec, state: State) -> TokenNet:
         backbone = MODELS.build({**self._own.model.backbone.to_dict(), 'arch': arch.to_dict()})
@@ -149,9 +155,14 @@ class DenseDetector(Subject):
     def sizes(self) -> list[Size]:
         return [default_size(self.cfg)]
 
-    def images(self, settings: PruneSettings, ledger: Ledger) -> DetectorImages:
+    def images(
+        self,
+        settings: PruneSettings,
+        ledger: Ledger,
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
+    ) -> DetectorImages:
         preprocessor: nn.Module = self.detector.data_preprocessor
-        return DetectorImages(self.cfg, settings, ledger, preprocessor)
+        return DetectorImages(self.cfg, settings, ledger, preprocessor, crew)
 
     def check(self, settings: PruneSettings, scored: bool) -> None:
         criterion = self.criterion_name(settings)

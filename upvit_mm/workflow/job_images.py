@@ -17,6 +17,7 @@ from upvit_mm.data.picture_set import PictureSet
 from upvit_mm.data.pipelines import image_pipeline, picture_pipeline
 from upvit_mm.models.detector_loss import DetectorLoss
 from upvit_mm.models.network import preprocessing_of
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.prune_settings import PruneSettings
 
@@ -28,13 +29,14 @@ class JobImages(ABC):
         cfg: the config of the dense network.
         settings: settings of the job.
         ledger: ledger of its work dir.
+        crew: the processes that share the images; all must use ``proxy`` for the first time together.
 
     Attributes:
         seen: identities of the data sets that were read, for the ledger.
     """
 
-    def __init__(self, cfg: Config, settings: PruneSettings, ledger: Ledger):
-        self.cfg, self.settings, self.ledger = cfg, settings, ledger
+    def __init__(self, cfg: Config, settings: PruneSettings, ledger: Ledger, crew: Crew = Crew()):  # noqa: B008
+        self.cfg, self.settings, self.ledger, self.crew = cfg, settings, ledger, crew
         self.seen: dict[str, str] = {}
 
     @property
@@ -82,7 +84,8 @@ class ClassifierImages(JobImages):
         s = self.settings
         if s.images:
             return self._folder_sets[0]
-        return proxy_set(self.cfg, s.per_class, s.seed, s.batch_size, s.device, s.side_lengths)
+        how = (s.seed, s.batch_size, s.device, s.side_lengths)
+        return proxy_set(self.cfg, s.per_class, *how, workers=s.workers, crew=self.crew)
 
     @cached_property
     def held_out(self) -> ImageSet:
@@ -90,7 +93,7 @@ class ClassifierImages(JobImages):
         s = self.settings
         if s.images:
             return self._folder_sets[1]
-        return held_out_set(self.cfg, s.eval_images, s.seed, s.batch_size, s.device)
+        return held_out_set(self.cfg, s.eval_images, s.seed, s.batch_size, s.device, s.workers)
 
     @cached_property
     def proxy_data(self) -> list[Any]:
@@ -108,7 +111,7 @@ class ClassifierImages(JobImages):
     def _folder_sets(self) -> tuple[ImageSet, ImageSet]:
         s = self.settings
         counts = (s.num_images, s.eval_images, s.seed, s.batch_size)
-        return folder_sets(self.cfg, s.images, *counts, s.device, s.side_lengths)
+        return folder_sets(self.cfg, s.images, *counts, s.device, s.side_lengths, s.workers, self.crew)
 
     def _data(self, part: str, count: str) -> list[Any]:
         s = self.settings
@@ -126,16 +129,24 @@ class DetectorImages(JobImages):
         settings: settings of the job.
         ledger: ledger of its work dir.
         preprocessor: the detector's.
+        crew: see ``JobImages``.
     """
 
-    def __init__(self, cfg: Config, settings: PruneSettings, ledger: Ledger, preprocessor: nn.Module):
-        super().__init__(cfg, settings, ledger)
+    def __init__(
+        self,
+        cfg: Config,
+        settings: PruneSettings,
+        ledger: Ledger,
+        preprocessor: nn.Module,
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
+    ):
+        super().__init__(cfg, settings, ledger, crew)
         self.preprocessor = preprocessor
 
     @cached_property
     def proxy(self) -> PictureSet:
         s = self.settings
-        how = (s.num_images, s.seed, s.batch_size, s.device, s.side_lengths, self._labelled)
+        how = (s.num_images, s.seed, s.batch_size, s.device, s.side_lengths, self._labelled, s.workers, self.crew)
         return PictureSet(self.cfg, self.preprocessor, s.images, *how)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
@@ -10,13 +11,11 @@ from torch import Tensor
 from upvit_mm.arch import ArchSpec
 from upvit_mm.pruning import PrunePlan, plan_for_target, prunable_dims
 from upvit_mm.pruning.budget import Budget
-from upvit_mm.pruning.depth_scores import choose_blocks
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.knobs import Grain
 from upvit_mm.pruning.plan import Blocks
 from upvit_mm.pruning.spending import target_for_budget
 from upvit_mm.pruning.table import block_name
-from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.prune_goal import Goal
 from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.subject import Subject
@@ -29,22 +28,20 @@ class JobPlan:
         dense: the network to prune.
         goal: the target or budget.
         settings: settings of the job.
-        images: images for choosing blocks, if the target has fewer blocks.
+        choose: gives the blocks that stay, if the target has fewer of them; see ``JobBlocks.get``.
 
     Attributes:
         chooses_blocks: whether blocks are chosen; a classifier needs its head for that.
     """
 
-    def __init__(self, dense: Subject, goal: Goal, settings: PruneSettings, images: JobImages):
-        self.dense, self.goal, self.settings, self.images = dense, goal, settings, images
+    def __init__(self, dense: Subject, goal: Goal, settings: PruneSettings, choose: Callable[[], Blocks]):
+        self.dense, self.goal, self.settings, self._choose = dense, goal, settings, choose
         self.chooses_blocks = isinstance(goal, ArchSpec) and goal.depths != dense.arch.depths
 
     @cached_property
-    def blocks(self) -> Blocks:
-        """The blocks that stay for a target of other depths."""
-        proxy = self.images.proxy
-        net, criterion = self.dense.scored(self.settings, proxy)
-        return choose_blocks(net, proxy, self.goal.depths, criterion)
+    def blocks(self) -> Blocks | None:
+        """The blocks that stay for a target of other depths, else None; all processes must ask for them together."""
+        return self._choose() if self.chooses_blocks else None
 
     @property
     def grain(self) -> Grain:
@@ -77,12 +74,9 @@ class JobPlan:
 
     def make(self, scores: Scores) -> PrunePlan:
         """The plan from these scores."""
-        target, blocks = self.target(scores), None
-        if target.depths != self.dense.arch.depths:
-            blocks = self.blocks
-        s = self.settings
-        turned = self.dense.turned
-        return plan_for_target(self.dense.arch, target, scores, s.head_policy, s.tie_qkv, blocks, turned)
+        s, arch = self.settings, self.dense.arch
+        how = (s.head_policy, s.tie_qkv, self.blocks, self.dense.turned)
+        return plan_for_target(arch, self.target(scores), scores, *how)
 
     def cut(self, scores: Scores) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Kept channels of a plan from these scores, and the runs of each dim in which it chose."""

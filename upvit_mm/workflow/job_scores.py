@@ -7,15 +7,16 @@ import shutil
 from collections.abc import Callable
 
 from upvit_mm.files import write_text_atomically
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.pruning.criteria import Posterior
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.score_file import load_scores, save_scores
-from upvit_mm.pruning.shared_work import Crew
 from upvit_mm.stopwatch import process_peak
 from upvit_mm.workflow.job_images import JobImages
 from upvit_mm.workflow.job_plan import JobPlan
 from upvit_mm.workflow.ledger import fingerprint
+from upvit_mm.workflow.rank_agreement import rank_agreement
 from upvit_mm.workflow.run_method import score_images
 from upvit_mm.workflow.subject import Subject
 
@@ -35,6 +36,7 @@ class JobScores:
 
     Attributes:
         method: name of the method that made the scores; a file gives its own.
+        agreement: of scores in a lower precision, see ``rank_agreement``; else None.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class JobScores:
         self.dense, self.images, self.planning = dense, images, planning
         self.crew, self.check, self.file = crew, check, file
         self.settings, self.ledger, self.folder = images.settings, images.ledger, images.ledger.folder
-        self.method = self.settings.method
+        self.method, self.agreement = self.settings.method, None
 
     def get(self) -> Scores | None:
         """Scores by dim name for the first process, None for others.
@@ -66,7 +68,11 @@ class JobScores:
         if done:
             self.crew.leave()
             logger.info('%s: scored before from the same inputs', self.folder / 'scores.pt')
-            return None if self.crew.rank else load_scores(self.folder / 'scores.pt', self.dense.arch)[0]
+            if self.crew.rank:
+                return None
+            scores, meta = load_scores(self.folder / 'scores.pt', self.dense.arch)
+            self.agreement = meta.get('agreement')
+            return scores
         self.check()
         if method.needs_images:
             return self._score(inputs)
@@ -85,12 +91,16 @@ class JobScores:
     def _score(self, inputs: str) -> Scores | None:
         """Scores from images, by all processes; ``inputs`` is the fingerprint of everything that decides the scores."""
         s, proxy, parts = self.settings, self.images.proxy, self.folder / 'partial'
-        net, criterion = self.dense.scored(s, proxy)
+        net, criterion = self.dense.scored(s, proxy, self.crew)
         scores = score_images(net, criterion, proxy, s, parts / inputs[:16], self.crew, self.planning.cut)
         if scores is not None:
             write_text_atomically(self.folder / 'proxy.txt', '\n'.join(proxy.paths) + '\n')
             logger.info('scored; peak memory of this process %.0f MiB', process_peak(s.device) / 2**20)
-            self._save(scores, inputs, 'proxy.txt', images=len(proxy.numbers))
+            if s.amp:
+                method = METHODS[s.method]
+                own = {**s.some(*method.settings), 'criterion': criterion}
+                self.agreement = rank_agreement(method, net, proxy[0], own)
+            self._save(scores, inputs, 'proxy.txt', images=len(proxy.numbers), agreement=self.agreement)
         self.crew.share(lambda: None)  # the parts are deleted when all is saved
         self.crew.leave()  # the first process continues alone
         shutil.rmtree(parts, ignore_errors=True)
@@ -118,6 +128,7 @@ class JobScores:
 
     def _given(self, path: str) -> Scores:
         scores, meta = load_scores(path, self.dense.arch)
+        self.agreement = meta.get('agreement')
         self.method, belongs_to = meta.get('method', 'unknown'), meta.get('checkpoint_sha256')
         sha256, checkpoint = self.dense.sha256, self.dense.checkpoint
         if belongs_to is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,8 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import check_state
 from upvit_mm.data.image_set import ImageSet
 from upvit_mm.models import build_backbone
-from upvit_mm.pruning.criteria import log_posteriors
+from upvit_mm.pruning.full_precision import full_precision
+from upvit_mm.pruning.importance import POSTERIOR
 from upvit_mm.pruning.posterior import PosteriorNet
 from upvit_mm.pruning.token_net import TokenNet
 
@@ -32,14 +35,16 @@ def build_net(arch: ArchSpec, state: dict[str, Tensor], device: str = 'cpu') -> 
 
 
 @torch.inference_mode()
+@full_precision()
 def judge(dense: PosteriorNet, pruned: PosteriorNet, images: ImageSet) -> dict[str, float]:
     """``kl``: mean over images of KL(dense || pruned); ``top1``: accuracy of the pruned network in %, with labels."""
-    divergence, right, labelled = 0.0, 0, False
+    divergence, right, labelled = 0.0, 0, False  # they become tensors on the device; one look at the end
     for batch in images:
-        p, q = log_posteriors(dense(batch.images)), log_posteriors(pruned(batch.images))
-        divergence += (p.exp() * (p - q)).sum().item()
+        p, q = (POSTERIOR.values(net(batch.images), batch) for net in (dense, pruned))
+        divergence += (p.exp() * (p - q)).sum()
         if batch.labels is not None:
             labelled = True
-            right += int((q.argmax(dim=1).cpu() == batch.labels).sum())
-    results = {'kl': divergence / len(images.numbers)}
-    return results | ({'top1': 100 * right / len(images.numbers)} if labelled else {})
+            right += (q.argmax(dim=1) == batch.labels.to(q.device, non_blocking=True)).sum()
+    POSTERIOR.require_finite(math.isfinite(divergence))
+    results = {'kl': float(divergence) / len(images.numbers)}
+    return results | ({'top1': 100 * int(right) / len(images.numbers)} if labelled else {})

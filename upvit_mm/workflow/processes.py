@@ -12,7 +12,7 @@ from typing import Any
 from torch import distributed
 
 from upvit_mm.launch import VARIABLES, first_machine, place_in_job
-from upvit_mm.pruning.shared_work import Crew, Value
+from upvit_mm.pruning.crew import Crew, Value
 
 PATIENCE = timedelta(days=365)  # a working process answers when it is done; one that ended closes its connections
 

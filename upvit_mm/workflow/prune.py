@@ -21,13 +21,14 @@ from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.score_file import scores_digest
-from upvit_mm.pruning.shared_work import Crew
 from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.dense_classifier import DenseClassifier
 from upvit_mm.workflow.dense_detector import DenseDetector
+from upvit_mm.workflow.job_blocks import JobBlocks
 from upvit_mm.workflow.job_plan import JobPlan
 from upvit_mm.workflow.job_scores import JobScores
 from upvit_mm.workflow.ledger import Ledger, fingerprint
@@ -93,8 +94,9 @@ class PruneJob:
         settings = self.settings = replace(settings, attention=self._attention(settings))
         self.source = self.subject.arch
         self.ledger = Ledger(self.work_dir)
-        self.images = self.subject.images(settings, self.ledger)
-        self.planning = JobPlan(self.subject, goal, settings, self.images)
+        self.images = self.subject.images(settings, self.ledger, crew)
+        blocks = JobBlocks(self.subject, goal, self.images, crew, self._check_data)
+        self.planning = JobPlan(self.subject, goal, settings, blocks.get)
         self.scoring = JobScores(self.subject, self.images, self.planning, crew, self._check_data, scores_file)
         scores_images = not (scores_file or isinstance(goal, PrunePlan)) and METHODS[settings.method].needs_images
         scored = scores_images or self.planning.chooses_blocks
@@ -152,13 +154,15 @@ class PruneJob:
     def run(self, **notes: Any) -> Outcome | None:
         """Run all steps; ``report.json`` also gets ``notes``. None in all processes except the first."""
         self._turn()
-        if isinstance(self.goal, PrunePlan):
-            plan, scores = None if self.crew.rank else self._given_plan(self.goal), None
-        else:
+        given, scores = isinstance(self.goal, PrunePlan), None
+        if not given:
+            _ = self.planning.blocks  # chosen by all processes
             scores = self.scores()
-            plan = None if self.crew.rank else self.plan(scores)
-        if plan is None:
+        self.crew.leave()
+        if self.crew.rank:
             return None
+        self.images.crew = Crew()  # the first process continues alone
+        plan = self._given_plan(self.goal) if given else self.plan(scores)
         self.slice(plan)
         return Outcome(plan, self.judge(plan, scores, **notes))
 
@@ -184,6 +188,7 @@ class PruneJob:
         known = self.ledger.is_current('plan', inputs)
         plan = PrunePlan.load(self.work_dir / 'plan.json') if known else planning.make(scores)
         meta = {'tool': 'prune', 'goal': goal_text(self.goal), 'method': self.scoring.method}
+        meta['agreement'] = self.scoring.agreement
         plan.meta.update(meta, **self._provenance(plan.target_arch))
         if not known:
             plan.save(self.work_dir / 'plan.json')
@@ -208,7 +213,7 @@ class PruneJob:
         if s.compensate:
             net = subject.net_of(plan.target_arch, state)
             partial = self.work_dir / 'partial' / f'compensation-{inputs[:16]}.pt'
-            compensate_resumably(self.dense, net, plan, self.proxy, s.ridge, partial)
+            compensate_resumably(self.dense, net, plan, self.proxy, s.ridge, partial, s.memory)
             state = subject.repair_rest(subject.with_weights(state, net), plan, self.proxy, s.ridge)
         if s.heal:
             if s.compensate:
@@ -265,10 +270,13 @@ class PruneJob:
             return
         inputs = fingerprint('turn', subject.identity, self.images.proxy_data, s.some('attention', 'embed'))
 
+        if not self.crew.share(lambda: self.ledger.is_current('turn', inputs)):
+            self._check_data()
+            _ = self.proxy  # read by all processes
+
         def make() -> tuple[dict[str, Tensor], str]:
             if self.ledger.is_current('turn', inputs):
                 return read_checkpoint(str(path))['state_dict'], sha256_of(path)
-            self._check_data()
             state = subject.turn(s, self.proxy)
             meta = subject.meta | {'turned': s.some('attention', 'embed'), 'source_sha256': subject.sha256}
             save_checkpoint(path, state, arch=self.source.to_dict(), **meta)

@@ -17,6 +17,7 @@ from upvit_mm.pruning import KINDS, PrunePlan, prunable_dims
 from upvit_mm.pruning.depth import all_blocks
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.table import Table
+from upvit_mm.workflow.rank_agreement import text_of
 
 matplotlib.use('Agg')
 DENSE_COLOUR, KEPT_COLOUR = '#c9d3de', '#1f5f99'
@@ -72,6 +73,7 @@ def write_report(
         f'Dense checkpoint: `{content["checkpoint"]}` (sha256 {content["sha256"][:12]}...). Method '
         f'`{content["method"]}`, heads `{settings["head_policy"]}`, seed {settings["seed"]}.',
         '',
+        *([text_of(content['agreement']), ''] if content.get('agreement') else []),
         '## Costs',
         '',
         *Table(*cost_rows(content['costs'])).markdown(),

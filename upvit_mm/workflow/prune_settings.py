@@ -6,7 +6,7 @@ from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from upvit_mm.arch.size import Size, Windows, parse_size
-from upvit_mm.choices import CRITERIA, HEAD_POLICIES, KERNEL_WIDTHS
+from upvit_mm.choices import CRITERIA, HEAD_POLICIES, KERNEL_WIDTHS, PRECISIONS
 from upvit_mm.pruning.methods import METHODS
 
 if TYPE_CHECKING:
@@ -48,8 +48,13 @@ class PruneSettings:
         seed: seed of the proxy set and of random parts of the method.
         eval_images: largest number of held-out images for evaluation (the first ones of a detector's test set); None =
             all; 0 = no evaluation.
+        amp: lower precision of the passes of ``fisher``, one of ``PRECISIONS``; None = float32. How far the ranks agree
+            with those of float32 is measured on the first images.
         batch_size: images per batch.
-        max_rows: images x candidates at once, see ``kl_sums``; limits the memory.
+        max_rows: images x candidates at once, see ``exact_sums``; limits the memory.
+        memory: GiB of a GPU's memory for the activations of the compensation; the others wait on the host. None = half
+            of what is free.
+        workers: threads that read pictures; 0 = pictures are read in between.
         device: ``'cpu'`` or ``'cuda'`` (``'cuda:3'``).
 
     Raises:
@@ -78,7 +83,10 @@ class PruneSettings:
     seed: int = 0
     eval_images: int | None = 1000
     batch_size: int = 32
+    amp: str | None = None
     max_rows: int = 256
+    memory: float | None = None
+    workers: int = 4
     device: str = 'cpu'
 
     def __post_init__(self):
@@ -89,13 +97,13 @@ class PruneSettings:
         if isinstance(self.round_to, str):
             raise ValueError(f"round_to = {self.round_to!r}: must be a whole number, or 'auto'.")
         choices = {'method': METHODS, 'head_policy': HEAD_POLICIES, 'embed': EMBED}
-        optional = {'criterion': CRITERIA, 'attention': ATTENTION}
+        optional = {'criterion': CRITERIA, 'attention': ATTENTION, 'amp': PRECISIONS}
         for name, known in (choices | optional).items():
             value = getattr(self, name)
             if value not in known and not (value is None and name in optional):
                 raise ValueError(f'{name} = {value!r}: must be one of {", ".join(known)}.')
         least = dict.fromkeys(('draws', 'per_class', 'num_images', 'round_to', 'batch_size', 'max_rows'), 1)
-        for name, low in (least | {'window_size': 0, 'eval_images': 0}).items():
+        for name, low in (least | {'window_size': 0, 'eval_images': 0, 'workers': 0}).items():
             if (value := getattr(self, name)) is not None and value < low:
                 raise ValueError(f'{name} = {getattr(self, name)}: must be at least {low}.')
         if not 0 < self.near_share <= 1:
@@ -111,6 +119,12 @@ class PruneSettings:
                 f'{", ".join(fitting)}.'
             )
         self.side_lengths  # noqa: B018  it refuses what is no size
+        if self.amp and 'amp' not in METHODS[self.method].settings:
+            raise ValueError(
+                f'amp = {self.amp!r}, method = {self.method!r}: it is always computed in float32; leave amp out.'
+            )
+        if self.memory is not None and not self.memory >= 0:
+            raise ValueError(f'memory = {self.memory}: GiB, 0 or more.')
         if self.ridge is not None and not self.ridge > 0:
             raise ValueError(f'ridge = {self.ridge}: must be above 0.')
 

@@ -22,12 +22,18 @@ SAVE_EVERY = 10.0  # seconds
 
 
 def compensate_resumably(
-    dense: Walk, sliced: Walk, plan: PrunePlan, batches: Sequence[Batch], ridge: float | None, file: Path
+    dense: Walk,
+    sliced: Walk,
+    plan: PrunePlan,
+    batches: Sequence[Batch],
+    ridge: float | None,
+    file: Path,
+    memory: float | None = None,
 ) -> None:
     """``compensate`` that saves the layers that it has corrected.
 
     Args:
-        dense, sliced, plan, batches, ridge: see ``compensate``.
+        dense, sliced, plan, batches, ridge, memory: see ``compensate``.
         file: for the state of exactly these inputs; an existing one is continued. The caller removes it.
     """
     done = _earlier(file, sliced)
@@ -55,7 +61,7 @@ def compensate_resumably(
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with bars:
-        compensate(dense, sliced, plan, batches, ridge, report, tuple(done))
+        compensate(dense, sliced, plan, batches, ridge, report, tuple(done), memory)
 
 
 def _earlier(file: Path, sliced: Walk) -> list[str]:

@@ -10,12 +10,13 @@ from torch import Tensor
 from upvit_mm.data.image_set import ImageSet
 from upvit_mm.pruning import prunable_dims
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.pruning.criteria import Criterion
 from upvit_mm.pruning.hybrid import near_cut, rerank, tied
 from upvit_mm.pruning.importance import Scores, Sums
 from upvit_mm.pruning.methods import METHODS, Method
 from upvit_mm.pruning.scoring import all_channels
-from upvit_mm.pruning.shared_work import Crew, score_in_parts
+from upvit_mm.pruning.shared_work import score_in_parts
 from upvit_mm.pruning.walk import Walk
 from upvit_mm.workflow.prune_settings import PruneSettings
 from upvit_mm.workflow.scoring_progress import ScoringProgress

@@ -18,11 +18,12 @@ class ScoringProgress:
     """Bars with rate and time left; ``with`` shows them.
 
     Args:
-        totals: channels x images to score, by kind of dim.
+        totals: candidates x images to score, by kind of dim.
+        candidates: what they are.
     """
 
-    def __init__(self, totals: Mapping[str, int]):
-        self.totals = totals
+    def __init__(self, totals: Mapping[str, int], candidates: str = 'channels'):
+        self.totals, self.unit = totals, f'{candidates} x images/s'
         self.done = dict.fromkeys(totals, 0.0)
         self.resumed = 0.0
         console = Console(stderr=True)
@@ -30,7 +31,7 @@ class ScoringProgress:
             TextColumn('{task.description:<10}'),
             BarColumn(),
             TextColumn('{task.percentage:>5.1f} %'),
-            TextColumn('{task.fields[rate]:>9} channels x images/s'),
+            TextColumn(f'{{task.fields[rate]:>9}} {self.unit}'),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -53,7 +54,7 @@ class ScoringProgress:
         self.bars.update(self.tasks[kind], completed=self.done[kind])
 
     def advance(self, kind: str, amount: float) -> None:
-        """Add ``amount`` channels x images."""
+        """Add ``amount`` candidates x images."""
         self.done[kind] += amount
         now = time.monotonic()
         rate = (sum(self.done.values()) - self.resumed) / max(now - self.started, 1e-9)
@@ -64,4 +65,4 @@ class ScoringProgress:
                 sum(self.done.values()) / sum(self.totals.values()),
                 sum(self.totals.values()) - sum(self.done.values()),
             )
-            logger.info('scored %.1f %%, %.0f channels x images/s, %.0f s left', 100 * share, rate, left / rate)
+            logger.info('scored %.1f %%, %.0f %s, %.0f s left', 100 * share, rate, self.unit, left / rate)

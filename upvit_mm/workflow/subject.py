@@ -16,6 +16,7 @@ from upvit_mm.checkpoints import local_file
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.batch import Batch
+from upvit_mm.pruning.crew import Crew
 from upvit_mm.pruning.criteria import Criterion
 from upvit_mm.pruning.head_axes import turn_heads
 from upvit_mm.pruning.stream_axes import turn_stream
@@ -80,8 +81,14 @@ class Subject(ABC):
         """What an importance looks at, one of ``CRITERIA``."""
 
     @abstractmethod
-    def scored(self, settings: PruneSettings, batches: Sequence[Batch]) -> tuple[Walk, Criterion]:
-        """The network that is scored, and what is measured at its outputs, for the proxy set of a job."""
+    def scored(
+        self,
+        settings: PruneSettings,
+        batches: Sequence[Batch],
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
+    ) -> tuple[Walk, Criterion]:
+        """The network that is scored, and what is measured at its outputs, for the proxy set of a job; the processes of
+        ``crew`` share the set."""
 
     @abstractmethod
     def attention(self, settings: PruneSettings) -> str:
@@ -142,8 +149,13 @@ class Subject(ABC):
         """``(height, width)`` in pixels at which costs are shown; the first is that of a budget without a size."""
 
     @abstractmethod
-    def images(self, settings: PruneSettings, ledger: Ledger) -> JobImages:
-        """Images of a job."""
+    def images(
+        self,
+        settings: PruneSettings,
+        ledger: Ledger,
+        crew: Crew = Crew(),  # noqa: B008 (a frozen value)
+    ) -> JobImages:
+        """Images of a job with these processes."""
 
     @abstractmethod
     def check(self, settings: PruneSettings, scored: bool) -> None:
