@@ -47,7 +47,8 @@ def measure_compiled(setting: Setting, device: str, notebook: Notebook) -> None:
     """Time our PVTv2 and timm's, both compiled for this size; forward passes of all networks come first."""
     if setting.backend == 'inductor':  # of the others, eager compiles nothing
         check_compiler(device)
-    for work, batch in (('forward', setting.forward_batches[0]), ('training', setting.training_batch)):
+    for work in setting.compiled:
+        batch = setting.forward_batches[0] if work == 'forward' else setting.training_batch
         for name in setting.pyramids:
             torch.compiler.reset()  # with many shapes torch would stop compiling
             arch = resolve_arch(name)

@@ -40,6 +40,7 @@ class Setting:
         training_batch: images in a training step of a backbone.
         repeats: timed runs of each network.
         backend: of ``torch.compile``.
+        compiled: what is timed compiled, of ``'forward'`` and ``'training'``.
         scored: networks whose scoring is timed.
         scored_images: images in a batch of scoring.
         candidates: channels of each dim whose exact score is timed.
@@ -57,6 +58,7 @@ class Setting:
     training_batch: int
     repeats: int
     backend: str
+    compiled: tuple[str, ...]
     scored: tuple[Arch, ...]
     scored_images: int
     candidates: int
@@ -75,6 +77,7 @@ FULL = Setting(
     training_batch=4,
     repeats=10,
     backend='inductor',
+    compiled=('forward', 'training'),
     scored=('deit-base', 'pvtv2-b2'),
     scored_images=64,
     candidates=4,
@@ -99,6 +102,7 @@ SMALL = Setting(
     training_batch=1,
     repeats=2,
     backend='eager',
+    compiled=('forward',),
     scored=(TINY['deit'],),
     scored_images=2,
     candidates=1,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,29 +14,27 @@ ROOT = Path(__file__).parents[3]
 
 
 def run_tests(setting: Setting, device: str, notebook: Notebook) -> None:
-    """Run pytest in the clone.
+    """Run pytest on the clone, in this process, which is made for it.
 
     Raises:
         ImportError: pytest is not installed.
         FileNotFoundError: the package is installed without its tests.
         RuntimeError: a test fails, or none is found.
     """
-    if find_spec('pytest') is None:
-        raise ImportError('pytest is not installed.')
+    import pytest
+
     if not (ROOT / 'tests').is_dir():
         raise FileNotFoundError(f'{ROOT} has no tests/: run the report in a clone of the repository.')
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'tests.xml')
-        words = [sys.executable, '-m', 'pytest', '-q', f'--junitxml={path}', *setting.tests]
-        done = subprocess.run(words, cwd=ROOT)
+        os.chdir(ROOT)
+        status = int(pytest.main(['-q', f'--junitxml={path}', *setting.tests]))
         if not path.is_file():
-            raise RuntimeError(f'pytest ended with status {done.returncode} and without results.')
+            raise RuntimeError(f'pytest ended with status {status} and without results.')
         suites = ElementTree.parse(path).getroot()
     cases = [(case, {child.tag for child in case}) for case in suites.iter('testcase')]
     failed = [case.get('name') for case, tags in cases if tags & {'failure', 'error'}]
     skipped = sum('skipped' in tags for _, tags in cases)
     notebook.add(work='tests', passed=len(cases) - len(failed) - skipped, failed=len(failed), skipped=skipped)
-    if failed or done.returncode:
-        raise RuntimeError(
-            f'{len(failed)} of {len(cases)} tests fail: {", ".join(failed[:5])} (status {done.returncode}).'
-        )
+    if failed or status:
+        raise RuntimeError(f'{len(failed)} of {len(cases)} tests fail: {", ".join(failed[:5])} (status {status}).')
