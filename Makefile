@@ -9,6 +9,7 @@ VENV ?= $(if $(filter stock,$(STACK)),.venv-stock,.venv)
 THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 QUICK ?= 0
 TEST_ARGS ?=
+GPU_ARGS ?=
 
 ifeq ($(filter onedl stock,$(STACK)),)
 $(error STACK = $(STACK): must be onedl or stock)
@@ -22,10 +23,10 @@ PINS := -c $(STACK_DIR)/torch.txt -c $(STACK_DIR)/mmcv.txt -c $(STACK_DIR)/openm
 MMCV_FLAGS ?= -g0 -O1
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint docs clean clean-results package
+.PHONY: help setup demo test gpu lint docs clean clean-results package
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
-	@echo 'Settings (name=value): STACK=onedl|stock  VENV=folder  PYTHON=python3.11  THREADS=2  QUICK=1 (demo)  TEST_ARGS="-k neck"'
+	@echo 'Settings (name=value): STACK=onedl|stock  VENV=folder  PYTHON=python3.11  THREADS=2  QUICK=1 (demo)  TEST_ARGS="-k neck"  GPU_ARGS=--small'
 
 setup: $(READY) package  ## Make the virtual environment: torch, mmcv with its operators, OpenMMLab, this package
 
@@ -34,6 +35,9 @@ demo: setup  ## Run the main job on the embedded digits; the report is written t
 
 test: setup  ## Run the tests
 	OMP_NUM_THREADS=$(THREADS) $(PY) -m pytest $(TEST_ARGS)
+
+gpu: setup  ## Report what runs on the GPU, how fast, and which goals are met: work_dirs/gpu/report.md, at most 8 minutes
+	OMP_NUM_THREADS=$(THREADS) $(PY) tools/gpu_report.py --work-dir work_dirs/gpu $(GPU_ARGS)
 
 lint: setup  ## Check the style, as pre-commit does
 	$(VENV)/bin/ruff check .

@@ -27,7 +27,7 @@ ALLOWED = {
     | {'runner', 'cli', 'stopwatch', 'table'},
     # compare: how a difference is judged and written
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'compare', 'registry'}
-    | {'cli', 'stopwatch', 'table'},
+    | {'cli', 'installed', 'stopwatch', 'table'},
     'evidence': {'compare', 'workflow', 'cli', 'installed', 'launch', 'stopwatch', 'table'},
     'export': {'arch', 'checkpoints', 'models', 'registry', 'stopwatch'},
     'doctor': {'arch', 'checkpoints', 'models', 'optim', 'data', 'registry', 'openmmlab', 'runner', 'arguments', 'cli'},

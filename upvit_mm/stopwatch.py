@@ -51,13 +51,13 @@ class Timing:
         return [f'{self.median:.3g}', f'{self.low:.3g}-{self.high:.3g}']
 
 
-def forward_step(model: nn.Module, x: Tensor, amp: bool = False) -> None:
+def forward_step(model: nn.Module, x: Tensor, amp: bool | torch.dtype = False) -> None:
     """Inference: maps of an image, no gradients."""
     with torch.inference_mode(), precision(x.device, amp):
         model(x)
 
 
-def training_step(model: nn.Module, x: Tensor, amp: bool = False) -> None:
+def training_step(model: nn.Module, x: Tensor, amp: bool | torch.dtype = False) -> None:
     """Forward and backward through all maps, without an optimizer."""
     with precision(x.device, amp):
         loss = sum(feature.square().mean() for feature in model(x))
@@ -200,8 +200,10 @@ def device_name(device: str) -> str:
     return names[0] if names else platform.machine()
 
 
-def precision(device: torch.device, amp: bool) -> contextlib.AbstractContextManager:
-    """Autocast to float16 on CUDA or bfloat16 on a CPU, or nothing."""
-    if not amp:
+def precision(device: torch.device, amp: bool | torch.dtype) -> contextlib.AbstractContextManager:
+    """Autocast to a type, or with True to float16 on CUDA and bfloat16 on a CPU; with False nothing."""
+    if amp is False:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.float16 if device.type == 'cuda' else torch.bfloat16)
+    if amp is True:
+        amp = torch.float16 if device.type == 'cuda' else torch.bfloat16
+    return torch.autocast(device.type, dtype=amp)

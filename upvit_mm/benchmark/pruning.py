@@ -174,37 +174,49 @@ def time_all_channels(net: PosteriorNet, batch: Batch) -> dict[str, float]:
 
 
 def time_large_network(
-    name: str = 'deit-small', images: int = 4, classes: int = 1000, threads: int | None = None
+    name: str | ArchSpec = 'deit-small',
+    images: int = 4,
+    classes: int = 1000,
+    threads: int | None = None,
+    device: str = 'cpu',
+    candidates: int = LARGE_CANDIDATES,
+    amp: str | None = None,
 ) -> dict[str, Any]:
     """The same for a network of an architecture (random weights, random images); ``kl`` is extrapolated.
 
-    In every dim the time of ``LARGE_CANDIDATES`` channels is measured and scaled to the dim's size.
+    In every dim the time of ``candidates`` channels is measured and scaled to the dim's size. With ``amp`` the estimate
+    is also timed in that precision (``'fisher amp'``).
     """
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
     arch = resolve_arch(name)
     empty = PosteriorNet(build_backbone(arch, out_indices=(-1,)), torch.nn.Linear(arch.embed_dims[-1], classes))
-    batch = Batch(torch.randn(images, 3, arch.img_size, arch.img_size), range(images))
+    empty.to(device)
+    batch = Batch(torch.randn(images, 3, arch.img_size, arch.img_size).to(device), range(images))
     forward = min(seconds(lambda: _forward(empty, batch)) for _ in range(3))
-    fisher = min(seconds(lambda: fisher_scores(empty, [batch], draws=FISHER_DRAWS)) for _ in range(2))
+    fisher = {
+        kind: min(seconds(lambda kind=kind: fisher_scores(empty, [batch], draws=FISHER_DRAWS, amp=kind)) for _ in 'ab')
+        for kind in dict.fromkeys((None, amp))
+    }
     exact, timed, channels = 0.0, 0, 0
     for dim in prunable_dims(arch).values():
-        some = {dim.name: torch.arange(min(dim.size, LARGE_CANDIDATES))}
+        some = {dim.name: torch.arange(min(dim.size, candidates))}
         # the dense run is once per batch, not once per dim, so it is not part of a candidate
-        spent = seconds(lambda some=some: dict(exact_sums(empty, batch, some, max_rows=LARGE_CANDIDATES * images)))
+        spent = seconds(lambda some=some: dict(exact_sums(empty, batch, some, max_rows=candidates * images)))
         exact += max(spent - forward, 0.0) / len(some[dim.name]) * dim.size
         timed, channels = timed + len(some[dim.name]), channels + dim.size
         logger.info('%s timed', dim.name)
     return {
-        'arch': name,
+        'arch': arch.name,
         'images': images,
         'channels': channels,
         'timed candidates': timed,
         'forward': forward,
-        'fisher': fisher,
+        'fisher': fisher[None],
+        **({} if amp is None else {'fisher amp': fisher[amp]}),
         'kl': exact,
-        'ratio': exact / fisher,
+        'ratio': exact / fisher[None],
         'candidate in forward passes': exact / channels / forward,
         'threads': torch.get_num_threads(),
     }

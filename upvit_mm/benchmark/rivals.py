@@ -87,10 +87,19 @@ def _pyramid_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
 def _mmdet_pvtv2(arch: ArchSpec) -> tuple[nn.Module, str]:
     from mmdet.models import PyramidVisionTransformerV2 as MMDetPVTv2
 
+    return MMDetPVTv2(**mmdet_pvtv2_settings(arch)), 'mmdet PVTv2'
+
+
+def mmdet_pvtv2_settings(arch: ArchSpec) -> dict:
+    """Keyword arguments of mmdet's ``PyramidVisionTransformerV2`` for an architecture of the stock structure.
+
+    Raises:
+        ValueError: widths that it cannot build.
+    """
     settings = _pvtv2_settings(arch) | {'embed_dims': arch.embed_dims[0] // arch.num_heads[0][0]}
     if any(dim != settings['embed_dims'] * h[0] for dim, h in zip(arch.embed_dims, arch.num_heads)):
         raise ValueError(f'arch {arch.name or "custom"!r}: mmdet builds only embed_dims in the ratio of num_heads.')
-    return MMDetPVTv2(num_layers=arch.depths, **settings), 'mmdet PVTv2'
+    return dict(num_layers=arch.depths, **settings)
 
 
 def _pvtv2_settings(arch: ArchSpec) -> dict:
