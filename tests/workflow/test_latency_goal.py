@@ -15,7 +15,7 @@ from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, widths_of
 from upvit_mm.pruning.knobs import Grain
-from upvit_mm.pruning.latency import LatencyTable, parts_of
+from upvit_mm.pruning.latency_table import LatencyTable, parts_of
 from upvit_mm.pruning.spending import target_for_budget
 from upvit_mm.stopwatch import Timing
 from upvit_mm.workflow import job_plan

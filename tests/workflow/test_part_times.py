@@ -13,7 +13,7 @@ from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Windows
 from upvit_mm.benchmark.complexity import traced_macs
 from upvit_mm.models import build_backbone
-from upvit_mm.pruning.latency import ATTN, ENDS, Part, Point, parts_of
+from upvit_mm.pruning.latency_table import ATTN, ENDS, Part, Point, parts_of
 from upvit_mm.workflow import part_times
 from upvit_mm.workflow.part_times import ROUNDS, Bench, PartTimer, side_by_side, time_parts
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import GLOBAL, Size, Windows, parse_size
 from upvit_mm.pruning.costs import Cost, mac_terms, param_terms
-from upvit_mm.pruning.latency import LatencyTable
+from upvit_mm.pruning.latency_table import LatencyTable
 
 UNITS = {'': 1, 'K': 1e3, 'M': 1e6, 'G': 1e9}
 FORM = re.compile(

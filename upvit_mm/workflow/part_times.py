@@ -1,6 +1,6 @@
 """How long a network and its parts take on a device: measured once and kept, for budgets in time.
 
-``pruning/latency.py`` says which parts at which widths, and makes costs of their times.
+``pruning/latency_table.py`` says which parts at which widths, and makes costs of their times.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from upvit_mm.arch.size import GLOBAL, Size, Windows
 from upvit_mm.files import cache_folder, sealed, unsealed, write_text_atomically
 from upvit_mm.models import build_backbone
 from upvit_mm.models.layers.grid import outgoing, units
-from upvit_mm.pruning.latency import ATTN, ENDS, LatencyTable, Part, Point, parts_of
+from upvit_mm.pruning.latency_table import ATTN, ENDS, LatencyTable, Part, Point, parts_of
 from upvit_mm.stopwatch import SEED, Timing, device_name, forward_step, now, seconds, time_alternating
 from upvit_mm.version import __version__
 

@@ -16,7 +16,7 @@ from upvit_mm.pruning.baselines import random_scores
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import total, widths_of
 from upvit_mm.pruning.knobs import Grain
-from upvit_mm.pruning.latency import ATTN, ENDS, MLP, HeadSurface, LatencyTable, Part, Point, Surface, parts_of
+from upvit_mm.pruning.latency_table import ATTN, ENDS, MLP, HeadSurface, LatencyTable, Part, Point, Surface, parts_of
 from upvit_mm.pruning.spending import check_budget, target_for_budget
 
 
