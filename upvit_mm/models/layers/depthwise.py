@@ -75,7 +75,7 @@ def _works_on(device: torch.device) -> bool:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _largest_error(device: torch.device) -> float:
-    """How far output and gradients of the kernels are from those of torch in float64, as a share of the largest value."""
+    """Distance of the kernels' output and gradients from those of torch in float64, as a share of the largest value."""
     height, width, channels = (37, 21, 100) if device.type == 'cuda' else (3, 5, 9)  # Triton's interpreter is slow
     generator = torch.Generator().manual_seed(0)
     tokens = (1, height * width, channels)
