@@ -77,21 +77,22 @@ class Attention(nn.Module):
             q, k, v = joint((self.q, self.k, self.v), x)
         else:
             q, (k, v) = self.q(x), joint((self.k, self.v), source)
-        return self.by_head(q), self.by_head(k), self.by_head(v)
+        return self.by_head(self.q, x, q), self.by_head(self.k, source, k), self.by_head(self.v, source, v)
 
     def queries_and_keys(self, x: Tensor, source: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         """By head ``(B, h, P+N, K/h)`` and ``(B, h, M, K/h)``, from tokens and their ``source``, turned by place."""
-        q, k = self.by_head(self.q(x)), self.by_head(self.k(source))
+        q, k = self.by_head(self.q, x, self.q(x)), self.by_head(self.k, source, self.k(source))
         return (q, k) if self.rotary is None else self.rotary(q, k, grid)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
         """Every query attends to every key: ``(B, h, P+N, K/h)``, ``(B, h, M, K/h)``, ``(B, h, M, V/h)``."""
         return scaled_attention(q, k, v, self.scale)
 
-    def by_head(self, x: Tensor) -> Tensor:
-        """``(B, n, h*d)`` -> ``(B, h, n, d)``, a view."""
-        width = x.shape[2] // self.num_heads  # not unflatten: see tokens_to_map
-        return x.view(x.shape[0], x.shape[1], self.num_heads, width).transpose(1, 2)
+    def by_head(self, layer: nn.Linear, x: Tensor, out: Tensor) -> Tensor:
+        """A layer's outputs ``(B, n, h*d)`` of ``x``, ``(B, n, C)``, -> ``(B, h, n, d)``, a view."""
+        # sizes of x, which other layers read too, and no width of out: the graph of an ONNX file has a node for each
+        width = layer.out_features // self.num_heads  # not unflatten: see tokens_to_map
+        return out.view(x.shape[0], x.shape[1], self.num_heads, width).transpose(1, 2)
 
 
 def scaled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:

@@ -26,7 +26,7 @@ class Linear(nn.Linear):
         return map_to_tokens(out)
 
 
-JOINT_ON = ('cuda',)  # a CPU takes the single layers; what one product saves there is less than what the copies cost
+JOINT_ON = ('cuda',)  # kinds of devices; the gain there is fewer launches, of which a CPU has none
 ALIGNED = 8  # channels: kernels of attention read 16 bytes at once from every row of every part
 
 

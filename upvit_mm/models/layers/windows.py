@@ -79,7 +79,7 @@ class WindowedAttention(Attention):
         q, k, v = self.project(windows, windows)
         if waves:
             cut = (region.cut(wave.to(q.dtype), grid, self.num_prefix_tokens)[0] for wave in waves)
-            cos, sin = (self.by_head(wave) for wave in cut)  # (windows, h, P+L, K/h)
+            cos, sin = (self.by_head(self.q, wave, wave) for wave in cut)  # (windows, h, P+L, K/h)
             q, k = (turned(t.unflatten(0, tokens.shape[:2]), cos, sin).flatten(0, 1) for t in (q, k))
         return q, k, v
 
