@@ -57,7 +57,9 @@ def test_rows_get_the_epochs_that_the_comparison_promises():
     epochs = {row.name: study.epochs(row, 'cpu') for row in study.rows}
     dense, tuned = epochs['dense'], epochs['up-50']
     assert (dense, tuned) == (8, 4)
-    assert {epochs[name] for name in ('vanilla-50', 'dropping-50', 'up-25', 'magnitude-50', 'random-50')} == {tuned}
+    assert {
+        epochs[name] for name in ('dense-on', 'vanilla-50', 'dropping-50', 'up-25', 'magnitude-50', 'random-50')
+    } == {tuned}
     assert epochs['vanilla-50-long'] == dense + tuned
     assert {row.name for row in ROWS} == set(TITLES)
 

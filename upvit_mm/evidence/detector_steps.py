@@ -31,7 +31,7 @@ class DetectorPlan(Plan):
 
     def model_config(self, row: Row) -> str:
         """The config that builds a row's detector."""
-        if row.how == 'dense':
+        if row.how in ('dense', 'continued'):
             return self.config
         if row.how == 'dropping':
             return str(self.folder / row.name / 'detector.py')
@@ -84,6 +84,9 @@ class DetectorPlan(Plan):
             start = type(self)(study, self.seed, self.scale, self.root)
             weights = f'model.backbone.init_cfg.checkpoint={start.checkpoint(start.dense)}'
             return self.train_step(row, config, [weights], [start.name_of('dense', 'train')])
+        if row.how == 'continued':
+            weights = f'load_from={self.checkpoint(self.dense)}'
+            return self.train_step(row, config, [weights], [self.name_of('dense', 'train')])
         if row.how == 'pruned':
             follower = str(self.pruned(row) / 'detector_distil.py')
             return self.train_step(row, follower, (), [self.name_of(row.name, 'prune')])

@@ -18,6 +18,7 @@ from upvit_mm.evidence.studies import Row, Study
 MEASURES = ('cka', 'relation', 'cosine', 'r2')
 CLAIMS = (  # row, the row to compare it with
     ('up-50', 'dense'),
+    ('up-50', 'dense-on'),
     ('up-50', 'vanilla-50'),
     ('up-50', 'vanilla-50-long'),
     ('up-50', 'dropping-50'),
@@ -165,4 +166,4 @@ def correlation(studies: Sequence[StudyFound], measure: str, metric: str) -> dic
 
 def rows_in(study: Study) -> Sequence[Row]:
     """The rows of a study in the order of its table."""
-    return sorted(study.rows, key=lambda row: (-row.share, row.name != 'dense', row.rank, row.name))
+    return sorted(study.rows, key=lambda row: (-row.share, row.rank, row.name != row.shape_of, row.name))

@@ -17,8 +17,9 @@ class Row:
     Attributes:
         name: its name in folders and tables.
         share: its share of the dense network's multiply-accumulates in %.
-        how: ``'dense'``; ``'pruned'`` from the dense one; ``'vanilla'``, random weights in the pruned one's shape;
-            ``'dropping'``, the dense one with token dropping at the pruned one's cost.
+        how: ``'dense'``; ``'continued'``, the dense one trained on like the pruned one; ``'pruned'`` from the dense one;
+            ``'vanilla'``, random weights in the pruned one's shape; ``'dropping'``, the dense one with token dropping
+            at the pruned one's cost.
         method: how channels are scored, if it is pruned.
         both_trainings: whether it has the dense network's epochs and those of the pruned one.
         rank: rows with a low rank are trained first.
@@ -42,6 +43,7 @@ ROWS = (
     Row('up-50', 50, 'pruned'),
     Row('vanilla-50', 50, 'vanilla'),
     Row('dropping-50', 50, 'dropping'),
+    Row('dense-on', 100, 'continued', rank=1),
     Row('vanilla-50-long', 50, 'vanilla', both_trainings=True, rank=1),
     Row('up-25', 25, 'pruned', rank=1),
     Row('magnitude-50', 50, 'pruned', method='magnitude', rank=2),
@@ -49,6 +51,7 @@ ROWS = (
 )
 TITLES = {
     'dense': 'dense',
+    'dense-on': 'dense, trained on for the epochs of UP',
     'up-50': 'UP, half of the MACs',
     'up-25': 'UP, a quarter',
     'vanilla-50': 'vanilla of the half shape, epochs of UP',
@@ -88,8 +91,8 @@ class Study:
 
     @property
     def rows(self) -> Sequence[Row]:
-        """Token dropping of classifiers has no grid to fill, so it is compared in detectors only."""
-        return ROWS if self.is_detector else [row for row in ROWS if row.how != 'dropping']
+        """All rows of a detector. Token dropping of classifiers has no grid to fill; their tool does not train on."""
+        return ROWS if self.is_detector else [row for row in ROWS if row.how not in ('dropping', 'continued')]
 
     def epochs(self, row: Row, scale: str) -> int:
         """Epochs of a row's own training: fine-tuning has half of the dense network's."""
