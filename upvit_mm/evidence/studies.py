@@ -17,7 +17,7 @@ class Row:
     Attributes:
         name: its name in folders and tables.
         share: its share of the dense network's multiply-accumulates in %.
-        how: ``'dense'``; ``'continued'``, the dense one trained on like the pruned one; ``'pruned'`` from the dense one;
+        how: ``'dense'``; ``'continued'``, the dense one trained on like the pruned one; ``'pruned'``;
             ``'vanilla'``, random weights in the pruned one's shape; ``'dropping'``, the dense one with token dropping
             at the pruned one's cost.
         method: how channels are scored, if it is pruned.
