@@ -83,6 +83,9 @@ def test_rank_correlation_with_the_share_of_the_dense_ap(detectors):
     assert (found['rho'], found['variants']) == (pytest.approx(1.0), 3)
     assert correlation([detectors], 'one-shot AP', 'box AP')['rho'] == pytest.approx(0.5)
     assert correlation([detectors], 'relation', 'box AP') == {'rho': None, 'p': None, 'variants': 0}
+    for rows in detectors.by_seed.values():
+        rows['up-50'].consistency['cka'] = 1.0
+    assert correlation([detectors], 'cka', 'box AP')['rho'] is None
 
 
 def test_figures_of_a_classifier(tmp_path):

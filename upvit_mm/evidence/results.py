@@ -148,7 +148,7 @@ def correlation(studies: Sequence[StudyFound], measure: str, metric: str) -> dic
     Each variant is a row with a seed. Shares of the dense network's AP make variants of several data sets comparable.
 
     Returns:
-        ``rho``, ``p`` and ``variants``, their number; ``rho`` is None below three variants.
+        ``rho``, ``p`` and ``variants``, their number; ``rho`` is None below three variants, and where all have the same value.
     """
     pairs = []
     for study in studies:
@@ -158,7 +158,7 @@ def correlation(studies: Sequence[StudyFound], measure: str, metric: str) -> dic
                 before = own.one_shot.get(metric) if measure == 'one-shot AP' else own.consistency.get(measure)
                 if dense and before is not None and metric in own.score:
                     pairs.append((before / dense if measure == 'one-shot AP' else before, own.score[metric] / dense))
-    if len(pairs) < 3:
+    if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs)):  # equal values have no ranks
         return {'rho': None, 'p': None, 'variants': len(pairs)}
     result = spearmanr(*zip(*pairs))
     return {'rho': float(result.statistic), 'p': float(result.pvalue), 'variants': len(pairs)}
