@@ -43,7 +43,7 @@ ROWS = (
     Row('up-50', 50, 'pruned'),
     Row('vanilla-50', 50, 'vanilla'),
     Row('dropping-50', 50, 'dropping'),
-    Row('dense-on', 100, 'continued', rank=1),
+    Row('dense-on', 100, 'continued'),
     Row('vanilla-50-long', 50, 'vanilla', both_trainings=True, rank=1),
     Row('up-25', 25, 'pruned', rank=1),
     Row('magnitude-50', 50, 'pruned', method='magnitude', rank=2),
