@@ -154,6 +154,7 @@ def test_images_come_from_inside_a_wrapper(cfg, scope):
             proxy_set(cfg, 2, seed=0)
 
 
+@pytest.mark.parametrize('family', ['pvtv2'])
 def test_each_process_reads_its_share(cfg, scope, digits_folder, tmp_path, together):
     """An image that one of them cannot read is left out by all."""
     scope('mmpretrain')
