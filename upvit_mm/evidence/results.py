@@ -148,7 +148,7 @@ def correlation(studies: Sequence[StudyFound], measure: str, metric: str) -> dic
     Each variant is a row with a seed. Shares of the dense network's AP make variants of several data sets comparable.
 
     Returns:
-        ``rho``, ``p`` and ``variants``, their number; ``rho`` is None below three variants, and where all values are equal.
+        ``rho``, ``p`` and ``variants``, their number; ``rho`` is None below three variants and where all are equal.
     """
     pairs = []
     for study in studies:
