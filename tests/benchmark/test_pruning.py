@@ -55,11 +55,10 @@ def test_every_dim_is_timed(net, state, batch):
     assert time_all_channels(net, batch)['images'] == 3
 
 
-def test_large_network_extrapolates_by_size(tmp_path, stock_arch, monkeypatch):
+def test_large_network_extrapolates_by_size(tmp_path, stock_arch):
     arch = ArchSpec.from_dict(stock_arch('deit', depths=[2]))
     arch.save_json(tmp_path / 'arch.json')
-    monkeypatch.setattr(pruning, 'LARGE_CANDIDATES', 5)
-    results = time_large_network(str(tmp_path / 'arch.json'), images=2, classes=7)
+    results = time_large_network(str(tmp_path / 'arch.json'), images=2, classes=7, candidates=5)
     assert results['channels'] == sum(dim.size for dim in prunable_dims(arch).values())
     assert results['timed candidates'] == 5 * len(prunable_dims(arch))
 

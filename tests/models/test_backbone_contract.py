@@ -187,7 +187,8 @@ def test_compiled_without_a_graph_break(family, settings, tiny_arch, build, imag
     assert all(distance(a, b) < 1e-12 for a, b in zip(compiled(x), backbone(x)))
     expected = gradients(backbone, x)
     actual = {k.removeprefix('_orig_mod.'): v for k, v in gradients(compiled, x).items()}
-    assert furthest(actual, expected, distance) < 1e-10
+    largest = max(gradient.abs().max() for gradient in expected.values())  # those of key biases are rounding alone
+    assert all((actual[name] - expected[name]).abs().max() < 1e-10 * largest for name in expected)
     with torch.no_grad():
         assert all(distance(a, b) < 1e-12 for a, b in zip(compiled(x), backbone(x)))
 

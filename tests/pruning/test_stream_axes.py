@@ -272,7 +272,7 @@ def test_fisher_expects_the_squared_slope_of_directions(net, images, monkeypatch
     some = torch.tensor([0, 7, 100])
     every = torch.tensor(list(itertools.product((-1, 1), repeat=len(some))))
 
-    def signs(numbers, draws, size, seed):
+    def signs(numbers, draws, size, seed, device):
         values = torch.zeros(len(every), len(numbers), size, dtype=torch.int8)
         values[:, :, some] = every[:, None].to(torch.int8)
         return values

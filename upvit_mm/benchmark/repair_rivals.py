@@ -16,7 +16,7 @@ from upvit_mm.pruning import PrunePlan, slice_state
 from upvit_mm.pruning.batch import Batch
 from upvit_mm.pruning.depth import all_blocks
 from upvit_mm.pruning.slicer import State
-from upvit_mm.pruning.streams import Stream
+from upvit_mm.pruning.streams import Room, Stream
 from upvit_mm.pruning.table import BACKBONE, block_name
 from upvit_mm.pruning.walk import Walk
 
@@ -188,7 +188,8 @@ def _before_branches(net: Walk, plan: PrunePlan, batches: Sequence[Batch]) -> It
     assert plan.kept_blocks == tuple(all_blocks(depth) for depth in depths), 'these repairs know of no removed blocks'
     if not batches:
         raise ValueError('there are no images to repair with.')
-    stream = Stream(net, [batch.images.cpu() for batch in batches])
+    room = Room(next(net.parameters()).device)
+    stream = Stream(net, [batch.images for batch in batches], room)
     for i, depth in enumerate(depths):
         stream.enter_stage(i)
         for half in range(2 * depth):
