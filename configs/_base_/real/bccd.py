@@ -3,6 +3,7 @@
 UPVIT_MM_SCALE=cpu: 252 x 189 px. gpu: 1024 x 768.
 """
 
+_base_ = './micrographs.py'
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 size = dict(cpu=(252, 189), gpu=(1024, 768))['{{$UPVIT_MM_SCALE:cpu}}']
@@ -25,29 +26,10 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=batch,
     num_workers=workers,
-    persistent_workers=False,  # for ../resumable.py
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='CocoDataset',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='annotations/instances_train.json',
-        data_prefix=dict(img='images/train/'),
-        pipeline=train_pipeline))
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline))
 val_dataloader = dict(
-    batch_size=1,
     num_workers=workers,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CocoDataset',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='annotations/instances_val.json',
-        data_prefix=dict(img='images/val/'),
-        test_mode=True,
-        pipeline=test_pipeline))
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric='bbox')
 test_evaluator = val_evaluator

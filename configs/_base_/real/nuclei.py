@@ -4,6 +4,7 @@
 UPVIT_MM_SCALE=cpu: training crops of 224 px, tests on whole pictures as they are. gpu: everything at twice the size.
 """
 
+_base_ = './micrographs.py'
 data_root = 'data/nuclei/'
 metainfo = dict(classes=('nucleus', ))
 zoom = dict(cpu=1.0, gpu=2.0)['{{$UPVIT_MM_SCALE:cpu}}']
@@ -28,29 +29,10 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=batch,
     num_workers=workers,
-    persistent_workers=False,  # for ../resumable.py
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='CocoDataset',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='annotations/instances_train.json',
-        data_prefix=dict(img='images/train/'),
-        pipeline=train_pipeline))
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline))
 val_dataloader = dict(
-    batch_size=1,
     num_workers=workers,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CocoDataset',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='annotations/instances_val.json',
-        data_prefix=dict(img='images/val/'),
-        test_mode=True,
-        pipeline=test_pipeline))
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(
     type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric=['bbox', 'segm'])
