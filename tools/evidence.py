@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from upvit_mm.cli import one_line_errors
-from upvit_mm.evidence.studies import SCALES, studies_of
+from upvit_mm.evidence.studies import RANKS, SCALES, check_run, studies_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,7 +21,8 @@ def parse_args() -> argparse.Namespace:
         '--ranks',
         type=int,
         nargs='+',
-        default=[0, 1, 2],
+        choices=RANKS,
+        default=RANKS,
         help='0: the rows of the main claim; 1: long vanilla and a quarter; 2: other ways to choose channels',
     )
     parser.add_argument('--jobs', type=int, default=1, help='steps at a time (default: 1)')
@@ -35,8 +36,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     studies = studies_of(args.data, args.families)
-    if args.jobs < 1:
-        raise ValueError(f'jobs = {args.jobs}: must be at least 1.')
+    check_run(studies, args.jobs, args.report_only)
     # after parsing: it imports torch, which takes seconds
     from upvit_mm.evidence import experiment
 

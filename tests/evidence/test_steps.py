@@ -11,7 +11,16 @@ from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
 from upvit_mm.evidence.experiment import plans_of, steps_of
-from upvit_mm.evidence.studies import ROWS, SCALES, SIZES, STUDIES, TITLES, studies_of
+from upvit_mm.evidence.studies import (
+    ROWS,
+    SCALES,
+    SIZES,
+    STUDIES,
+    TITLES,
+    VIT_WEIGHTS,
+    check_run,
+    studies_of,
+)
 from upvit_mm.installed import TOOLS
 from upvit_mm.pruning.costs import count_macs
 
@@ -102,3 +111,26 @@ def test_sizes_are_those_of_the_configs(study, scale, monkeypatch):
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"data = 'coco': must be one of bccd, cifar10, nuclei"):
         studies_of(['coco'])
+    with pytest.raises(ValueError, match='families = DeiT-micro: none of them is compared on bccd; known: bccd/ViT-S'):
+        studies_of(['bccd'], ['DeiT-micro'])
+
+
+def test_what_is_missing_is_said_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    studies = studies_of(['bccd'])
+    with pytest.raises(FileNotFoundError, match=r"folder 'data/bccd' does not exist here; .*prepare_data.py bccd"):
+        check_run(studies, jobs=1)
+    (tmp_path / 'data/bccd').mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"'checkpoints/dinov2-small.pth' do not exist here"):
+        check_run(studies, jobs=1)
+    with pytest.raises(FileNotFoundError, match="data = 'cifar10'"):  # its start weights come from there
+        check_run(studies_of(['bccd'], ['PVTv2-B0']), jobs=1)
+    (tmp_path / 'data/cifar10').mkdir()
+    check_run(studies_of(['bccd'], ['PVTv2-B0']), jobs=1)
+    check_run(studies, jobs=1, report_only=True)  # runs nothing
+    with pytest.raises(ValueError, match='jobs = 0: must be at least 1'):
+        check_run(studies, jobs=0)
+    for study in studies:
+        if study.family == 'ViT-S':
+            cfg = Config.fromfile(TOOLS.parent / f'configs/real/{study.config}.py')
+            assert cfg.model.backbone.init_cfg.checkpoint == str(VIT_WEIGHTS)

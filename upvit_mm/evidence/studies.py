@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
 SCALES = ('cpu', 'gpu')
 SCALE_VARIABLE = 'UPVIT_MM_SCALE'  # the configs read it
@@ -49,6 +50,7 @@ ROWS = (
     Row('magnitude-50', 50, 'pruned', method='magnitude', rank=2),
     Row('random-50', 50, 'pruned', method='random', rank=2),
 )
+RANKS = sorted({row.rank for row in ROWS})
 TITLES = {
     'dense': 'dense',
     'dense-on': 'dense, trained on for the epochs of UP',
@@ -104,6 +106,7 @@ class Study:
 
 
 VIT, PVT, DEIT = 'ViT-S', 'PVTv2-B0', 'DeiT-micro'
+VIT_WEIGHTS = Path('checkpoints/dinov2-small.pth')  # in the configs
 CIFAR = ('cifar10', PVT)
 SQUARE = {'cpu': (64, 64), 'gpu': (64, 64)}
 SIZES = {  # (data, family) -> scale -> height and width, padded, of the pictures in which costs are counted
@@ -136,4 +139,35 @@ def studies_of(data: Sequence[str], families: Sequence[str] = ()) -> list[Study]
     ):
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f'{label} = {unknown[0]!r}: must be one of {", ".join(sorted(known))}.')
-    return [s for s in STUDIES if (not data or s.data in data) and (not families or s.family in families)]
+    found = [s for s in STUDIES if (not data or s.data in data) and (not families or s.family in families)]
+    if not found:
+        known = ', '.join(study.name for study in STUDIES)
+        raise ValueError(
+            f'families = {", ".join(families)}: none of them is compared on {", ".join(data)}; known: {known}.'
+        )
+    return found
+
+
+def check_run(studies: Sequence[Study], jobs: int, report_only: bool = False) -> None:
+    """Refuse an experiment that could not start, before its first step.
+
+    Raises:
+        FileNotFoundError: a data set or the pretrained ViT is missing.
+        ValueError: no job.
+    """
+    if jobs < 1:
+        raise ValueError(f'jobs = {jobs}: must be at least 1.')
+    if report_only:
+        return
+    starts = [study.starts_from[0] for study in studies if study.starts_from]
+    for name in dict.fromkeys([*(study.data for study in studies), *starts]):
+        if not Path('data', name).is_dir():
+            raise FileNotFoundError(
+                f"data = {name!r}: the folder 'data/{name}' does not exist here; write it with tools/prepare_data.py "
+                f'{name} (docs/own_data.md), or link it.'
+            )
+    if any(study.family == VIT for study in studies) and not VIT_WEIGHTS.is_file():
+        raise FileNotFoundError(
+            f'families = {VIT!r}: its pretrained weights {str(VIT_WEIGHTS)!r} do not exist here; put a ViT-S/14 of '
+            "DINOv2's shape there, in any layout (docs/vits.md), or choose other --families."
+        )
