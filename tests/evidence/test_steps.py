@@ -122,7 +122,7 @@ def test_what_is_missing_is_said_before_the_first_step(tmp_path, monkeypatch):
         check_run(studies, jobs=1)
     (tmp_path / 'data/bccd').mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"'checkpoints/dinov2-small.pth' do not exist here"):
-        check_run(studies, jobs=1)
+        check_run(studies_of(['bccd'], ['ViT-S']), jobs=1)
     with pytest.raises(FileNotFoundError, match="data = 'cifar10'"):  # its start weights come from there
         check_run(studies_of(['bccd'], ['PVTv2-B0']), jobs=1)
     (tmp_path / 'data/cifar10').mkdir()
