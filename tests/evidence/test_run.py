@@ -98,3 +98,12 @@ def test_texts_are_written_before_the_step(step, tmp_path):
         [step('a', code=f"open(p, 'w').write(open({str(text)!r}).read())", texts=((text, 'x = 1\n'),))], tmp_path
     ).go()
     assert (tmp_path / 'a/out.txt').read_text() == 'x = 1\n'
+
+
+def test_a_second_process_is_refused(step, tmp_path):
+    first, second = run_of([step('a')], tmp_path), run_of([step('a')], tmp_path)
+    started = []
+    first.say = lambda text: started.append(text) or pytest.raises(ValueError, second.go).match('another process runs')
+    assert first.go() == {'a': 'done'}
+    assert started
+    assert second.go() == {'a': 'done'}

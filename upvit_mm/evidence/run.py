@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from upvit_mm.files import write_text_atomically
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 
 POLL = 0.5  # seconds
-MINUTES = 'minutes.json'
+MINUTES, LOCK = 'minutes.json', 'running.lock'
 INPUTS = 'evidence-step.txt'  # in the folder of a training: what it was started with
 
 
@@ -49,6 +51,7 @@ class Run:
         self.steps = {step.name: step for step in sorted(steps, key=lambda step: step.rank)}
         self.root, self.scale, self.jobs, self.threads, self.say = root, scale, jobs, threads, say
         self.program: tuple[str, ...] = (sys.executable, '-m', 'upvit_mm')
+        self._locks: Sequence[int] = ()
         self._inputs: dict[str, str] = {}
         self._contents: dict[str, dict] = {}
 
@@ -81,7 +84,16 @@ class Run:
 
         Returns:
             For each step ``'done'``, ``'failed'``, ``'waiting'`` (for a failed one) or ``'left'`` (no time).
+
+        Raises:
+            ValueError: another process runs steps of the same study and seed.
         """
+        with contextlib.ExitStack() as locks:
+            homes = dict.fromkeys(step.home or self.root for step in self.steps.values())
+            self._locks = [locks.enter_context(_alone_in(home)) for home in homes]
+            return self._go(minutes)
+
+    def _go(self, minutes: float | None) -> dict[str, str]:
         started = time.monotonic()
         state = {name: 'done' if self.is_done(step) else 'left' for name, step in self.steps.items()}
         self.say(f'{len(state)} steps, {list(state.values()).count("done")} of them finished before')
@@ -132,7 +144,9 @@ class Run:
         self.say(f'{step.name}: upvit-mm {shlex.join(step.command)}')
         environment = {**os.environ, SCALE_VARIABLE: self.scale, 'OMP_NUM_THREADS': str(self.threads)}
         with log.open('a', encoding='utf-8') as file:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+            process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=self._locks
+            )
         return Running(step, process, time.monotonic())
 
     def _claim(self, step: Step) -> None:
@@ -163,6 +177,20 @@ class Run:
         if state[name] == 'left' and any(need in ('failed', 'waiting') for need in needs):
             return 'waiting'
         return state[name]
+
+
+@contextlib.contextmanager
+def _alone_in(home: Path) -> Iterator[int]:
+    """Two processes would train in the same folders. Steps hold the lock too, in case they outlive a killed process."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK).open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f'another process runs this experiment in {str(home)!r}; wait for it, or name other seeds or data.'
+            ) from None
+        yield file.fileno()
 
 
 def _minutes_in(home: Path) -> dict[str, float]:
