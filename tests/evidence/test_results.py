@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from upvit_mm.evidence.experiment import plans_of
-from upvit_mm.evidence.report import write_report
-from upvit_mm.evidence.results import StudyFound, correlation
-from upvit_mm.evidence.studies import studies_of
+from upvit_mm.evidence.report import correlations, headline, minutes_table, write_report
+from upvit_mm.evidence.results import AT_ONCE, StudyFound, rank_correlation, variants
+from upvit_mm.evidence.studies import ROWS, SHORT, TITLES, studies_of
 
 AP = {'dense': (40.0, 42.0, 41.0), 'up-50': (39.5, 41.0, 40.9), 'vanilla-50': (10.0, 14.0, 11.0)}
 CKA = {'up-50': (0.99, 0.97, 0.995), 'magnitude-50': (0.8, 0.7, 0.75)}
@@ -79,18 +79,64 @@ def test_the_report_says_in_words_what_is_established(detectors, tmp_path):
 
 def test_rank_correlation_with_the_share_of_the_dense_ap(detectors):
     """Shares after training 0.9875, 0.976, 0.998: in the order of CKA, and not of AP at once."""
-    found = correlation([detectors], 'cka', 'box AP')
+    found = rank_correlation(variants([detectors], 'cka', 'box AP'))
     assert (found['rho'], found['variants']) == (pytest.approx(1.0), 3)
-    assert correlation([detectors], 'one-shot AP', 'box AP')['rho'] == pytest.approx(0.5)
-    assert correlation([detectors], 'relation', 'box AP') == {'rho': None, 'p': None, 'variants': 0}
+    assert [one.after for one in variants([detectors], 'cka', 'box AP')] == pytest.approx([0.9875, 41 / 42, 40.9 / 41])
+    assert rank_correlation(variants([detectors], AT_ONCE, 'box AP'))['rho'] == pytest.approx(0.5)
+    assert rank_correlation(variants([detectors], 'relation', 'box AP')) == {'rho': None, 'p': None, 'variants': 0}
+    assert [(entry['measure'], entry['over'].keys()) for entry in correlations([detectors])] == [
+        ('cka', {'all'}),
+        (AT_ONCE, {'all'}),
+    ]
     for rows in detectors.by_seed.values():
         rows['up-50'].consistency['cka'] = 1.0
-    assert correlation([detectors], 'cka', 'box AP')['rho'] is None
+    assert rank_correlation(variants([detectors], 'cka', 'box AP'))['rho'] is None
+
+
+def test_token_dropping_at_once_is_read_from_its_own_evaluation(tmp_path):
+    (plan,) = plans_of(studies_of(['bccd'], ['ViT-S']), (0,), 'cpu', tmp_path)
+    row = {'name': 'dropping-50', 'runs': [{'metrics': {'bbox_mAP': 0.123}}]}
+    write(plan.folder / 'dropping-50-at-once/detectors.json', {'rows': [row]})
+    found = StudyFound.of([plan])
+    assert found.values('dropping-50', 'box AP', 'one_shot') == {0: pytest.approx(12.3)}
+    assert found.metrics == []  # nothing was trained
+
+
+def test_the_headline_has_the_rows_of_the_main_claim(detectors):
+    table = headline([detectors])
+    (row,) = table.texts()
+    assert dict(zip(table.columns, row)) == {
+        '': 'bccd, ViT-S, box AP',
+        'seeds': '3',
+        'dense': '41.0 ± 1.0',
+        'UP, half, at once': '32.0 ± 1.0',
+        'UP, half': '40.5 ± 0.8',
+        'vanilla': '12.0 ± 2.8',
+        'dense, trained on': '-',
+        'vanilla, long': '-',
+        'token dropping, at once': '-',
+        'token dropping': '-',
+    }
+    assert set(SHORT) == set(TITLES) == {row.name for row in ROWS}
+
+
+def test_minutes_are_means_over_seeds():
+    minutes = {'bccd/ViT-S/seed0/dense/train': 6.0, 'bccd/ViT-S/seed1/dense/train': 8.0}
+    minutes |= {'nuclei/ViT-S/seed0/dense/train': 20.0, 'bccd/ViT-S/seed0/up-50/prune': 3.0}
+    assert minutes_table(minutes).texts() == [
+        ['dense, train', '7.0', '20.0'],
+        ['up-50, prune', '3.0', ''],
+        ['all seeds together', '17.0', '20.0'],
+    ]
+    assert minutes_table({}) is None
 
 
 def test_figures_of_a_classifier(tmp_path):
     (plan,) = plans_of(studies_of(['cifar10'], ['PVTv2-B0']), (1,), 'cpu', tmp_path)
-    rows = [{'key': 'compensated-distilled', 'top1': {'1': 88.0}}, {'key': 'vanilla', 'top1': {'1': 80.0}}]
+    rows = [
+        {'key': 'compensated-distilled', 'top1': {'1': 88.0}, 'curves': [[86.0, 88.0]]},
+        {'key': 'vanilla', 'top1': {'1': 80.0}, 'curves': [[70.0, 80.0]]},
+    ]
     content = {'rows': rows, 'one_shot': {'compensated': {'top1': 84.0}}}
     content |= {'dense': {'top1': 89.0, 'macs': 4e7, 'params': 3e6}, 'target': {'macs': 2e7, 'params': 2e6}}
     write(plan.folder / 'up-50/compared/compare.json', content)
@@ -98,3 +144,14 @@ def test_figures_of_a_classifier(tmp_path):
     scores = {name: own.score for name, own in found.by_seed[1].items() if own.score}
     assert scores == {'dense': {'top-1': 89.0}, 'up-50': {'top-1': 88.0}, 'vanilla-50': {'top-1': 80.0}}
     assert found.difference('up-50', 'vanilla-50', 'top-1')['mean'] == pytest.approx(8.0)
+    assert found.by_seed[1]['vanilla-50'].curve == [70.0, 80.0]
+
+
+def test_the_dense_classifier_that_was_trained_on_is_read_from_its_log(tmp_path):
+    (plan,) = plans_of(studies_of(['cifar10'], ['PVTv2-B0']), (1,), 'cpu', tmp_path)
+    folder = plan.folder / 'dense-on/train'
+    (folder / '1/vis_data').mkdir(parents=True)
+    (folder / '1/vis_data/scalars.json').write_text('{"loss": 1.0, "step": 7}\n{"accuracy/top1": 81.5, "step": 2}\n')
+    assert StudyFound.of([plan]).values('dense-on', 'top-1') == {}  # not finished
+    (folder / 'epoch_2.pth').touch()
+    assert StudyFound.of([plan]).values('dense-on', 'top-1') == {1: 81.5}

@@ -43,7 +43,8 @@ def test_every_need_is_a_step_and_each_output_has_one_step(scale):
     assert (
         len(set(trained))
         == len(trained)
-        == 2 * sum(1 for study in STUDIES for row in study.rows if study.is_detector or row.how == 'dense')
+        == 2
+        * sum(1 for study in STUDIES for row in study.rows if study.is_detector or row.how in ('dense', 'continued'))
     )
 
 
@@ -84,6 +85,32 @@ def test_only_the_choice_of_channels_differs_between_rivals():
         assert commands[f'{method}-50/prune'][3:7] == (*shape, method)
         assert commands[f'{method}-50/train'][1] == str(folder / f'{method}-50/pruned/detector_distil.py')
     assert 'load_from=None' in commands['vanilla-50/train']
+
+
+def test_token_dropping_is_judged_at_once_with_the_weights_of_the_dense_detector():
+    steps = {step.name.split('/', 3)[3]: step for step in steps_at('cpu', studies_of(['bccd'], ['ViT-S']), (3,), (0,))}
+    folder = ROOT / 'bccd/ViT-S/seed3'
+    once, train = steps['dropping-50/at-once'], steps['dropping-50/train']
+    config, dense = folder / 'dropping-50/detector.py', folder / 'dense/train/epoch_8.pth'
+    assert once.command[-1] == f'dropping-50={config},{dense}'
+    assert once.texts == train.texts
+    ((path, text),) = once.texts
+    assert path == config
+    assert str(folder / 'up-50/pruned/arch.json') in text
+
+
+def test_the_dense_classifier_is_trained_on_like_the_pruned_one():
+    steps = {step.name: step for step in steps_at('cpu', studies_of(['cifar10'], ['PVTv2-B0']), (1,), (0,))}
+    on, compared = (steps[f'cifar10/PVTv2-B0/seed1/{name}'] for name in ('dense-on/train', 'up-50/compare0'))
+    folder = ROOT / 'cifar10/PVTv2-B0/seed1'
+    assert on.command[-4:] == (
+        'train_cfg.max_epochs=2',
+        'randomness.seed=1',
+        f'load_from={folder}/dense/train/epoch_4.pth',
+        'optim_wrapper.optimizer.lr=5e-4',
+    )
+    words = compared.command
+    assert (words[words.index('--epochs') + 1], words[words.index('--finetune-lr') + 1]) == ('2', '5e-4')
 
 
 def test_a_detector_waits_for_the_classifier_of_its_start_weights():

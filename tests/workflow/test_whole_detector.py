@@ -48,7 +48,23 @@ def test_sizes(detector_config, archs):
     assert padded((800, 1333), detector) == (800, 1344)
     cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=cfg.test_dataloader.dataset)
     assert default_size(cfg) == (800, 1333)
-    cfg.test_dataloader.dataset.dataset.pipeline.pop(1)
+    cfg.test_dataloader.dataset.dataset.pipeline[1].scale = None
+    cfg.test_dataloader.dataset.dataset.pipeline[1].scale_factor = (2.0, 0.5)
+    assert default_size(cfg) == (64, 256)  # width by 2, height by 0.5
+
+
+def test_the_size_of_pictures_that_are_read_as_they_are(detector_config, monkeypatch):
+    """The middle one by area; a data set that does not know sizes cannot say."""
+    from mmdet.datasets import CocoDataset
+
+    cfg = detector_config('pvtv2')
+    cfg.test_dataloader.dataset.pipeline.pop(1)
+    assert default_size(cfg) == (128, 128)
+    infos = [{'height': h, 'width': w} for h, w in ((100, 300), (64, 64), (90, 200), (500, 500), (20, 30))]
+    monkeypatch.setattr(CocoDataset, '__len__', lambda self: len(infos))
+    monkeypatch.setattr(CocoDataset, 'get_data_info', lambda self, k: infos[k])
+    assert default_size(cfg) == (90, 200)
+    del infos[0]['height']
     with pytest.raises(ValueError, match='no Resize with a scale; give the size'):
         default_size(cfg)
 

@@ -25,6 +25,7 @@ from upvit_mm.files import write_atomically
 # Bright, for pictures of any brightness, with black letters on them.
 COLOURS = ('#ff9f1c', '#2ec4f1', '#ff6fb5', '#9be22d', '#c79bff', '#ff6b5e', '#2fe0a5', '#ffe14d', '#6f9dff', '#f4f4f4')
 INCHES = 1.9  # side of one picture
+SIDE = 2.4  # of one picture of a sheet
 
 
 @dataclass(frozen=True)
@@ -94,20 +95,51 @@ def colours_of(sheet: Iterable[Iterable[Detection]]) -> dict[str, str]:
     return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """Detections of several networks on the same pictures.
+
+    Attributes:
+        title: what they are from.
+        pictures: by image id, ``(h, w, 3)`` RGB.
+        files: by image id, the file's name.
+        columns: what is shown on each picture, by title.
+        count: pictures of the whole data set.
+    """
+
+    title: str
+    pictures: Mapping[int, np.ndarray]
+    files: Mapping[int, str]
+    columns: Mapping[str, Predictions]
+    count: int
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The colour of every class in the pictures."""
+        return colours_of(found.get(key, ()) for found in self.columns.values() for key in self.pictures)
+
+    def draw(self) -> Figure:
+        """A row for each picture, with a title above each column."""
+        heights = [picture.shape[0] / picture.shape[1] for picture in self.pictures.values()]
+        figure = Figure(figsize=(SIDE * len(self.columns), SIDE * sum(heights)), layout='constrained')
+        grid = figure.subplots(len(heights), len(self.columns), squeeze=False, gridspec_kw={'height_ratios': heights})
+        panels = []
+        for row, (key, picture) in zip(grid, self.pictures.items()):
+            panels += [(axes, picture, found.get(key, ())) for axes, found in zip(row, self.columns.values())]
+        for axes, title in zip(grid[0], self.columns):
+            axes.set_title(title, fontsize=9)
+        return _filled(figure, panels, self.colours)
+
+
 def save_ground_truth_sheet(path: Path, data_root: Path, split: str, rows: int = 2, columns: int = 10) -> None:
     """A PNG of the first scenes of a digits data set with their annotations."""
     coco = COCO(data_root / 'annotations' / f'instances_{split}.json')
     image_ids = sorted(coco.imgs)[: rows * columns]
     objects = ground_truth(coco, image_ids)
-    colours = colours_of(objects.values())
     figure = Figure(figsize=(INCHES * columns, INCHES * rows), layout='constrained')
-    panels = list(zip(figure.subplots(rows, columns).flat, image_ids))
-    for axes, image_id in panels:
-        picture = imread(data_root / split / coco.imgs[image_id]['file_name'])
-        _draw(axes, picture, objects[image_id], colours)
-    figure.draw_without_rendering()  # now the panels are in their places
-    for axes, image_id in panels:
-        _tag(axes, objects[image_id], colours)
+    pictures = [imread(data_root / split / coco.imgs[image_id]['file_name']) for image_id in image_ids]
+    panels = list(zip(figure.subplots(rows, columns).flat, pictures, objects.values()))
+    _filled(figure, panels, colours_of(objects.values()))
     write_atomically(path, lambda part: figure.savefig(part, format='png', dpi=80))
 
 
@@ -131,6 +163,18 @@ def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
     """``(x1, y1, x2, y2)`` of COCO's ``(x, y, w, h)``."""
     x, y, width, height = box
     return x, y, x + width, y + height
+
+
+def _filled(
+    figure: Figure, panels: Sequence[tuple[Axes, np.ndarray, Sequence[Detection]]], colours: Mapping[str, str]
+) -> Figure:
+    """The figure with a picture and its objects in each panel."""
+    for axes, picture, found in panels:
+        _draw(axes, picture, found, colours)
+    figure.draw_without_rendering()  # now the panels are in their places
+    for axes, _, found in panels:
+        _tag(axes, found, colours)
+    return figure
 
 
 def _draw(axes: Axes, picture: np.ndarray, detections: Sequence[Detection], colours: Mapping[str, str]) -> None:

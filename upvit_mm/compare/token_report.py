@@ -19,6 +19,10 @@ EXPLAINED = {  # by the names of METRICS
     'cka': 'centred kernel alignment: linear, unbiased, over the tokens of all images',
     'cka_within': 'CKA of the tokens of one image each, so that differences between images do not count',
     'relation': 'correlation of the token-by-token cosine similarities of both networks, mean over images',
+    'neighbours': 'share of the 10 nearest tokens of a token in its image, by cosine similarity, that are the same in '
+    'both networks',
+    'procrustes': 'how near the tokens come when one network is rotated and scaled; high for all with few tokens a '
+    'channel',
     'cosine': 'cosine similarity of dense tokens with what a ridge map makes of the pruned ones; the map is fitted on '
     'the first half of the images and judged on the others',
     'r2': 'share of the variance of dense tokens that this map explains',

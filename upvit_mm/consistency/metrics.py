@@ -6,6 +6,8 @@ from torch import Tensor
 
 from upvit_mm.consistency.cka import LinearCKA
 from upvit_mm.consistency.kept_channels import KeptChannelError
+from upvit_mm.consistency.neighbours import MutualNeighbours
+from upvit_mm.consistency.procrustes import Procrustes
 from upvit_mm.consistency.relation import TokenRelation
 from upvit_mm.consistency.ridge import RidgeMap
 
@@ -13,6 +15,8 @@ METRICS = {  # name -> title
     'cka': 'CKA',
     'cka_within': 'CKA within',
     'relation': 'relation',
+    'neighbours': 'mutual k-NN',
+    'procrustes': 'Procrustes',
     'cosine': 'cosine',
     'r2': 'R2',
     'kept_error': 'kept error',
@@ -26,11 +30,11 @@ class StageMetrics:
     Args:
         fit_images: images that fit the ridge map, see ``RidgeMap``; None leaves the map out.
         kept: see ``KeptChannelError``; None leaves it out.
-        seed: seed of the random tokens of ``TokenRelation``.
+        seed: seed of the random tokens of ``TokenRelation`` and ``MutualNeighbours``.
     """
 
     def __init__(self, fit_images: int | None = None, kept: Tensor | None = None, seed: int = 0):
-        self._metrics = [LinearCKA(), TokenRelation(seed=seed)]
+        self._metrics = [LinearCKA(), TokenRelation(seed=seed), MutualNeighbours(seed=seed), Procrustes()]
         if fit_images is not None:
             self._metrics.append(RidgeMap(fit_images))
         if kept is not None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upvit_mm.consistency.sample import MOST, SampledTokens
+
 
 class TokenRelation:
     """Correlation of the two token-by-token matrices of cosine similarities, mean over images.
@@ -17,23 +19,17 @@ class TokenRelation:
     all tokens of the dense network are equal, or with fewer than 3 tokens, are left out; NaN when none is left.
 
     Args:
-        max_tokens: tokens used per image, drawn at random without repetition.
-        seed: seed of the drawing, which is done per image and so does not depend on batches.
+        max_tokens, seed: see ``SampledTokens``.
     """
 
-    def __init__(self, max_tokens: int = 256, seed: int = 0):
-        self.max_tokens = max_tokens
-        self._generator = torch.Generator().manual_seed(seed)
+    def __init__(self, max_tokens: int = MOST, seed: int = 0):
+        self._sample = SampledTokens(max_tokens, seed)
         self._sums: Tensor | float = 0.0  # (2,), of the correlations and of the images that have one
 
     def update(self, dense: Tensor, pruned: Tensor) -> None:
         """Add tokens ``(B, N, C1)`` and ``(B, N, C2)`` of the same images."""
-        for a, b in zip(dense, pruned):
-            drawn = torch.randperm(len(a), generator=self._generator)[: self.max_tokens]
-            drawn = drawn.to(a.device, non_blocking=True)
-            if len(drawn) < 3:
-                continue
-            expected, found = _relations(a[drawn]), _relations(b[drawn])
+        for a, b in self._sample.pairs(dense, pruned):
+            expected, found = _relations(a), _relations(b)
             scale = expected.norm() * found.norm()
             correlation = torch.where(scale == 0, 0.0, expected @ found / scale)
             self._sums = self._sums + torch.stack([correlation, torch.ones_like(scale)]) * (expected.norm() > 0)

@@ -27,6 +27,9 @@ class ClassifierPlan(Plan):
             others = [other for other in self.study.rows if other.how == 'vanilla' and other.rank <= rank]
             if row.rank == rank and row.how == 'dense':
                 yield self.train_step(row, self.config, (), ())
+            elif row.rank == rank and row.how == 'continued':
+                options = [f'load_from={self.checkpoint(self.dense)}', f'optim_wrapper.optimizer.lr={FINETUNE_LR}']
+                yield self.train_step(row, self.config, options, [self.name_of('dense', 'train')])
             elif row.rank == rank and row.how == 'pruned':
                 yield self._compare(row, others, rank)
             elif row.rank == rank and row.both_trainings:  # one more row in the comparison of its shape

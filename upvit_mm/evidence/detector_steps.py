@@ -47,6 +47,8 @@ class DetectorPlan(Plan):
             if row.how == 'pruned':
                 yield self._prune(row)
             yield self._train(row)
+            if row.how == 'dropping':
+                yield self._at_once(row)
         yield self._evaluate(rows, rank)
         yield self._consistency([row for row in rows if row.how == 'pruned'], rank)
 
@@ -72,11 +74,7 @@ class DetectorPlan(Plan):
         )
 
     def _train(self, row: Row) -> Step:
-        config, shape, arch = (
-            self.model_config(row),
-            self.name_of(row.shape_of, 'prune'),
-            self.pruned(row) / 'arch.json',
-        )
+        config, shape = self.model_config(row), self.name_of(row.shape_of, 'prune')
         if row.how == 'dense':
             if self.study.starts_from is None:
                 return self.train_step(row, config, (), ())
@@ -95,9 +93,29 @@ class DetectorPlan(Plan):
             if self.study.family == VIT:  # there is no pretrained block to spare
                 options.append('optim_wrapper.paramwise_cfg.layer_decay_rate=1.0')
             return self.train_step(row, config, options, [shape])
+        return self.train_step(row, config, (), [shape], self._dropping_config(row))
+
+    def _dropping_config(self, row: Row) -> tuple[tuple[Path, str], ...]:
+        """The config of token dropping, to write before the steps that read it."""
         dense, backbone = str(self.checkpoint(self.dense)), BACKBONES[self.study.family]
-        text = DROPPING.format(config=self.config, arch=str(arch), dense=dense, backbone=backbone)
-        return self.train_step(row, config, (), [shape], ((Path(config), text),))
+        arch = str(self.pruned(row) / 'arch.json')
+        text = DROPPING.format(config=self.config, arch=arch, dense=dense, backbone=backbone)
+        return ((Path(self.model_config(row)), text),)
+
+    def _at_once(self, row: Row) -> Step:
+        """Token dropping with the dense detector's weights; what a pruned one has at once is in its report."""
+        folder = self.folder / f'{row.name}-at-once'
+        backbone = f'{row.name}={self.model_config(row)},{self.checkpoint(self.dense)}'
+        return Step(
+            self.name_of(row.name, 'at-once'),
+            folder,
+            ('compare_detectors', self.config, '--evaluate', '--size', self.size, '--repeats', '0')
+            + ('--work-dir', str(folder), '--backbones', backbone),
+            folder / 'detectors.json',
+            (self.name_of('dense', 'train'), self.name_of(row.shape_of, 'prune')),
+            (row.rank, self.seed),
+            texts=self._dropping_config(row),
+        )
 
     def _evaluate(self, rows: Sequence[Row], rank: int) -> Step:
         folder = self.folder / f'evaluated{rank}'

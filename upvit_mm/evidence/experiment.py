@@ -11,6 +11,7 @@ import torch
 from upvit_mm.cli import default_device
 from upvit_mm.evidence.classifier_steps import ClassifierPlan
 from upvit_mm.evidence.detector_steps import DetectorPlan
+from upvit_mm.evidence.page import write_page
 from upvit_mm.evidence.report import write_report
 from upvit_mm.evidence.results import StudyFound
 from upvit_mm.evidence.run import Run
@@ -69,5 +70,8 @@ def conduct(studies: Sequence[Study], args: argparse.Namespace) -> dict[str, str
         'command': command_line(),
         'minutes': run.minutes(),
     }
-    print(write_report(root, [StudyFound.of(own) for own in by_study.values()], about))
+    found = [study for own in by_study.values() if (study := StudyFound.of(own)).metrics]
+    print(write_report(root, found, about))
+    if found:
+        print(write_page(root, found, plans, about))
     return state

@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from upvit_mm.compare.cells import Count, Difference, Figure
-from upvit_mm.evidence.results import CLAIMS, MEASURES, StudyFound, correlation, rows_in
-from upvit_mm.evidence.studies import TITLES, Row
+from upvit_mm.consistency.metrics import METRICS
+from upvit_mm.evidence.results import (
+    AT_ONCE,
+    CLAIMS,
+    MEASURES,
+    StudyFound,
+    Variant,
+    rank_correlation,
+    rows_in,
+    variants,
+)
+from upvit_mm.evidence.studies import SHORT, TITLES, Row
 from upvit_mm.files import write_text_atomically
 from upvit_mm.table import Table
 from upvit_mm.version import __version__
@@ -21,6 +31,18 @@ HOW = (
     "network. Differences are paired by seed, with their 95 % interval (Student's t); bold ones are established: the "
     'whole interval is above or below 0.'
 )
+PREDICTS = "Do the measures predict the share of the dense detector's box AP after training?"
+TOOK = 'What it took'
+HEADLINE = (  # row, before (one_shot) or after (score) training
+    ('dense', 'score'),
+    ('up-50', 'one_shot'),
+    ('up-50', 'score'),
+    ('dense-on', 'score'),
+    ('vanilla-50', 'score'),
+    ('vanilla-50-long', 'score'),
+    ('dropping-50', 'one_shot'),
+    ('dropping-50', 'score'),
+)
 
 
 def write_report(folder: Path, studies: Sequence[StudyFound], about: dict[str, Any]) -> Path:
@@ -28,20 +50,22 @@ def write_report(folder: Path, studies: Sequence[StudyFound], about: dict[str, A
 
     Args:
         folder: the work dir of the experiment.
-        studies: the figures.
+        studies: the figures; each has some.
         about: scale, machine, command, versions and minutes; written into both files.
 
     Returns:
         ``evidence.md``.
     """
-    studies = [study for study in studies if study.metrics]
     content = {**about, 'upvit_mm_version': __version__, 'studies': [as_data(study) for study in studies]}
     content['correlation'] = correlations(studies)
     write_text_atomically(folder / 'evidence.json', json.dumps(content, indent=2) + '\n')
     lines = ['# Evidence', '', f'Scale {about["scale"]}, {about["machine"]}. {HOW}', '']
     for study in studies:
         lines += section(study)
-    lines += correlation_lines(content['correlation'])
+    if table := correlation_table(studies):
+        lines += [f'## {PREDICTS}', '', *table.markdown(), '']
+    if table := minutes_table(about['minutes']):
+        lines += [f'## {TOOK}', '', *table.markdown(), '']
     lines += ['```', about['command'], '```']
     return write_text_atomically(folder / 'evidence.md', '\n'.join(lines) + '\n')
 
@@ -106,23 +130,71 @@ def sentences(study: StudyFound, metric: str) -> list[str]:
     return said
 
 
-def correlations(studies: Sequence[StudyFound]) -> list[dict[str, Any]]:
-    """The rank correlation of each measure with box AP after fine-tuning, over all detectors."""
+def headline(studies: Sequence[StudyFound]) -> Table:
+    """The first metric of each study: the rows of the main claim, before and after training."""
+    rows = []
+    for study in studies:
+        first, *_ = study.metrics
+        cells = [_over_seeds(study.values(row, first, part)) for row, part in HEADLINE]
+        rows.append([f'{title_of(study)}, {first}', len(study.values('up-50', first)), *cells])
+    columns = [SHORT[row] + (', at once' if part == 'one_shot' else '') for row, part in HEADLINE]
+    return Table(['', 'seeds', *columns], rows)
+
+
+def title_of(study: StudyFound) -> str:
+    """Data and network of a study."""
+    return f'{study.study.data}, {study.study.family}'
+
+
+def variants_by_study(studies: Sequence[StudyFound], measure: str) -> dict[str, list[Variant]]:
+    """The detectors' variants of a measure with box AP: all, and those of each study where there are several."""
     detectors = [study for study in studies if study.study.is_detector]
-    found = [{'measure': m, **correlation(detectors, m, 'box AP')} for m in (*MEASURES, 'one-shot AP')]
-    return [entry for entry in found if entry['rho'] is not None]
+    found = {'all': variants(detectors, measure, 'box AP')}
+    if len(detectors) > 1:
+        found |= {title_of(study): variants([study], measure, 'box AP') for study in detectors}
+    return found
 
 
-def correlation_lines(found: Sequence[dict[str, Any]]) -> list[str]:
-    """The table of ``correlations``; nothing without any."""
+def correlations(studies: Sequence[StudyFound]) -> list[dict[str, Any]]:
+    """The rank correlation of each measure with box AP after fine-tuning, over all detectors and over each study's."""
+    found = []
+    for measure in (*MEASURES, AT_ONCE):
+        each = {name: rank_correlation(own) for name, own in variants_by_study(studies, measure).items()}
+        if each['all']['rho'] is not None:
+            found.append({'measure': measure, 'over': each})
+    return found
+
+
+def correlation_table(studies: Sequence[StudyFound]) -> Table | None:
+    """The table of ``correlations``; None without any."""
+    found = correlations(studies)
     if not found:
-        return []
-    table = Table(
-        ['measure before training', "Spearman's rho", 'p', 'variants'],
-        [[e['measure'], f'{e["rho"]:.2f}', f'{e["p"]:.1g}', e['variants']] for e in found],
-    )
-    title = "## Do the measures predict the share of the dense detector's box AP after training?"
-    return [title, '', *table.markdown(), '']
+        return None
+    names = list(found[0]['over'])
+    titles = [f'{name} ({found[0]["over"][name]["variants"]} variants)' for name in names]
+    rows = [[METRICS.get(e['measure'], e['measure']), *(_rho(e['over'][name]) for name in names)] for e in found]
+    return Table(['measure before training', *titles], rows)
+
+
+def _rho(found: dict[str, Any]) -> str | None:
+    return None if found['rho'] is None else f'{found["rho"]:.2f} (p {found["p"]:.1g})'
+
+
+def minutes_table(minutes: dict[str, float]) -> Table | None:
+    """Minutes of each step, mean over seeds, for each study; None without a finished step."""
+    by_step: dict[str, dict[str, list[float]]] = {}
+    for name, value in minutes.items():
+        data, family, _, row, part = name.split('/')
+        by_step.setdefault(f'{row}, {part}', {}).setdefault(f'{data}, {family}', []).append(value)
+    studies = list(dict.fromkeys(study for each in by_step.values() for study in each))
+    if not studies:
+        return None
+    rows: list[list[Any]] = [
+        [step, *(Figure(statistics.fmean(each[study])) if study in each else None for study in studies)]
+        for step, each in by_step.items()
+    ]
+    total = [sum(sum(each.get(study, ())) for each in by_step.values()) for study in studies]
+    return Table(['minutes of a seed', *studies], [*rows, ['all seeds together', *map(Figure, total)]])
 
 
 def as_data(study: StudyFound) -> dict[str, Any]:

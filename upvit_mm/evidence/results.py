@@ -14,8 +14,10 @@ from upvit_mm.evidence.classifier_steps import ClassifierPlan, key_of
 from upvit_mm.evidence.detector_steps import DetectorPlan
 from upvit_mm.evidence.steps import Plan
 from upvit_mm.evidence.studies import Row, Study
+from upvit_mm.evidence.training_log import last_value, losses
 
-MEASURES = ('cka', 'relation', 'cosine', 'r2')
+MEASURES = ('cka', 'relation', 'neighbours', 'procrustes', 'cosine', 'r2')
+AT_ONCE = 'AP at once'  # beside MEASURES
 CLAIMS = (  # row, the row to compare it with
     ('up-50', 'dense'),
     ('up-50', 'dense-on'),
@@ -37,12 +39,14 @@ class Found:
         one_shot: the same before any training after pruning.
         consistency: measures of the last stage before that training, by name.
         costs: ``macs``, ``detector_macs``, ``params``, and ``latency`` in seconds.
+        curve: by epoch of its training, the detector's own loss, or a classifier's top-1 in %; None = not known.
     """
 
     score: dict[str, float] = field(default_factory=dict)
     one_shot: dict[str, float] = field(default_factory=dict)
     consistency: dict[str, float] = field(default_factory=dict)
     costs: dict[str, float | None] = field(default_factory=dict)
+    curve: list[float | None] = field(default_factory=list)
 
 
 def found_in(plan: Plan) -> dict[str, Found]:
@@ -62,7 +66,11 @@ def _read_detectors(plan: DetectorPlan, found: Mapping[str, Found]) -> None:
             own.costs |= {key: row[key] for key in ('macs', 'detector_macs', 'params')}
             if row['name'] in speed:
                 own.costs['latency'] = speed[row['name']]['latency']['median']
+    for table in _tables(plan, '*-at-once/detectors.json'):
+        for row in table['rows']:
+            found[row['name']].one_shot |= _aps(row['runs'][0]['metrics'], '')
     for row in plan.study.rows:
+        found[row.name].curve = losses(plan.folder / row.name / 'train')
         if row.how == 'pruned':
             for table in _tables(plan, f'{row.name}/pruned/report.json'):
                 found[row.name].one_shot |= _aps(table['held_out']['compensated'], 'coco/')
@@ -83,16 +91,28 @@ def _read_classifiers(plan: ClassifierPlan, found: Mapping[str, Found]) -> None:
     for row in plan.study.rows:
         if row.how == 'dense':
             continue
+        if row.how == 'continued':
+            _read_continued(plan, row, found)
+            continue
         for table in _tables(plan, f'{plan.comparison(row)}/compared/compare.json'):
-            tops = {entry['key']: entry['top1'] for entry in table['rows']}
-            if key_of(row) in tops:
-                found[row.name].score['top-1'] = tops[key_of(row)][str(plan.seed)]
+            own, dense = found[row.name], table['dense']
+            for entry in table['rows']:
+                if entry['key'] == key_of(row):
+                    own.score['top-1'] = entry['top1'][str(plan.seed)]
+                    (own.curve,) = entry['curves']
             if row.how == 'pruned':
-                found[row.name].one_shot['top-1'] = table['one_shot']['compensated']['top1']
-            found[row.name].costs |= {key: table['target'][key] for key in ('macs', 'params')}
-            dense = table['dense']
+                own.one_shot['top-1'] = table['one_shot']['compensated']['top1']
+            own.costs |= {key: table['target'][key] for key in ('macs', 'params')}
             found['dense'].score['top-1'] = dense['top1']
             found['dense'].costs |= {key: dense[key] for key in ('macs', 'params')}
+
+
+def _read_continued(plan: ClassifierPlan, row: Row, found: Mapping[str, Found]) -> None:
+    """A training that no comparison reports, by its log; its costs are the dense network's."""
+    if plan.checkpoint(row).is_file():
+        top1 = last_value(plan.folder / row.name / 'train', 'accuracy/top1')
+        found[row.name].score |= {} if top1 is None else {'top-1': top1}
+        found[row.name].costs = found['dense'].costs
 
 
 def _tables(plan: Plan, pattern: str) -> Iterable[dict[str, Any]]:
@@ -142,26 +162,54 @@ class StudyFound:
         return paired_difference([mine[s] for s in seeds], [theirs[s] for s in seeds]) | {'seeds': seeds}
 
 
-def correlation(studies: Sequence[StudyFound], measure: str, metric: str) -> dict[str, Any]:
-    """Spearman's rank correlation of a consistency before fine-tuning with the share of the dense AP after it.
+@dataclass(frozen=True)
+class Variant:
+    """A row with a seed: what a measure said before training, and what came of it.
 
-    Each variant is a row with a seed. Shares of the dense network's AP make variants of several data sets comparable.
+    Attributes:
+        study: name of its study.
+        row: name of its row.
+        before: the measure.
+        after: share of the dense network's metric after fine-tuning, so that data sets are comparable.
+    """
+
+    study: str
+    row: str
+    before: float
+    after: float
+
+
+def variants(studies: Sequence[StudyFound], measure: str, metric: str) -> list[Variant]:
+    """All rows and seeds that have a measure before training and a metric after it.
+
+    Args:
+        studies: where to look.
+        measure: one of ``MEASURES``, or ``AT_ONCE``, the share of the dense network's metric before training.
+        metric: see ``Found.score``.
+    """
+    found = []
+    for study in studies:
+        for rows in study.by_seed.values():
+            dense = rows['dense'].score.get(metric)
+            for name, own in rows.items():
+                before = own.one_shot.get(metric) if measure == AT_ONCE else own.consistency.get(measure)
+                if dense and before is not None and metric in own.score:
+                    before = before / dense if measure == AT_ONCE else before
+                    found.append(Variant(study.study.name, name, before, own.score[metric] / dense))
+    return found
+
+
+def rank_correlation(found: Sequence[Variant]) -> dict[str, Any]:
+    """Spearman's rank correlation of a measure before training with the share of the dense metric after it.
 
     Returns:
         ``rho``, ``p`` and ``variants``, their number; ``rho`` is None below three variants and where all are equal.
     """
-    pairs = []
-    for study in studies:
-        for rows in study.by_seed.values():
-            dense = rows['dense'].score.get(metric)
-            for own in rows.values():
-                before = own.one_shot.get(metric) if measure == 'one-shot AP' else own.consistency.get(measure)
-                if dense and before is not None and metric in own.score:
-                    pairs.append((before / dense if measure == 'one-shot AP' else before, own.score[metric] / dense))
-    if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs)):  # equal values have no ranks
-        return {'rho': None, 'p': None, 'variants': len(pairs)}
-    result = spearmanr(*zip(*pairs))
-    return {'rho': float(result.statistic), 'p': float(result.pvalue), 'variants': len(pairs)}
+    sides = [[one.before for one in found], [one.after for one in found]]
+    if len(found) < 3 or any(len(set(side)) == 1 for side in sides):  # equal values have no ranks
+        return {'rho': None, 'p': None, 'variants': len(found)}
+    result = spearmanr(*sides)
+    return {'rho': float(result.statistic), 'p': float(result.pvalue), 'variants': len(found)}
 
 
 def rows_in(study: Study) -> Sequence[Row]:

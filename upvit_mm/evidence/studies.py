@@ -63,6 +63,18 @@ TITLES = {
     'random-50': 'random channels, shape of UP, repaired',
 }
 
+SHORT = {  # in charts and above pictures
+    'dense': 'dense',
+    'dense-on': 'dense, trained on',
+    'up-50': 'UP, half',
+    'up-25': 'UP, a quarter',
+    'vanilla-50': 'vanilla',
+    'vanilla-50-long': 'vanilla, long',
+    'dropping-50': 'token dropping',
+    'magnitude-50': 'magnitude',
+    'random-50': 'random',
+}
+
 
 @dataclass(frozen=True)
 class Study:
@@ -93,8 +105,8 @@ class Study:
 
     @property
     def rows(self) -> Sequence[Row]:
-        """All rows of a detector. Token dropping of classifiers has no grid to fill; their tool does not train on."""
-        return ROWS if self.is_detector else [row for row in ROWS if row.how not in ('dropping', 'continued')]
+        """All rows of a detector. Token dropping of classifiers has no grid to fill."""
+        return ROWS if self.is_detector else [row for row in ROWS if row.how != 'dropping']
 
     def epochs(self, row: Row, scale: str) -> int:
         """Epochs of a row's own training: fine-tuning has half of the dense network's."""

@@ -135,16 +135,38 @@ def detector_state(path: str, arch: ArchSpec | None = None) -> dict[str, Tensor]
 def default_size(cfg: Config) -> Size:
     """Largest ``(height, width)`` in pixels to which the test pipeline resizes a landscape image.
 
+    Without a fixed scale, as in micrographs that are read at their own size, it is the size of the middle picture by
+    area, times the pipeline's ``scale_factor``.
+
     Raises:
-        ValueError: it has no ``Resize`` with a scale.
+        ValueError: there is no ``Resize`` with a scale, and the data set does not know the sizes of its pictures.
     """
-    part = evaluation_part(cfg)
-    for step in datasets_in(cfg, part)[0].settings.get('pipeline', ()):
-        scale = step.get('scale')
-        if is_type(step.type, 'Resize', registry=TRANSFORMS, scope='mmdet') and isinstance(scale, (tuple, list)):
-            width, height = scale
-            return height, width
-    raise ValueError(f'{part}_dataloader: its pipeline has no Resize with a scale; give the size.')
+    part, factor = evaluation_part(cfg), (1.0, 1.0)
+    settings = datasets_in(cfg, part)[0].settings
+    for step in settings.get('pipeline', ()):
+        if is_type(step.type, 'Resize', registry=TRANSFORMS, scope='mmdet'):
+            scale, given = step.get('scale'), step.get('scale_factor') or 1.0
+            if isinstance(scale, (tuple, list)):
+                width, height = scale
+                return height, width
+            factor = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+    size = _middle_picture(settings)
+    if size is None:
+        raise ValueError(f'{part}_dataloader: its pipeline has no Resize with a scale; give the size.')
+    return int(size[0] * factor[1] + 0.5), int(size[1] * factor[0] + 0.5)
+
+
+def _middle_picture(settings: Mapping[str, Any]) -> Size | None:
+    """``(height, width)`` of the middle picture by area of a data set; None if it does not know them."""
+    from mmdet.registry import DATASETS
+
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(settings)
+    infos = [dataset.get_data_info(k) for k in range(len(dataset))]
+    if not infos or any('height' not in info or 'width' not in info for info in infos):
+        return None
+    sizes = sorted(((info['height'], info['width']) for info in infos), key=lambda size: (size[0] * size[1], size))
+    return sizes[len(sizes) // 2]
 
 
 def padded(size: Size, detector: nn.Module) -> Size:

@@ -43,7 +43,7 @@ def detector_charts(table: DetectorTable, name: str) -> list[dict[str, Any]]:
             (row.name, row.macs, figure.mean, figure.std, style_of(k))
             for k, (row, figure) in enumerate(zip(table.rows, figures))
         ]
-        charts.append(_tradeoff(points, 'MACs of the backbone', f'{KINDS[kind]} AP', f'{name}-{kind}'))
+        charts.append(trade_off(points, 'MACs of the backbone', f'{KINDS[kind]} AP', f'{name}-{kind}'))
     if table.trained:
         names = ', '.join(row.name for row in table.rows)
         text = f'Box AP on the validation data by epoch: {names}{range_over(table.seeds)}.'
@@ -59,7 +59,29 @@ def classifier_charts(compared: ClassifierTable) -> list[dict[str, Any]]:
     names, spread = '; '.join(row.title for row in compared.rows), range_over(compared.options['seeds'])
     text = f'Top-1 by epoch: {names}{spread}; dotted: dense.'
     curves = as_svg(classifier_report.draw_curves(compared), 'top1-curves')
-    return [_tradeoff(points, 'MACs', 'top-1', 'top1'), {'svg': curves, 'text': text}]
+    return [trade_off(points, 'MACs', 'top-1', 'top1'), {'svg': curves, 'text': text}]
+
+
+def trade_off(points: Sequence[Point], cost: str, quality: str, name: str) -> dict[str, Any]:
+    """A quality in % against a cost, with the spread over seeds.
+
+    Args:
+        points: the networks.
+        cost, quality: labels of the axes.
+        name: see ``as_svg``.
+    """
+    figure = Figure(layout='constrained')
+    axes = figure.subplots()
+    for label, macs, mean, std, style in points:
+        axes.errorbar(macs, mean, yerr=std, capsize=3, label=label, **{**style, 'linestyle': 'none'})
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set(xlabel=cost, ylabel=f'{quality}, %')
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=STEPS))
+    axes.set_xlim(0, 1.08 * max(macs for _, macs, *_ in points))
+    set_percent_axis(axes)
+    axes.grid(alpha=0.3)
+    told = '; '.join(f'{label} {mean:.1f} % at {COUNT(macs)}' for label, macs, mean, _, _ in points)
+    return {'svg': as_svg(figure, name), 'text': f'{quality} against {cost}: {told}.'}
 
 
 def as_svg(figure: Figure, name: str) -> Markup:
@@ -73,8 +95,9 @@ def as_svg(figure: Figure, name: str) -> Markup:
     handles, labels = axes.get_legend_handles_labels()
     if legend := axes.get_legend():
         legend.remove()
-    columns = 1 if max(map(len, labels)) > 16 else 3
-    figure.legend(handles, labels, loc='outside lower center', ncols=columns, handlelength=3, frameon=False)
+    columns = 1 if max(map(len, labels), default=0) > 16 else 3
+    if labels:
+        figure.legend(handles, labels, loc='outside lower center', ncols=columns, handlelength=3, frameon=False)
     figure.set_size_inches(WIDTH, HEIGHT + 0.2 * -(-len(labels) // columns))
     buffer = io.StringIO()
     with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': name}):
@@ -96,18 +119,3 @@ def picture_uri(path: Path) -> dict[str, Any]:
 def data_uri(webp: io.BytesIO) -> str:
     """A WebP picture as a ``data:`` URI, for a self-contained page."""
     return f'data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}'
-
-
-def _tradeoff(points: Sequence[Point], cost: str, quality: str, name: str) -> dict[str, Any]:
-    figure = Figure(layout='constrained')
-    axes = figure.subplots()
-    for label, macs, mean, std, style in points:
-        axes.errorbar(macs, mean, yerr=std, capsize=3, label=label, **{**style, 'linestyle': 'none'})
-    axes.xaxis.set_major_formatter(EngFormatter())
-    axes.set(xlabel=cost, ylabel=f'{quality}, %')
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=STEPS))
-    axes.set_xlim(0, 1.08 * max(macs for _, macs, *_ in points))
-    set_percent_axis(axes)
-    axes.grid(alpha=0.3)
-    told = '; '.join(f'{label} {mean:.1f} % at {COUNT(macs)}' for label, macs, mean, _, _ in points)
-    return {'svg': as_svg(figure, name), 'text': f'{quality} against {cost}: {told}.'}

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from upvit_mm.compare.page.charts import data_uri
 from upvit_mm.compare.page.sources import DETECTORS, DetectorRuns
-from upvit_mm.compare.pictures import Detection, Predictions, colours_of, draw_picture, ground_truth, predictions_of
+from upvit_mm.compare.pictures import Detection, Predictions, Sheet, draw_picture, ground_truth, predictions_of
 from upvit_mm.compare.predictions import read_results
 from upvit_mm.data.datasets import datasets_in
 
@@ -25,9 +25,32 @@ MIN_SCORE = 0.3  # mmdet's for pictures
 DPI = 150
 
 
-def detections(runs: DetectorRuns) -> dict[str, Any]:
-    """The first annotated pictures of the test data, with the ground truth and the detections of the first seed; the
-    colour of every class in them.
+def detections(sheet: Sheet) -> dict[str, Any]:
+    """A sheet for the page, its pictures as ``data:`` URIs with a text for each."""
+    rows = []
+    for image_id, picture in sheet.pictures.items():
+        file = sheet.files[image_id]
+        cells = [
+            _cell(picture, found.get(image_id, ()), sheet.colours, f'{name}, {file}')
+            for name, found in sheet.columns.items()
+        ]
+        rows.append({'name': file, 'cells': cells})
+    return {
+        'title': sheet.title,
+        'columns': list(sheet.columns),
+        'rows': rows,
+        'min_score': MIN_SCORE,
+        'colours': sheet.colours,
+        'count': sheet.count,
+    }
+
+
+def first_pictures(runs: DetectorRuns, titles: Mapping[str, str] | None = None) -> Sheet:
+    """The first annotated pictures of the test data, with the ground truth and the detections of the first seed.
+
+    Args:
+        runs: the comparison.
+        titles: the rows to show, and what to call them; None = all, by their names.
 
     Raises:
         FileNotFoundError: predictions or data are missing.
@@ -43,23 +66,16 @@ def detections(runs: DetectorRuns) -> dict[str, Any]:
     annotated = (image for image in images if coco.getAnnIds(image['img_id']))
     paths = {image['img_id']: image['img_path'] for image in islice(annotated, PICTURES)}
     columns = {'ground truth': ground_truth(coco, list(paths))}
-    for row in runs.table.rows:
-        columns[row.name] = _found(runs.predictions(row), coco, paths)
-    colours = colours_of(found.get(image_id, ()) for found in columns.values() for image_id in paths)
-    rows = []
-    for image_id, path in paths.items():
-        picture = mmcv.imread(path, channel_order='rgb', backend_args=dataset.backend_args)
-        file = Path(path).name
-        cells = [_cell(picture, found.get(image_id, ()), colours, f'{name}, {file}') for name, found in columns.items()]
-        rows.append({'name': file, 'cells': cells})
-    return {
-        'title': runs.title,
-        'columns': list(columns),
-        'rows': rows,
-        'min_score': MIN_SCORE,
-        'colours': colours,
-        'count': len(dataset),
-    }
+    rows = {row.name: row for row in runs.table.rows}
+    for name, title in (titles or {name: name for name in rows}).items():
+        columns[title] = _found(runs.predictions(rows[name]), coco, paths)
+    return Sheet(
+        runs.title,
+        {key: mmcv.imread(path, channel_order='rgb', backend_args=dataset.backend_args) for key, path in paths.items()},
+        {key: Path(path).name for key, path in paths.items()},
+        columns,
+        len(dataset),
+    )
 
 
 def _found(path: Path, coco: COCO, shown: Container[int]) -> Predictions:

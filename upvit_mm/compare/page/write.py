@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from upvit_mm.compare.cells import Code
 from upvit_mm.compare.classifier_report import ONE_DENSE
@@ -16,7 +12,8 @@ from upvit_mm.compare.classifier_table import ClassifierTable
 from upvit_mm.compare.detector_report import what_varies
 from upvit_mm.compare.detector_table import UNCOUNTED
 from upvit_mm.compare.page.charts import classifier_charts, detector_charts, picture_uri
-from upvit_mm.compare.page.detections import detections
+from upvit_mm.compare.page.detections import detections, first_pictures
+from upvit_mm.compare.page.frame import page_template, versions
 from upvit_mm.compare.page.in_place import InPlace
 from upvit_mm.compare.page.sources import CLASSIFIERS, CONSISTENCY, PRUNING, DetectorRuns, read_runs
 from upvit_mm.compare.page.tables import (
@@ -33,10 +30,8 @@ from upvit_mm.compare.page.tables import (
 from upvit_mm.compare.paired import how_differences
 from upvit_mm.compare.token_table import TokenTable
 from upvit_mm.files import write_text_atomically
-from upvit_mm.openmmlab import SUPPORTED, installed_version
 from upvit_mm.pruning import PrunePlan
 from upvit_mm.table import Table
-from upvit_mm.version import __version__
 
 Folder = str | Path
 Record = Mapping[str, Any]  # keys of a pruning's report.json
@@ -91,12 +86,12 @@ def write_page(
         'contrast': contrast,
         'in_place': cut,
         'commands': list(dict.fromkeys([*commands, *filter(None, recorded)])),
-        'versions': _versions(),
+        'versions': versions(),
         'hashes': _hashes(runs, compared, report, contrast),
     }
     values |= _sections(runs, compared, report, contrast)
     values['headline'] = headline(runs, compared, cut) if runs else None
-    return write_text_atomically(path, _template().render(values))
+    return write_text_atomically(path, page_template('page.html').render(values))
 
 
 def _sections(
@@ -118,7 +113,7 @@ def _sections(
             }
             for k, r in enumerate(runs)
         ],
-        'detections': [detections(r) for r in runs],
+        'detections': [detections(first_pictures(r)) for r in runs],
         'tested': tested[0] if len(tested) == 1 else 'the test data',
         'trainings': '; '.join(f'{r.title}: {r.table.training}' for r in runs),
     }
@@ -137,17 +132,6 @@ def _sections(
     return values
 
 
-def _template() -> Template:
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return env.get_template('page.html')
-
-
 def _pictures(contrast: TokenTable) -> list[dict[str, Any]]:
     """Pictures of the comparison of consistency, with their descriptions."""
     names, sizes = ', '.join(contrast.groups), ', '.join(contrast.sizes)
@@ -163,12 +147,6 @@ def _pictures(contrast: TokenTable) -> list[dict[str, Any]]:
         )
     found = {contrast.folder / name: text for name, text in texts.items() if (contrast.folder / name).is_file()}
     return [{**picture_uri(path), 'text': text} for path, text in found.items()]
-
-
-def _versions() -> dict[str, str | None]:
-    versions = {'python': platform.python_version(), 'upvit_mm': __version__}
-    versions |= {name: metadata.version(name) for name in ('torch', 'timm')}
-    return versions | {module: installed_version(module) for module in SUPPORTED}
 
 
 def _hashes(
