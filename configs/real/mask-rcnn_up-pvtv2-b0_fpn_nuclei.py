@@ -13,6 +13,7 @@ _base_ = [
 model = dict(
     backbone=dict(arch=_base_.arch, init_cfg=dict(type='Pretrained', checkpoint='checkpoints/up-pvtv2-b0_cifar10.pth')),
     neck=dict(in_channels=_base_.arch.embed_dims),
-    roi_head=dict(bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)))
+    roi_head=dict(bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)),
+    test_cfg=dict(rcnn=dict(max_per_img=400)))  # one picture has 375 nuclei
 train_cfg = dict(max_epochs=12)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=20))

@@ -13,7 +13,8 @@ _base_ = [
 model = dict(
     backbone=dict(arch=_base_.arch, init_cfg=dict(type='Pretrained', checkpoint='checkpoints/up-pvtv2-b0_cifar10.pth')),
     neck=dict(in_channels=_base_.arch.embed_dims),
-    bbox_head=dict(num_classes=1))
+    bbox_head=dict(num_classes=1),
+    test_cfg=dict(max_per_img=400))  # one picture has 375 nuclei
 train_cfg = dict(max_epochs=12)
 val_evaluator = dict(metric='bbox')
 test_evaluator = val_evaluator

@@ -47,7 +47,7 @@ class DetectorPlan(Plan):
             if row.how == 'pruned':
                 yield self._prune(row)
             yield self._train(row)
-            if row.how == 'dropping':
+            if row.how == 'dropping' or (row.how == 'pruned' and self.study.slow_to_judge):
                 yield self._at_once(row)
         yield self._evaluate(rows, rank)
         yield self._consistency([row for row in rows if row.how == 'pruned'], rank)
@@ -64,6 +64,8 @@ class DetectorPlan(Plan):
             needs = (self.name_of(row.shape_of, 'prune'),)
         command = ('prune', self.config, str(self.checkpoint(dense)), *goal, '--seed', str(self.seed))
         command += ('--num-images', PROXY[self.scale])
+        if self.study.slow_to_judge:
+            command += ('--eval-images', '0')
         return Step(
             self.name_of(row.name, 'prune'),
             folder,
@@ -103,18 +105,21 @@ class DetectorPlan(Plan):
         return ((Path(self.model_config(row)), text),)
 
     def _at_once(self, row: Row) -> Step:
-        """Token dropping with the dense detector's weights; what a pruned one has at once is in its report."""
-        folder = self.folder / f'{row.name}-at-once'
-        backbone = f'{row.name}={self.model_config(row)},{self.checkpoint(self.dense)}'
+        """A row before its training: with the dense detector's weights, or those that pruning left."""
+        folder, texts = self.folder / f'{row.name}-at-once', ()
+        needs, weights = [self.name_of(row.shape_of, 'prune')], self.pruned(row) / 'detector.pth'
+        if row.how == 'dropping':
+            needs, weights = [self.name_of('dense', 'train'), *needs], self.checkpoint(self.dense)
+            texts = self._dropping_config(row)
         return Step(
             self.name_of(row.name, 'at-once'),
             folder,
             ('compare_detectors', self.config, '--evaluate', '--size', self.size, '--repeats', '0')
-            + ('--work-dir', str(folder), '--backbones', backbone),
+            + ('--work-dir', str(folder), '--backbones', f'{row.name}={self.model_config(row)},{weights}'),
             folder / 'detectors.json',
-            (self.name_of('dense', 'train'), self.name_of(row.shape_of, 'prune')),
+            tuple(needs),
             (row.rank, self.seed),
-            texts=self._dropping_config(row),
+            texts=texts,
         )
 
     def _evaluate(self, rows: Sequence[Row], rank: int) -> Step:

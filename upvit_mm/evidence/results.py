@@ -73,7 +73,7 @@ def _read_detectors(plan: DetectorPlan, found: Mapping[str, Found]) -> None:
         found[row.name].curve = losses(plan.folder / row.name / 'train')
         if row.how == 'pruned':
             for table in _tables(plan, f'{row.name}/pruned/report.json'):
-                found[row.name].one_shot |= _aps(table['held_out']['compensated'], 'coco/')
+                found[row.name].one_shot |= _aps(table['held_out'].get('compensated', {}), 'coco/')
     for table in _tables(plan, 'consistency*/contrast.json'):
         for name, by_size in table['results'].items():
             *_, last = next(iter(by_size.values())).values()

@@ -10,6 +10,8 @@ from pathlib import Path
 from upvit_mm.evidence.studies import SIZES, Row, Study
 from upvit_mm.installed import config_path
 
+UNJUDGED = 'train_cfg.val_begin=1000000'  # epochs: never
+
 
 @dataclass(frozen=True)
 class Step:
@@ -95,6 +97,8 @@ class Plan(ABC):
     ) -> Step:
         """The training of a row: a config with options, started or gone on with."""
         folder, epochs = self.folder / row.name / 'train', self.study.epochs(row, self.scale)
+        if self.study.slow_to_judge:
+            options = [UNJUDGED, *options]
         options = [f'train_cfg.max_epochs={epochs}', f'randomness.seed={self.seed}', *options]
         command = ('train', config, '--work-dir', str(folder), '--resume', '--cfg-options', *options)
         rank = (row.rank, self.seed)

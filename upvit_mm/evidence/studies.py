@@ -87,6 +87,8 @@ class Study:
         dense_epochs: for each scale, of the dense network.
         starts_from: the study whose dense network has the backbone's start weights, as ``(data, family)``; None = what
             the config says.
+        slow_to_judge: whether its validation takes as long as epochs of training. Then trainings and prunings leave it
+            to the steps that evaluate, which judge each network once.
     """
 
     data: str
@@ -94,6 +96,7 @@ class Study:
     config: str
     dense_epochs: dict[str, int]
     starts_from: tuple[str, str] | None = None
+    slow_to_judge: bool = False
 
     @property
     def is_detector(self) -> bool:
@@ -131,10 +134,10 @@ SIZES = {  # (data, family) -> scale -> height and width, padded, of the picture
 }
 STUDIES = (
     Study('bccd', VIT, 'retinanet_up-dinov2-small_sfp_bccd', {'cpu': 8, 'gpu': 24}),
-    Study('nuclei', VIT, 'mask-rcnn_up-dinov2-small_sfp_nuclei', {'cpu': 5, 'gpu': 16}),
+    Study('nuclei', VIT, 'mask-rcnn_up-dinov2-small_sfp_nuclei', {'cpu': 6, 'gpu': 16}, slow_to_judge=True),
     Study('cifar10', PVT, 'up-pvtv2-b0_cifar10', {'cpu': 4, 'gpu': 60}),
     Study('bccd', PVT, 'retinanet_up-pvtv2-b0_fpn_bccd', {'cpu': 16, 'gpu': 24}, CIFAR),
-    Study('nuclei', PVT, 'mask-rcnn_up-pvtv2-b0_fpn_nuclei', {'cpu': 8, 'gpu': 16}, CIFAR),
+    Study('nuclei', PVT, 'mask-rcnn_up-pvtv2-b0_fpn_nuclei', {'cpu': 8, 'gpu': 16}, CIFAR, slow_to_judge=True),
     Study('cifar10', DEIT, 'up-deit-micro_cifar10', {'cpu': 4, 'gpu': 60}),
 )
 

@@ -1,6 +1,6 @@
 """Mask R-CNN for small data sets: four levels, anchors for objects of 10 px and more.
 
-UPVIT_MM_SCALE=cpu: heads of 64 channels, 64 regions a picture. gpu: of 256, 512 regions. They
+UPVIT_MM_SCALE=cpu: heads of 64 channels, 256 regions a picture. gpu: of 256, 512 regions. They
 have norms, see retinanet_up-pvtv2_fpn.py.
 """
 
@@ -26,4 +26,6 @@ model = dict(
         mask_head=dict(
             norm_cfg=norm,
             num_convs=dict(cpu=2, gpu=4)['{{$UPVIT_MM_SCALE:cpu}}'], in_channels=channels, conv_out_channels=channels)),
-    train_cfg=dict(rcnn=dict(sampler=dict(num=dict(cpu=64, gpu=512)['{{$UPVIT_MM_SCALE:cpu}}']))))
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=dict(cpu=1000, gpu=2000)['{{$UPVIT_MM_SCALE:cpu}}']),
+        rcnn=dict(sampler=dict(num=dict(cpu=256, gpu=512)['{{$UPVIT_MM_SCALE:cpu}}']))))

@@ -1,13 +1,14 @@
 """Nuclei of the Data Science Bowl 2018, 1 class: 470 + 97 micrographs of 256 to 1040 px with masks
 (tools/prepare_data.py nuclei).
 
-UPVIT_MM_SCALE=cpu: training crops of 224 px, tests on whole pictures as they are. gpu: everything at twice the size.
+Half of the nuclei are below 21 px, so pictures are enlarged, in tests whole. UPVIT_MM_SCALE=cpu: by 1.5, training crops of
+224 px. gpu: by 2, crops of 512 px.
 """
 
 _base_ = './micrographs.py'
 data_root = 'data/nuclei/'
 metainfo = dict(classes=('nucleus', ))
-zoom = dict(cpu=1.0, gpu=2.0)['{{$UPVIT_MM_SCALE:cpu}}']
+zoom = dict(cpu=1.5, gpu=2.0)['{{$UPVIT_MM_SCALE:cpu}}']
 crop = dict(cpu=(224, 224), gpu=(512, 512))['{{$UPVIT_MM_SCALE:cpu}}']
 batch = dict(cpu=2, gpu=16)['{{$UPVIT_MM_SCALE:cpu}}']
 workers = dict(cpu=1, gpu=8)['{{$UPVIT_MM_SCALE:cpu}}']
