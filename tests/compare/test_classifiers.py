@@ -19,6 +19,7 @@ from upvit_mm.compare.classifier_report import as_markdown
 from upvit_mm.compare.classifier_table import ClassifierTable
 from upvit_mm.compare.classifiers import Comparison, balanced_subset, rows_of
 from upvit_mm.pruning.budget import Budget
+from upvit_mm.pruning.costs import count_macs
 from upvit_mm.workflow import trainings
 from upvit_mm.workflow.finetune import HOOKS
 from upvit_mm.workflow.lesson import Lesson
@@ -77,6 +78,7 @@ def test_a_whole_comparison_and_its_files(compare, tmp_path):
         assert cells[3:5] == [f'{row["mean"]:.2f}', over]
     assert {row['interval'] for row in content['rows']} == {None}
     assert 'the command' in lines
+    assert f'MACs at {"x".join(map(str, content["size"]))} and parameters include the head.' in lines
     (caption,) = [line for line in lines if line.startswith('One seed: there is no interval')]
     assert 'All seeds share one dense network and one pruning of it' in caption
     sheet = list(csv.DictReader((out / 'compare.csv').read_text().splitlines()))
@@ -268,6 +270,20 @@ def test_goals_out_of_reach_are_refused_before_the_dense_network_is_trained(cfg,
     cfg.model.neck = None
     with pytest.raises(ValueError, match=r'model\.neck = None: the head of a PVTv2 must read the mean'):
         Comparison(cfg, None, half, *job)
+
+
+@pytest.mark.parametrize('family', ['pvtv2'])
+@pytest.mark.parametrize(
+    ('goal', 'size'), [('macs=80%@32x64', (32, 64)), ('macs=80%', (64, 64)), ('params=80%', (64, 64))]
+)
+def test_costs_are_counted_at_the_size_of_the_budget(cfg, checkpoint, goal, size, tmp_path, monkeypatch):
+    """Not at the architecture's own, which most pictures of a small data set do not have."""
+    monkeypatch.setattr(Comparison, '_dense_row', lambda self: self._costs(self.source))
+    job = Comparison(cfg, checkpoint, Budget.parse(goal), SETTINGS, ClassifierOptions(epochs=1), tmp_path)
+    source = ArchSpec.from_dict(cfg.arch)
+    assert source.img_size == 64
+    assert job._size == size
+    assert job._dense_row()['macs'] == count_macs(source, size, cfg.model.head.num_classes)
 
 
 @pytest.mark.parametrize('family', ['pvtv2'])

@@ -53,12 +53,13 @@ def test_without_variants_and_minutes_their_sections_are_left_out(study, tmp_pat
 
 
 def test_charts_say_in_words_what_they_show(study):
-    costs, differences, curves = study_charts(study, 'x')
+    costs, at_once, differences, curves = study_charts(study, 'x')
     assert costs['text'] == (
         'box AP against MACs of the backbone: dense 41.0 % at 6.00 G; UP, half 40.5 % at 3.00 G; '
         'UP, half, at once 31.7 % at 3.00 G; vanilla 11.7 % at 3.00 G.'
     )
     assert differences['text'].startswith('Differences in box AP: UP, half minus dense -0.5 [-1.')
+    assert at_once['text'].startswith('Differences in box AP at once: UP, half minus dense -9.3 [')
     assert curves['text'] == (
         "By epoch, loss of training, without the teacher's: dense, UP, half, vanilla, mean and range over seeds."
     )

@@ -65,6 +65,9 @@ def test_differences_are_paired_over_the_seeds_that_both_have(detectors):
     low, high = against['interval']  # differences 29.5 and 27: 28.25 -+ 12.7062 * 1.7678 / sqrt(2)
     assert (low, high) == (pytest.approx(12.367, abs=1e-3), pytest.approx(44.133, abs=1e-3))
     assert detectors.difference('up-50', 'random-50', 'box AP') is None
+    at_once = detectors.difference('up-50', 'dense', 'box AP', at_once=True)  # -7, -11, -9
+    assert (at_once['mean'], at_once['std'], at_once['established']) == (pytest.approx(-9), pytest.approx(2), True)
+    assert detectors.difference('up-50', 'vanilla-50', 'box AP', at_once=True) is None
 
 
 def test_the_report_says_in_words_what_is_established(detectors, tmp_path):
@@ -72,6 +75,8 @@ def test_the_report_says_in_words_what_is_established(detectors, tmp_path):
     text = write_report(tmp_path, [detectors], about).read_text()
     assert 'UP, half of the MACs against dense: -0.5, not established: the interval includes 0.' in text
     assert 'epochs of UP: +28.2, established: UP is above.' in text
+    assert 'box AP at once, UP, half of the MACs against dense: -9.0, established: UP is below.' in text
+    assert 'MACs of the backbone at 196x252 pixels.' in text
     assert '| dense | 3 | 8 | 5000 M | 20.0 M | 100 | - | 41.0 ± 1.0 | - |' in text
     content = json.loads((tmp_path / 'evidence.json').read_text())
     assert content['studies'][0]['seeds']['1']['up-50']['score'] == {'box AP': pytest.approx(41.0)}

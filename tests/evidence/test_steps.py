@@ -99,6 +99,22 @@ def test_token_dropping_is_judged_at_once_with_the_weights_of_the_dense_detector
     assert str(folder / 'up-50/pruned/arch.json') in text
 
 
+def test_slow_pictures_are_judged_once():
+    """Neither trainings nor prunings evaluate; the steps at once and at the end do, each network once."""
+    steps = {step.name.split('/', 3)[3]: step for step in steps_at('cpu', studies_of(['nuclei'], ['ViT-S']), (3,))}
+    folder = ROOT / 'nuclei/ViT-S/seed3'
+    never = 'train_cfg.val_begin=1000000'
+    assert all(never in step.command for name, step in steps.items() if name.endswith('/train'))
+    for row in ('up-50', 'up-25', 'magnitude-50', 'random-50'):
+        prune, once = steps[f'{row}/prune'].command, steps[f'{row}/at-once']
+        assert prune[prune.index('--eval-images') + 1] == '0'
+        assert once.command[-1] == f'{row}={folder}/{row}/pruned/detector.py,{folder}/{row}/pruned/detector.pth'
+        assert once.texts == ()
+    quick = steps_at('cpu', studies_of(['bccd'], ['ViT-S']), (3,))
+    assert not any(never in step.command or '--eval-images' in step.command for step in quick)
+    assert [step.name for step in quick if 'at-once' in step.name] == ['bccd/ViT-S/seed3/dropping-50/at-once']
+
+
 def test_the_dense_classifier_is_trained_on_like_the_pruned_one():
     steps = {step.name: step for step in steps_at('cpu', studies_of(['cifar10'], ['PVTv2-B0']), (1,), (0,))}
     on, compared = (steps[f'cifar10/PVTv2-B0/seed1/{name}'] for name in ('dense-on/train', 'up-50/compare0'))

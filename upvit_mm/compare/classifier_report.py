@@ -45,6 +45,8 @@ def as_markdown(table: ClassifierTable) -> str:
         '',
         *table.table().markdown(),
         '',
+        f'MACs{table.where()} and parameters include the head.',
+        '',
         f'A step with the teacher takes {times["ratio"]:.2f} times a plain one, timed in turn on one batch '
         f'({1000 * times["distilled"]:.0f} ms and {1000 * times["plain"]:.0f} ms; the teacher alone '
         f'{1000 * times["teacher"]:.0f} ms, which makes {times["ratio_bound"]:.2f} at best).',

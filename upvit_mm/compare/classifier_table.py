@@ -92,6 +92,7 @@ class ClassifierTable(JsonRecord):
         target: ``macs`` and ``params`` of the pruned architecture.
         step_times: result of ``step_times``.
         command: the command line of the tool.
+        size: height and width in pixels at which multiply-accumulates are counted; None = an older version did not say.
         folder: the folder that it was read from.
     """
 
@@ -105,6 +106,7 @@ class ClassifierTable(JsonRecord):
     target: Mapping[str, int]
     step_times: Mapping[str, float]
     command: str | None = None
+    size: Sequence[int] | None = None
     folder: Path | None = None
 
     @classmethod
@@ -115,6 +117,10 @@ class ClassifierTable(JsonRecord):
         """MACs and parameters, with their share of the dense network's."""
         shares = {name: 100 * counts[name] / self.dense[name] for name in ('macs', 'params')}
         return [Count(counts['macs'], 'M', 1, shares['macs']), Count(counts['params'], share=shares['params'])]
+
+    def where(self) -> str:
+        """At which size costs are counted, to follow "MACs"; nothing if that is not known."""
+        return '' if self.size is None else f' at {"x".join(map(str, self.size))}'
 
     def before_training(self, start: str | None, digits: int = 2) -> Figure | None:
         """Top-1 in % of a file of the pruning job; None if it was not evaluated."""

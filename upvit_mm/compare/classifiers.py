@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from upvit_mm.arch import ArchSpec
+from upvit_mm.arch.size import Size
 from upvit_mm.checkpoints import load_classifier, local_file
 from upvit_mm.cli import check_device
 from upvit_mm.compare.classifier_options import VANILLA, WAYS, ClassifierOptions, Way
@@ -23,6 +24,7 @@ from upvit_mm.compare.step_times import step_times
 from upvit_mm.data.identity import run_identity
 from upvit_mm.files import sha256_of, write_text_atomically
 from upvit_mm.pruning import PrunePlan
+from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.workflow.finetune import balanced_subset, check_dense_config, classifier, taught, training
 from upvit_mm.workflow.ledger import Ledger, fingerprint
@@ -101,6 +103,7 @@ class Comparison:
             'pruning': asdict(self.settings),
             'checkpoint': str(self.dense),
             'sha256': sha256_of(self.dense),
+            'size': list(self._size),
             'dense': dense,
             'one_shot': outcome.held_out,
             'target': self._costs(outcome.plan.target_arch),
@@ -131,7 +134,8 @@ class Comparison:
             self.dense = local_file(self.given).absolute()
         state = load_classifier(self.dense, arch=self.source)
         read = run_identity(self.cfg, ('val',))
-        inputs = fingerprint('dense', sha256_of(self.dense), self.cfg.model, self.cfg.val_dataloader, read)
+        validation = self.cfg.model, self.cfg.val_dataloader, read
+        inputs = fingerprint('dense', sha256_of(self.dense), *validation, self._size)
         ledger, path = Ledger(self.work_dir), self.work_dir / 'dense.json'
         if not ledger.is_current('dense', inputs):
             top1 = evaluate(self.cfg, state, self.work_dir / 'dense-evaluation')
@@ -162,9 +166,15 @@ class Comparison:
         cfg = training(self.cfg, model, epochs, seed, self.finetune_lr if way.start else self.lr)
         return Training(f'{way.title}, seed {seed}', self.work_dir / way.key / f'seed{seed}', cfg, files)
 
+    @property
+    def _size(self) -> Size:
+        """``(height, width)`` in pixels at which costs are counted: the budget's, else the architecture's."""
+        budget = self.goal if isinstance(self.goal, Budget) else None
+        return budget.size_for(self.source) if budget and budget.has_size else (self.source.img_size,) * 2
+
     def _costs(self, arch: ArchSpec) -> dict[str, int]:
         classes = self.cfg.model.head.num_classes
-        return {'macs': count_macs(arch, (arch.img_size,) * 2, classes), 'params': count_params(arch, classes)}
+        return {'macs': count_macs(arch, self._size, classes), 'params': count_params(arch, classes)}
 
     def _step_times(self, plan: PrunePlan) -> dict[str, float]:
         """Measured only once for the same networks: a second measurement would change a finished report."""

@@ -24,6 +24,7 @@ def study_charts(study: StudyFound, name: str) -> list[Chart]:
         name: prefix of the charts' elements, unique in the page.
     """
     charts = [_costs(study, metric, f'{name}-costs{k}') for k, metric in enumerate(study.metrics)]
+    charts += [_differences(study, study.metrics[0], f'{name}-once', at_once=True)]
     charts += [_differences(study, metric, f'{name}-differences{k}') for k, metric in enumerate(study.metrics)]
     return [chart for chart in (*charts, _curves(study, f'{name}-curves')) if chart]
 
@@ -60,9 +61,10 @@ def _costs(study: StudyFound, metric: str, name: str) -> Chart | None:
     return trade_off(points, what, metric, name) if len(points) > 1 else None
 
 
-def _differences(study: StudyFound, metric: str, name: str) -> Chart | None:
+def _differences(study: StudyFound, metric: str, name: str, at_once: bool = False) -> Chart | None:
     """A line for each claim: the mean difference and its 95 % interval, with the zero that decides."""
-    found = [(row, other, study.difference(row, other, metric)) for row, other in CLAIMS]
+    found = [(row, other, study.difference(row, other, metric, at_once)) for row, other in CLAIMS]
+    metric += ' at once' if at_once else ''
     found = [(row, other, told) for row, other, told in found if told and told['interval']]
     if not found:
         return None

@@ -15,6 +15,7 @@ from upvit_mm.evidence.charts import prediction_chart, study_charts
 from upvit_mm.evidence.report import (
     HOW,
     correlation_table,
+    costs_of,
     differences_table,
     headline,
     minutes_table,
@@ -80,9 +81,10 @@ def _study(study: StudyFound) -> dict[str, Any]:
         'id': name,
         'title': title_of(study),
         'about': f'Config real/{study.study.config}.py; seeds {", ".join(map(str, study.seeds))}.',
+        'costs_of': costs_of(study),
         'rows': rows_table(study),
         'differences': differences_table(study),
-        'sentences': [sentence for metric in study.metrics for sentence in sentences(study, metric)],
+        'sentences': sentences(study),
         'charts': study_charts(study, name),
     }
 

@@ -72,11 +72,9 @@ def write_report(folder: Path, studies: Sequence[StudyFound], about: dict[str, A
 
 def section(study: StudyFound) -> list[str]:
     """Tables and sentences of one study."""
-    lines = [f'## {study.study.data}, {study.study.family}', '', *rows_table(study).markdown(), '']
+    lines = [f'## {title_of(study)}', '', *rows_table(study).markdown(), '', f'{costs_of(study)}.', '']
     lines += [*differences_table(study).markdown(), '']
-    for metric in study.metrics:
-        lines += [f'- {sentence}' for sentence in sentences(study, metric)]
-    return [*lines, '']
+    return [*lines, *(f'- {sentence}' for sentence in sentences(study)), '']
 
 
 def rows_table(study: StudyFound) -> Table:
@@ -103,30 +101,35 @@ def _cells(study: StudyFound, row: Row, first: str) -> list[Any]:
 
 
 def differences_table(study: StudyFound) -> Table:
-    """Each of ``CLAIMS`` that has figures."""
+    """Each of ``CLAIMS`` that has figures: the first metric at once, and all after training."""
+    first, *_ = study.metrics
     rows = []
     for row, other in CLAIMS:
-        found = [study.difference(row, other, metric) for metric in study.metrics]
+        found = [study.difference(row, other, first, at_once=True)]
+        found += [study.difference(row, other, metric) for metric in study.metrics]
         if any(found):
             cells = [None if one is None else Difference.of(one) for one in found]
             rows.append([f'{TITLES[row]} minus {TITLES[other]}', *cells])
-    return Table(['difference', *study.metrics], rows)
+    return Table(['difference', f'{first} at once', *study.metrics], rows)
 
 
-def sentences(study: StudyFound, metric: str) -> list[str]:
-    """What is established and what is not, in words."""
+def sentences(study: StudyFound) -> list[str]:
+    """What is established and what is not, in words, for each of ``differences_table``."""
+    first, *_ = study.metrics
     said = []
-    for row, other in CLAIMS:
-        found = study.difference(row, other, metric)
-        if found is None or found['mean'] is None:
-            continue
-        if found['interval'] is None:
-            how = 'one seed, so nothing is established'
-        elif not found['established']:
-            how = 'not established: the interval includes 0'
-        else:
-            how = 'established: UP is above' if found['mean'] > 0 else 'established: UP is below'
-        said.append(f'{metric}, {TITLES[row]} against {TITLES[other]}: {found["mean"]:+.1f}, {how}.')
+    for metric, at_once in ((first, True), *((metric, False) for metric in study.metrics)):
+        for row, other in CLAIMS:
+            found = study.difference(row, other, metric, at_once)
+            if found is None or found['mean'] is None:
+                continue
+            if found['interval'] is None:
+                how = 'one seed, so nothing is established'
+            elif not found['established']:
+                how = 'not established: the interval includes 0'
+            else:
+                how = 'established: UP is above' if found['mean'] > 0 else 'established: UP is below'
+            when = f'{metric} at once' if at_once else metric
+            said.append(f'{when}, {TITLES[row]} against {TITLES[other]}: {found["mean"]:+.1f}, {how}.')
     return said
 
 
@@ -139,6 +142,11 @@ def headline(studies: Sequence[StudyFound]) -> Table:
         rows.append([f'{title_of(study)}, {first}', len(study.values('up-50', first)), *cells])
     columns = [SHORT[row] + (', at once' if part == 'one_shot' else '') for row, part in HEADLINE]
     return Table(['', 'seeds', *columns], rows)
+
+
+def costs_of(study: StudyFound) -> str:
+    """What the MACs of a study's tables are of."""
+    return f'MACs of {"the backbone" if study.study.is_detector else "the network"} at {study.size} pixels'
 
 
 def title_of(study: StudyFound) -> str:
@@ -200,10 +208,11 @@ def minutes_table(minutes: dict[str, float]) -> Table | None:
 def as_data(study: StudyFound) -> dict[str, Any]:
     """Every figure of a study as plain data."""
     differences = [
-        {'row': row, 'other': other, 'metric': metric, **found}
+        {'row': row, 'other': other, 'metric': metric, 'at_once': at_once, **found}
         for row, other in CLAIMS
         for metric in study.metrics
-        if (found := study.difference(row, other, metric)) is not None
+        for at_once in (True, False)
+        if (found := study.difference(row, other, metric, at_once)) is not None
     ]
     by_seed = {str(seed): {name: asdict(own) for name, own in rows.items()} for seed, rows in study.by_seed.items()}
     about = {'data': study.study.data, 'family': study.study.family, 'config': study.study.config}

@@ -129,19 +129,22 @@ class StudyFound:
         seeds: the seeds.
         by_seed: for each seed the figures by row.
         epochs: epochs of each row's own training.
+        size: ``HEIGHTxWIDTH`` in pixels at which costs are counted.
     """
 
     study: Study
     seeds: Sequence[int]
     by_seed: Mapping[int, Mapping[str, Found]]
     epochs: Mapping[str, int]
+    size: str
 
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> StudyFound:
         """The figures of one study's plans, one for each seed."""
         study, scale = plans[0].study, plans[0].scale
         epochs = {row.name: study.epochs(row, scale) for row in study.rows}
-        return cls(study, [plan.seed for plan in plans], {plan.seed: found_in(plan) for plan in plans}, epochs)
+        by_seed = {plan.seed: found_in(plan) for plan in plans}
+        return cls(study, [plan.seed for plan in plans], by_seed, epochs, plans[0].size)
 
     @property
     def metrics(self) -> list[str]:
@@ -153,9 +156,19 @@ class StudyFound:
         each = {seed: getattr(rows[row], part).get(metric) for seed, rows in self.by_seed.items() if row in rows}
         return {seed: value for seed, value in each.items() if value is not None}
 
-    def difference(self, row: str, other: str, metric: str) -> dict[str, Any] | None:
-        """The paired difference of two rows over the seeds that both have, with ``seeds``; None without any."""
-        mine, theirs = self.values(row, metric), self.values(other, metric)
+    def at_once(self, row: str, metric: str) -> dict[int, float]:
+        """A row's figures before any training after pruning, by seed; the dense network has none, so its own."""
+        return self.values(row, metric, 'score' if row == 'dense' else 'one_shot')
+
+    def difference(self, row: str, other: str, metric: str, at_once: bool = False) -> dict[str, Any] | None:
+        """The paired difference of two rows over the seeds that both have, with ``seeds``; None without any.
+
+        Args:
+            row, other: their names.
+            metric: see ``Found.score``.
+            at_once: before any training after pruning, instead of after it.
+        """
+        mine, theirs = (self.at_once(r, metric) if at_once else self.values(r, metric) for r in (row, other))
         seeds = [seed for seed in self.seeds if seed in mine and seed in theirs]
         if not seeds:
             return None

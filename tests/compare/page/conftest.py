@@ -165,7 +165,7 @@ def classifiers(tmp_path):
     content = {'goal': 'budget macs=25%', 'options': {'epochs': 3, 'seeds': [0], 'train_images': None}, 'rows': rows}
     content |= {'checkpoint': 'dense.pth', 'sha256': 'd' * 64, 'one_shot': {'compensated': {'kl': 1, 'top1': 70.0}}}
     content |= {'dense': {'top1': 90.0, 'macs': 8e6, 'params': 5e5}, 'target': {'macs': 2e6, 'params': 1e5}}
-    content['step_times'] = {}
+    content |= {'step_times': {}, 'size': [32, 48]}
     (tmp_path / 'classifiers').mkdir()
     (tmp_path / 'classifiers/compare.json').write_text(json.dumps(content))
     return tmp_path / 'classifiers'

@@ -41,6 +41,7 @@ def test_figures_are_those_of_the_files(write, everything):
     assert page.row('classification-caption', 'the vanilla')[2] == NOTHING
     assert page.row('classification-caption', 'the compensated')[4:] == ['2.00 M 25.0 %', '100.00 k 20.0 %']
     assert page.row('classification-caption', 'the vanilla')[3] == '3'
+    assert "MACs at 32x48 and parameters with the classifier's head" in ' '.join(page.text.split())
     assert page.row('widths-caption', '0') == ['24 of 24', '12 of 12', '5 of 50']
     assert page.row('widths-caption', 'stage 0') == ['embedding 9 of 45', 'blocks 4 of 5']
     assert page.row('costs-caption', 'params') == ['4.00 k', '1.00 k', '25.0 %']
