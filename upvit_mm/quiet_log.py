@@ -11,6 +11,7 @@ REPEATED = (  # starts of messages
     'Exp name: ',  # after every epoch; the file of the log has the same name
     'bbox_mAP_copypaste: ',  # the next line has the same numbers with their names
     'segm_mAP_copypaste: ',
+    'Using env variable `UPVIT_MM_SCALE`',  # once for each use in a config
     '"FileClient" will be deprecated',  # mmengine's own use of its older parts
     '"HardDiskBackend" is the alias',
 )

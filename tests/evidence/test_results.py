@@ -107,6 +107,17 @@ def test_token_dropping_at_once_is_read_from_its_own_evaluation(tmp_path):
     assert found.metrics == []  # nothing was trained
 
 
+@pytest.mark.parametrize(('up', 'row'), [('up-50', 'dropping-50'), ('up-25', 'dropping-25'), ('random-50', None)])
+def test_token_dropping_is_at_the_cost_of_the_row_beside_it(tmp_path, up, row):
+    (plan,) = plans_of(studies_of(['bccd'], ['ViT-S']), (0,), 'cpu', tmp_path)
+    results = {up: {'8x8': {'block2': {'cka': 0.5}, 'block5': {'cka': 0.9}}}}
+    results['token dropping, last'] = {'8x8': {'block2': {'cka': 0.3}, 'block5': {'cka': 0.4}}}
+    write(plan.folder / 'consistency1/contrast.json', {'results': results})
+    (rows,) = StudyFound.of([plan]).by_seed.values()
+    found = {name: own.consistency['cka'] for name, own in rows.items() if own.consistency}
+    assert found == {up: 0.9} | ({row: 0.4} if row else {})  # at the last stage
+
+
 def test_the_headline_has_the_rows_of_the_main_claim(detectors):
     table = headline([detectors])
     (row,) = table.texts()

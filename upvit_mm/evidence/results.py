@@ -27,6 +27,7 @@ CLAIMS = (  # row, the row to compare it with
     ('up-50', 'magnitude-50'),
     ('up-50', 'random-50'),
     ('up-25', 'dense'),
+    ('up-25', 'dropping-25'),
 )
 
 
@@ -74,11 +75,13 @@ def _read_detectors(plan: DetectorPlan, found: Mapping[str, Found]) -> None:
         if row.how == 'pruned':
             for table in _tables(plan, f'{row.name}/pruned/report.json'):
                 found[row.name].one_shot |= _aps(table['held_out'].get('compensated', {}), 'coco/')
+    dropping_at = {row.shape_of: row.name for row in plan.study.rows if row.how == 'dropping'}
     for table in _tables(plan, 'consistency*/contrast.json'):
+        dropping = next((dropping_at[name] for name in table['results'] if name in dropping_at), None)
         for name, by_size in table['results'].items():
             *_, last = next(iter(by_size.values())).values()
-            row = 'dropping-50' if name.startswith('token dropping') else name
-            if row != 'dropping-50' or 'up-50' in table['results']:  # at the cost of up-50
+            row = dropping if name.startswith('token dropping') else name  # at the cost of UP
+            if row is not None:
                 found[row].consistency |= {key: last[key] for key in MEASURES if key in last}
 
 

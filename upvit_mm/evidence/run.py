@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from upvit_mm.evidence.steps import Step
 from upvit_mm.evidence.studies import SCALE_VARIABLE
 from upvit_mm.files import write_text_atomically
+from upvit_mm.quiet_log import leave_out_repeated
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 
 POLL = 0.5  # seconds
@@ -68,6 +70,7 @@ class Run:
     def _content_of(self, config: str) -> dict:
         if config and config not in self._contents:
             os.environ[SCALE_VARIABLE] = self.scale
+            leave_out_repeated(MMLogger.get_current_instance())
             self._contents[config] = Config.fromfile(config).to_dict()
         return self._contents.get(config, {})
 

@@ -47,6 +47,7 @@ ROWS = (
     Row('dense-on', 100, 'continued'),
     Row('vanilla-50-long', 50, 'vanilla', both_trainings=True, rank=1),
     Row('up-25', 25, 'pruned', rank=1),
+    Row('dropping-25', 25, 'dropping', rank=1),
     Row('magnitude-50', 50, 'pruned', method='magnitude', rank=2),
     Row('random-50', 50, 'pruned', method='random', rank=2),
 )
@@ -59,6 +60,7 @@ TITLES = {
     'vanilla-50': 'vanilla of the half shape, epochs of UP',
     'vanilla-50-long': 'vanilla of the half shape, epochs of dense and UP',
     'dropping-50': 'token dropping at half, fine-tuned',
+    'dropping-25': 'token dropping at a quarter, fine-tuned',
     'magnitude-50': 'magnitude, shape of UP, repaired',
     'random-50': 'random channels, shape of UP, repaired',
 }
@@ -71,6 +73,7 @@ SHORT = {  # in charts and above pictures
     'vanilla-50': 'vanilla',
     'vanilla-50-long': 'vanilla, long',
     'dropping-50': 'token dropping',
+    'dropping-25': 'token dropping, a quarter',
     'magnitude-50': 'magnitude',
     'random-50': 'random',
 }
