@@ -181,14 +181,15 @@ def _draw(axes: Axes, picture: np.ndarray, detections: Sequence[Detection], colo
     axes.imshow(picture)
     axes.set(xticks=[], yticks=[])
     width = 0.9 if len(detections) <= MOST else 0.5  # of lines, in points: a crowd has small objects
+    masks = np.zeros((*picture.shape[:2], 4), np.uint8)  # one layer for all: a layer each fills the memory
     for detection in detections:
         colour = colours[detection.category]
         x1, y1, x2, y2 = detection.box
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width))
         if detection.mask is not None:
-            overlay = np.zeros((*detection.mask.shape, 4))
-            overlay[detection.mask] = to_rgba(colour, 0.35)
-            axes.imshow(overlay)
+            masks[detection.mask] = (255 * np.array(to_rgba(colour, 0.35))).round()
+    if masks.any():
+        axes.imshow(masks)
 
 
 def _tag(axes: Axes, detections: Sequence[Detection], colours: Mapping[str, str]) -> None:

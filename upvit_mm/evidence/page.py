@@ -28,6 +28,7 @@ from upvit_mm.evidence.results import AT_ONCE, StudyFound
 from upvit_mm.evidence.steps import Plan
 from upvit_mm.evidence.studies import SHORT
 from upvit_mm.files import write_atomically, write_text_atomically
+from upvit_mm.workflow.record import Say
 
 HERE = Path(__file__).parent
 SHOWN = ('dense', 'up-50', 'dropping-50', 'vanilla-50')  # above pictures
@@ -35,7 +36,7 @@ PREDICTORS = ('cka', AT_ONCE)  # with a chart
 
 
 def write_page(
-    folder: Path, studies: Sequence[StudyFound], plans: Sequence[Plan], about: dict[str, Any], say=print
+    folder: Path, studies: Sequence[StudyFound], plans: Sequence[Plan], about: dict[str, Any], say: Say = print
 ) -> Path:
     """Write ``evidence.html``, and ``DATA_FAMILY.jpg`` for each detector that was evaluated.
 
@@ -89,7 +90,7 @@ def _study(study: StudyFound) -> dict[str, Any]:
     }
 
 
-def _sheets(plans: Sequence[Plan], say) -> Iterator[tuple[str, Sheet]]:
+def _sheets(plans: Sequence[Plan], say: Say) -> Iterator[tuple[str, Sheet]]:
     """The first pictures of each study on detectors, with the first seed that was evaluated, by the study's name."""
     done: set[str] = set()
     for plan in plans:
