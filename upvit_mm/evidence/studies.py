@@ -59,8 +59,8 @@ TITLES = {
     'up-25': 'UP, a quarter',
     'vanilla-50': 'vanilla of the half shape, epochs of UP',
     'vanilla-50-long': 'vanilla of the half shape, epochs of dense and UP',
-    'dropping-50': 'token dropping at half, fine-tuned',
-    'dropping-25': 'token dropping at a quarter, fine-tuned',
+    'dropping-50': 'token dropping at half',
+    'dropping-25': 'token dropping at a quarter',
     'magnitude-50': 'magnitude, shape of UP, repaired',
     'random-50': 'random channels, shape of UP, repaired',
 }
