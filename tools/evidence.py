@@ -1,6 +1,7 @@
 """The experiment of docs/evidence.md: dense, pruned and rival networks on real photographs, paired by seed.
 
-Repeat the command to continue: finished steps are not run again, and a training goes on from its last epoch.
+Repeat the command to continue: finished steps are not run again, and a training goes on from its last epoch. The report
+covers all that is finished in the work dir.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--jobs', type=int, default=1, help='steps at a time (default: 1)')
     parser.add_argument('--threads', type=int, help="threads of each step (default: torch's, shared by the jobs)")
     parser.add_argument('--time-limit', type=float, metavar='MINUTES', help='stop then; default: none')
-    parser.add_argument('--report-only', action='store_true', help='run nothing; write the report of what is finished')
+    parser.add_argument('--report-only', action='store_true', help='run nothing')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
     return parser.parse_args()
 
@@ -40,7 +41,8 @@ def main() -> None:
     # after parsing: it imports torch, which takes seconds
     from upvit_mm.evidence import experiment
 
-    state = experiment.conduct(studies, args)
+    options = {name: value for name, value in vars(args).items() if name not in ('data', 'families')}
+    state = experiment.conduct(studies, experiment.Options(**options))
     if failed := [name for name, how in state.items() if how == 'failed']:
         sys.exit(f'error: failed: {", ".join(failed)}; the logs are in {args.work_dir / args.scale / "logs"}')
 

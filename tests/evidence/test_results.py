@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from upvit_mm.evidence.experiment import plans_of
+from upvit_mm.evidence.experiment import finished_plans, plans_of, report
 from upvit_mm.evidence.report import correlations, headline, minutes_table, write_report
 from upvit_mm.evidence.results import AT_ONCE, StudyFound, rank_correlation, variants
 from upvit_mm.evidence.studies import ROWS, SHORT, TITLES, studies_of
@@ -134,6 +134,24 @@ def test_the_headline_has_the_rows_of_the_main_claim(detectors):
         'token dropping': '-',
     }
     assert set(SHORT) == set(TITLES) == {row.name for row in ROWS}
+
+
+def test_the_report_covers_all_that_is_finished(tmp_path, capsys):
+    """Runs on other data and seeds share the work dir; each would leave the others out of its report."""
+    for study, seed in (('bccd', 0), ('bccd', 12), ('nuclei', 1)):
+        (plan,) = plans_of(studies_of([study], ['ViT-S']), (seed,), 'cpu', tmp_path)
+        row = {'name': 'dense', 'runs': [{'metrics': {'bbox_mAP': 0.4}}], 'macs': 1, 'detector_macs': 1, 'params': 1}
+        write(plan.folder / 'evaluated0/detectors.json', {'rows': [row]})
+        write(plan.folder / 'minutes.json', {f'{plan.study.name}/seed{seed}/dense/train': 2.0})
+    (plan.folder.parent / 'seed0.old').mkdir()
+    (tmp_path / 'bccd/PVTv2-B0/seed3').mkdir(parents=True)  # begun, no figures
+    found = [[(plan.study.name, plan.seed) for plan in plans] for plans in finished_plans('cpu', tmp_path)]
+    assert found == [[('bccd/ViT-S', 0), ('bccd/ViT-S', 12)], [('nuclei/ViT-S', 1)]]
+    report('cpu', tmp_path)
+    assert capsys.readouterr().out.split() == [str(tmp_path / f'evidence.{end}') for end in ('md', 'html')]
+    content = json.loads((tmp_path / 'evidence.json').read_text())
+    assert [study['data'] for study in content['studies']] == ['bccd', 'nuclei']
+    assert len(content['minutes']) == 3
 
 
 def test_minutes_are_means_over_seeds():

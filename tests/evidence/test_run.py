@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from upvit_mm.evidence.run import Run
+from upvit_mm.evidence.run import Run, minutes_of
 from upvit_mm.evidence.steps import Step
 
 WRITE = 'import pathlib, os, sys; p = pathlib.Path(sys.argv[1]); p.parent.mkdir(exist_ok=True, parents=True); '
@@ -44,7 +44,7 @@ def test_order_results_and_a_second_run(step, tmp_path):
     assert set(run_of(steps, tmp_path, again).go().values()) == {'done'}
     assert again == ['3 steps, 3 of them finished before']
     assert (tmp_path / 'a/out.txt').read_text() == 'cpu1\n'
-    assert set(run_of(steps, tmp_path).minutes()) == {'a', 'b', 'late'}
+    assert set(minutes_of([tmp_path, tmp_path / 'nowhere'])) == {'a', 'b', 'late'}
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(step, tmp_path):

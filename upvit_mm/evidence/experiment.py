@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -14,14 +14,14 @@ from upvit_mm.evidence.detector_steps import DetectorPlan
 from upvit_mm.evidence.page import write_page
 from upvit_mm.evidence.report import write_report
 from upvit_mm.evidence.results import StudyFound
-from upvit_mm.evidence.run import Run
+from upvit_mm.evidence.run import Run, minutes_of
 from upvit_mm.evidence.steps import Plan, Step
 from upvit_mm.evidence.studies import STUDIES, Study
 from upvit_mm.launch import command_line
 from upvit_mm.stopwatch import device_name
 
 
-def plans_of(studies: Sequence[Study], seeds: Sequence[int], scale: str, root) -> list[Plan]:
+def plans_of(studies: Sequence[Study], seeds: Sequence[int], scale: str, root: Path) -> list[Plan]:
     """A plan for each study and seed."""
     return [
         (DetectorPlan if study.is_detector else ClassifierPlan)(study, seed, scale, root)
@@ -52,26 +52,68 @@ def _by_name(plans: Sequence[Plan], ranks: Sequence[int]) -> dict[str, Step]:
     }
 
 
-def conduct(studies: Sequence[Study], args: argparse.Namespace) -> dict[str, str]:
-    """Run an experiment and write its report; see ``tools/evidence.py``.
+@dataclass(frozen=True)
+class Options:
+    """How an experiment is run.
+
+    Attributes:
+        work_dir: gets a folder for each scale.
+        scale: see ``studies.SCALES``.
+        seeds: one dense network each.
+        ranks: see ``studies.Row``.
+        jobs: steps at a time.
+        threads: threads of each step; None = torch's, shared by the jobs.
+        time_limit: in minutes; None = no limit.
+        report_only: run nothing.
+    """
+
+    work_dir: Path
+    scale: str
+    seeds: Sequence[int]
+    ranks: Sequence[int]
+    jobs: int = 1
+    threads: int | None = None
+    time_limit: float | None = None
+    report_only: bool = False
+
+
+def conduct(studies: Sequence[Study], options: Options) -> dict[str, str]:
+    """Run an experiment, and report all that is finished in its work dir; see ``tools/evidence.py``.
 
     Returns:
         The state of each step, see ``Run.go``.
     """
-    root = (args.work_dir / args.scale).absolute()
-    plans = plans_of(studies, args.seeds, args.scale, root)
-    threads = args.threads or max(torch.get_num_threads() // args.jobs, 1)
-    run = Run(steps_of(plans, sorted(args.ranks)), root, args.scale, args.jobs, threads)
-    state = {} if args.report_only else run.go(args.time_limit)
-    by_study = {study.name: [plan for plan in plans if plan.study is study] for study in studies}
+    root = (options.work_dir / options.scale).absolute()
+    plans = plans_of(studies, options.seeds, options.scale, root)
+    threads = options.threads or max(torch.get_num_threads() // options.jobs, 1)
+    run = Run(steps_of(plans, sorted(options.ranks)), root, options.scale, options.jobs, threads)
+    state = {} if options.report_only else run.go(options.time_limit)
+    report(options.scale, root)
+    return state
+
+
+def report(scale: str, root: Path) -> None:
+    """Write report and page of all that is finished in a work dir, whichever run it is from, and print where."""
+    by_study = finished_plans(scale, root)
     about = {
-        'scale': args.scale,
+        'scale': scale,
         'machine': device_name(default_device()),
         'command': command_line(),
-        'minutes': run.minutes(),
+        'minutes': minutes_of(plan.folder for plans in by_study for plan in plans),
     }
-    found = [study for own in by_study.values() if (study := StudyFound.of(own)).metrics]
+    found = [StudyFound.of(plans) for plans in by_study]
     print(write_report(root, found, about))
     if found:
-        print(write_page(root, found, plans, about))
-    return state
+        print(write_page(root, found, [plan for plans in by_study for plan in plans], about))
+
+
+def finished_plans(scale: str, root: Path) -> list[list[Plan]]:
+    """For each study with figures in a work dir, a plan for each seed that was begun."""
+    found = []
+    for study in STUDIES:
+        folders = (root / study.data / study.family).glob('seed*')
+        seeds = sorted(int(folder.name[4:]) for folder in folders if folder.name[4:].isdecimal())
+        plans = plans_of([study], seeds, scale, root)
+        if plans and StudyFound.of(plans).metrics:
+            found.append(plans)
+    return found

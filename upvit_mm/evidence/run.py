@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,11 +122,6 @@ class Run:
                 state[run.step.name] = 'left'
         return {name: self._why(name, state) for name in state}
 
-    def minutes(self) -> dict[str, float]:
-        """Minutes of each finished step, its last start alone."""
-        homes = dict.fromkeys(step.home or self.root for step in self.steps.values())
-        return {name: value for home in homes for name, value in _minutes_in(home).items()}
-
     # ---------------------------------------------------------------------- parts
 
     def _next(self, state: dict[str, str]) -> Step | None:
@@ -180,6 +175,11 @@ class Run:
         if state[name] == 'left' and any(need in ('failed', 'waiting') for need in needs):
             return 'waiting'
         return state[name]
+
+
+def minutes_of(homes: Iterable[Path]) -> dict[str, float]:
+    """Minutes of each finished step in some folders of a study and seed, its last start alone."""
+    return {name: value for home in homes for name, value in _minutes_in(home).items()}
 
 
 @contextlib.contextmanager
