@@ -9,7 +9,7 @@ from torch import nn
 from upvit_mm.choices import FILLS
 from upvit_mm.compare.dropping_costs import dropping_macs, kept_tokens, rate_for_macs
 from upvit_mm.compare.kept_tokens import KeptTokens
-from upvit_mm.compare.token_dropping import class_attention, drop_tokens
+from upvit_mm.compare.token_dropping import attention_of_kept, class_attention, drop_tokens
 from upvit_mm.models.network import Network, maps_of
 from upvit_mm.pruning.costs import count_macs
 
@@ -90,6 +90,54 @@ def test_a_deit_by_hand(build, image, distance):
         expected = torch.zeros(1, 20, 45).double()
         expected[:, kept] = stage.norm(tokens)[:, 1:]
     assert distance(found.flatten(2).transpose(1, 2), expected) < 1e-10
+
+
+@pytest.mark.parametrize('name', VITS)
+def test_windows_of_a_vit(name, build, image, distance):
+    """Keeping all is the windowed network; windows that cover the grid are none."""
+    x = image(100, 75).double()
+    for settings in (dict(window_size=2), dict(window_size=3, global_blocks=())):
+        network = Network(build(name, **settings).double())
+        for a, b in zip(maps(drop_tokens(network, 1.0), x, (2, 4)), maps(network, x, (2, 4))):
+            assert distance(a, b) < 1e-10
+    covered, whole = (Network(build(name, **settings).double()) for settings in (dict(window_size=8), {}))
+    for a, b in zip(maps(drop_tokens(covered, 0.5), x, (2, 4)), maps(drop_tokens(whole, 0.5), x, (2, 4))):
+        assert distance(a, b) < 1e-10
+    narrow = Network(build(name, window_size=2, global_blocks=()).double())
+    assert distance(maps(drop_tokens(narrow, 0.5), x, (4,))[0], maps(drop_tokens(whole, 0.5), x, (4,))[0]) > 1e-3
+
+
+def test_patches_that_stay_attend_within_their_window(build, distance):
+    backbone, grid = build('deit', window_size=2, global_blocks=()).double(), (3, 5)
+    attn = backbone.stages[0].blocks[1].attn
+    places = torch.tensor([[0, 1, 4, 6, 9, 12, 14], [2, 3, 5, 7, 8, 10, 13]])
+    x = torch.randn(2, 8, 45, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = attention_of_kept(attn, x, places, grid)
+        for b in range(2):
+            for n in range(8):
+                seen = list(range(8))  # the class token sees all
+                if n:
+                    window = [(p // 5 // 2, p % 5 // 2) for p in places[b].tolist()]
+                    seen = [0, *(m + 1 for m in range(7) if window[m] == window[n - 1])]
+                q, k, v = attn.q(x[b, n]), attn.k(x[b, seen]), attn.v(x[b, seen])
+                heads = zip(*(t.chunk(attn.num_heads, dim=-1) for t in (q, k, v)))
+                mixed = torch.cat([(attn.scale * k_ @ q_).softmax(0) @ v_ for q_, k_, v_ in heads])
+                assert distance(found[b, n], attn.proj(mixed)) < 1e-10
+
+
+def test_costs_with_windows(build):
+    backbone = build('deit', window_size=4)
+    network, size = drop_tokens(Network(backbone), 1.0), (224, 320)
+    assert (
+        network.macs(size)
+        == count_macs(backbone.arch, size, windows=backbone.windows)
+        < count_macs(backbone.arch, size)
+    )
+    pruned = backbone.arch.with_widths({'mlp_hidden_dims': 20})
+    cheaper = drop_tokens(Network(backbone), pruned)
+    budget = count_macs(pruned, size, windows=backbone.windows)
+    assert cheaper.macs(size) == pytest.approx(budget, rel=0.01)
 
 
 def test_pvtv2_keeps_what_is_farthest_from_the_mean(build, image):
@@ -191,8 +239,6 @@ def test_mistakes(dense, build, family):
         with pytest.raises(ValueError, match=message):
             drop_tokens(dense, **settings)
     if family in VITS:
-        with pytest.raises(ValueError, match='window_size = 0'):
-            drop_tokens(Network(build(family, window_size=2)), 0.5)
         with pytest.raises(ValueError, match='dinov3: queries and keys turn with their place'):
             drop_tokens(Network(build('dinov3')), 0.5)
     with pytest.raises(ValueError, match='backbone = '):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.arch.size import Grid, Size
+from upvit_mm.arch.size import GLOBAL, Grid, Size, Windows
 from upvit_mm.pruning.costs import Term, mac_terms, widths_of
 
 TOLERANCE = 0.01  # share of a budget
@@ -32,7 +32,9 @@ def grids_of(arch: ArchSpec, size: Size) -> list[Grid]:
     return [(-(-size[0] // stride), -(-size[1] // stride)) for stride in arch.strides]
 
 
-def dropping_macs(arch: ArchSpec, size: Size, keep_rate: float, start: Sequence[int] | int) -> int:
+def dropping_macs(
+    arch: ArchSpec, size: Size, keep_rate: float, start: Sequence[int] | int, windows: Windows = GLOBAL
+) -> int:
     """Multiply-accumulates of one image of a backbone that drops tokens like ``token_dropping.py``.
 
     Args:
@@ -40,22 +42,31 @@ def dropping_macs(arch: ArchSpec, size: Size, keep_rate: float, start: Sequence[
         size: ``(height, width)`` in pixels.
         keep_rate: share of tokens that stay at each dropping.
         start: the first stage that drops tokens; in a network with one stage, the blocks that drop tokens.
+        windows: where blocks attend within windows; tokens that stay count as spread evenly over them.
     """
     shares = _shares_by_stage if arch.kind.is_pyramid else _shares_by_block
     share = shares(arch, size, keep_rate, start)
     widths = widths_of(arch)
     return round(
-        sum(term.factor * prod(widths[dim] for dim in term.dims) * share(term) for term in mac_terms(arch, size))
+        sum(
+            term.factor * prod(widths[dim] for dim in term.dims) * share(term)
+            for term in mac_terms(arch, size, windows=windows)
+        )
     )
 
 
 def rate_for_macs(
-    arch: ArchSpec, size: Size, macs: int, start: Sequence[int] | int, tolerance: float = TOLERANCE
+    arch: ArchSpec,
+    size: Size,
+    macs: int,
+    start: Sequence[int] | int,
+    tolerance: float = TOLERANCE,
+    windows: Windows = GLOBAL,
 ) -> float:
     """The keep rate at which the network costs ``macs``, within ``tolerance``.
 
     Args:
-        arch, size, start: see ``dropping_macs``.
+        arch, size, start, windows: see ``dropping_macs``.
         macs: allowed cost of one image.
         tolerance: largest difference, as a share of ``macs``; infinity = the nearest that there is.
 
@@ -66,11 +77,11 @@ def rate_for_macs(
     low, high = 0.0, 1.0
     for _ in range(40):  # costs rise in steps with the rate
         middle = (low + high) / 2
-        low, high = (middle, high) if dropping_macs(arch, size, middle, start) < macs else (low, middle)
-    cheaper, dearer = (dropping_macs(arch, size, rate, start) for rate in (low, high))
+        low, high = (middle, high) if dropping_macs(arch, size, middle, start, windows) < macs else (low, middle)
+    cheaper, dearer = (dropping_macs(arch, size, rate, start, windows) for rate in (low, high))
     rate, found = min((low, cheaper), (high, dearer), key=lambda pair: abs(pair[1] - macs))
     if abs(found - macs) > tolerance * macs:
-        least, most = (dropping_macs(arch, size, rate, start) for rate in (0.0, 1.0))
+        least, most = (dropping_macs(arch, size, rate, start, windows) for rate in (0.0, 1.0))
         raise ValueError(
             f'{macs} MACs at {size[0]}x{size[1]} cannot be met within 1 % by dropping tokens: the nearest is {found}, '
             f'the range {least} to {most}. Drop earlier, or take larger images.'

@@ -23,7 +23,9 @@ from upvit_mm.compare.dropping_costs import TOLERANCE, drop_layers, dropping_mac
 from upvit_mm.compare.kept_tokens import KeptTokens, take
 from upvit_mm.models import UPPVTv2, UPViT
 from upvit_mm.models.layers import Attention, Block
+from upvit_mm.models.layers.attention import scaled_attention
 from upvit_mm.models.layers.grid import map_to_tokens, outgoing, tokens_to_map
+from upvit_mm.models.layers.windows import WindowedAttention
 from upvit_mm.models.network import Network
 from upvit_mm.pruning.costs import count_macs
 
@@ -68,14 +70,13 @@ class TokenDropping(nn.Module):
         if not isinstance(self.keep_rate, ArchSpec):
             return self.keep_rate
         if size not in self._rates:
-            self._rates[size] = rate_for_macs(
-                self.arch, size, count_macs(self.keep_rate, size), self.start, self.tolerance
-            )
+            macs = count_macs(self.keep_rate, size, windows=self.backbone.windows)
+            self._rates[size] = rate_for_macs(self.arch, size, macs, self.start, self.tolerance, self.backbone.windows)
         return self._rates[size]
 
     def macs(self, size: Size) -> int:
         """Multiply-accumulates of one image of ``(height, width)`` pixels."""
-        return dropping_macs(self.arch, size, self.rate_at(size), self.start)
+        return dropping_macs(self.arch, size, self.rate_at(size), self.start, self.backbone.windows)
 
     def _check_start(self, start):
         raise AssertionError('a subclass defines where it drops tokens')
@@ -86,7 +87,8 @@ class ViTDropping(TokenDropping):
 
     In each block of ``start``, between attention and feed-forward network, the patches with the highest attention of
     the class token stay (mean over heads). By default these are the blocks after a quarter, half and three quarters of
-    the depth (3, 6 and 9 of 12, as in the paper).
+    the depth (3, 6 and 9 of 12, as in the paper). In a backbone with windows, the patches that stay attend to those of
+    them that are in their window.
 
     Note:
         EViT fuses the dropped tokens into one more token, and fine-tunes. Here there is no such token, because it has
@@ -96,8 +98,6 @@ class ViTDropping(TokenDropping):
     wraps = UPViT
 
     def _check_start(self, start: Sequence[int] | None) -> tuple[int, ...]:
-        if self.backbone.windows:
-            raise ValueError('the backbone has windows: tokens can be dropped with window_size = 0 only.')
         if self.arch.kind.rotary:
             raise ValueError(f'{self.arch.family}: queries and keys turn with their place, so no token can be dropped.')
         depth = self.arch.depths[0]
@@ -115,7 +115,7 @@ class ViTDropping(TokenDropping):
         places = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)  # (B, n)
         last, outs = tokens[:, prefix:], []  # (B, N, C): every patch as it was when it was dropped
         for j, block in enumerate(stage.blocks[: self.out_indices[-1] + 1]):
-            attended = block.add_attn(tokens, grid)
+            attended = tokens + block.drop_path(attention_of_kept(block.attn, block.norm1(tokens), places, grid))
             if j in self.start:
                 last = KeptTokens.on(grid, places, 'last').spread(attended[:, prefix:], last)
                 chosen = best(class_attention(block.attn, block.norm1(tokens), prefix), rate)  # (B, k)
@@ -192,6 +192,31 @@ def drop_tokens(dense: Network, keep_rate: float | ArchSpec, fill: str = 'zeros'
 def best(score: Tensor, rate: float) -> Tensor:
     """Sorted indices of the highest scores ``(B, n)`` of each image: ``(B, k)``."""
     return score.topk(kept_tokens(rate, score.shape[1]), dim=1).indices.sort(dim=1).values
+
+
+def attention_of_kept(attn: Attention, x: Tensor, places: Tensor, grid: Grid) -> Tensor:
+    """Attention of a plain ViT to the tokens that are left, within their windows if it has windows.
+
+    Args:
+        attn: the attention.
+        x: ``(B, P+n, C)``.
+        places: places on the grid of the ``n`` patches, ``(B, n)``.
+        grid: height and width in tokens of the whole image.
+
+    Returns:
+        ``(B, P+n, C)``.
+    """
+    if places.shape[1] == grid[0] * grid[1]:
+        return attn(x, grid)
+    mask = None
+    if isinstance(attn, WindowedAttention) and attn.window_size < max(grid):
+        rows, columns = places // grid[1] // attn.window_size, places % grid[1] // attn.window_size
+        window = rows * grid[1] + columns  # (B, n)
+        prefix = attn.num_prefix_tokens
+        mask = x.new_ones(len(x), 1, x.shape[1], x.shape[1], dtype=torch.bool)  # prefix tokens see and are seen
+        mask[:, 0, prefix:, prefix:] = window[:, :, None] == window[:, None, :]
+    q, k, v = attn.project(x, x)
+    return attn.proj(scaled_attention(q, k, v, attn.scale, mask).transpose(1, 2).flatten(2))
 
 
 def class_attention(attn: Attention, x: Tensor, prefix: int) -> Tensor:
