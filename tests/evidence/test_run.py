@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -107,3 +110,25 @@ def test_a_second_process_is_refused(step, tmp_path):
     assert first.go() == {'a': 'done'}
     assert started
     assert second.go() == {'a': 'done'}
+
+
+def test_a_terminated_process_ends_its_steps_and_the_next_goes_on(step, tmp_path):
+    """A scheduler sends SIGTERM; a training that outlived it would keep the lock and the processor."""
+    waiting = "open(p.with_name('pid'), 'w').write(str(os.getpid())); import time\n"
+    waiting += "time.sleep(0 if p.with_name('go').exists() else 60)"
+    run, told = run_of([step('slow', code=waiting + '\np.touch()')], tmp_path), tmp_path / 'slow/pid'
+
+    def terminate() -> None:
+        while not told.exists() or not told.read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=terminate, daemon=True).start()
+    with pytest.raises(SystemExit, match='143'):
+        run.go()
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
+    (tmp_path / 'slow/go').touch()
+    assert run_of(list(run.steps.values()), tmp_path).go() == {'slow': 'done'}

@@ -7,8 +7,10 @@ import fcntl
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,7 +93,7 @@ class Run:
         Raises:
             ValueError: another process runs steps of the same study and seed.
         """
-        with contextlib.ExitStack() as locks:
+        with contextlib.ExitStack() as locks, _ending_steps_when_terminated():
             homes = dict.fromkeys(step.home or self.root for step in self.steps.values())
             self._locks = [locks.enter_context(_alone_in(home)) for home in homes]
             return self._go(minutes)
@@ -175,6 +177,19 @@ class Run:
         if state[name] == 'left' and any(need in ('failed', 'waiting') for need in needs):
             return 'waiting'
         return state[name]
+
+
+@contextlib.contextmanager
+def _ending_steps_when_terminated() -> Iterator[None]:
+    """SIGTERM, of a scheduler or ``kill``, ends this process like Ctrl-C does: its steps are ended first."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def minutes_of(homes: Iterable[Path]) -> dict[str, float]:
