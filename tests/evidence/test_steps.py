@@ -127,6 +127,7 @@ def test_the_dense_classifier_is_trained_on_like_the_pruned_one():
         'optim_wrapper.optimizer.lr=5e-4',
     )
     words = compared.command
+    assert 'eval_images=10000' in words  # the whole set: by default 1000 judge what pruning leaves
     assert (words[words.index('--epochs') + 1], words[words.index('--finetune-lr') + 1]) == ('2', '5e-4')
 
 

@@ -9,6 +9,7 @@ from upvit_mm.evidence.steps import Plan, Step
 from upvit_mm.evidence.studies import Row
 
 FINETUNE_LR = '5e-4'
+PRUNING = ('per_class=40', 'eval_images=10000')  # at once is judged on all pictures, like the rest
 KEYS = {'pruned': 'compensated-distilled', 'vanilla': 'vanilla'}  # rows of tools/compare_classifiers.py
 LONG = 'vanilla-long'
 
@@ -49,7 +50,7 @@ class ClassifierPlan(Plan):
             goal = ('--target', str(self.folder / row.shape_of / 'compared/pruning/arch.json'))
             needs = (self.name_of(row.shape_of, 'compare0'),)
         command = ('compare_classifiers', self.config, str(self.checkpoint(self.dense)), *goal)
-        command += ('--prune-options', f'method={row.method}', f'seed={self.seed}', 'per_class=40')
+        command += ('--prune-options', f'method={row.method}', f'seed={self.seed}', *PRUNING)
         command += ('--rows', key_of(row), *map(key_of, others), '--seeds', str(self.seed), '--epochs', str(epochs))
         command += ('--dense-epochs', str(self.study.dense_epochs[self.scale]), '--finetune-lr', FINETUNE_LR)
         return Step(
