@@ -36,7 +36,7 @@ def test_the_page_has_every_section_that_has_figures(study, tmp_path):
     sections = re.findall(r'<h2 id="([^"]+)"', text)
     assert sections == ['result', 'bccd-vit-s', 'prediction', 'costs', 'reproduce']
     assert re.findall(r'<li><a href="#([^"]+)"', text) == sections
-    assert 'established: UP is above' in text
+    assert 'established: above' in text
     assert 'python tools/evidence.py' in text
     assert not re.search(r'(src|href)="http', text)  # nothing is loaded from elsewhere
     ids = re.findall(r' id="([^"]+)"', text)

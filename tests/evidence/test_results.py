@@ -74,8 +74,8 @@ def test_the_report_says_in_words_what_is_established(detectors, tmp_path):
     about = {'scale': 'cpu', 'machine': 'a CPU', 'command': 'python tools/evidence.py', 'minutes': {}}
     text = write_report(tmp_path, [detectors], about).read_text()
     assert 'UP, half of the MACs against dense: -0.5, not established: the interval includes 0.' in text
-    assert 'epochs of UP: +28.2, established: UP is above.' in text
-    assert 'box AP at once, UP, half of the MACs against dense: -9.0, established: UP is below.' in text
+    assert 'epochs of UP: +28.2, established: above.' in text
+    assert 'box AP at once, UP, half of the MACs against dense: -9.0, established: below.' in text
     assert 'MACs of the backbone at 196x252 pixels.' in text
     assert '| dense | 3 | 8 | 5000 M | 20.0 M | 100 | - | 41.0 ± 1.0 | - |' in text
     content = json.loads((tmp_path / 'evidence.json').read_text())

@@ -68,7 +68,8 @@ def test_rows_get_the_epochs_that_the_comparison_promises():
     dense, tuned = epochs['dense'], epochs['up-50']
     assert (dense, tuned) == (8, 4)
     assert {
-        epochs[name] for name in ('dense-on', 'vanilla-50', 'dropping-50', 'up-25', 'magnitude-50', 'random-50')
+        epochs[name]
+        for name in ('dense-on', 'vanilla-50', 'dropping-50', 'up-50-alone', 'up-25', 'magnitude-50', 'random-50')
     } == {tuned}
     assert epochs['vanilla-50-long'] == dense + tuned
     assert {row.name for row in ROWS} == set(TITLES)
@@ -97,6 +98,31 @@ def test_token_dropping_is_judged_at_once_with_the_weights_of_the_dense_detector
     ((path, text),) = once.texts
     assert path == config
     assert str(folder / 'up-50/pruned/arch.json') in text
+
+
+def test_without_a_teacher_nothing_else_differs():
+    steps = {step.name.split('/', 3)[3]: step for step in steps_at('cpu', studies_of(['bccd'], ['ViT-S']), (3,))}
+    alone, taught = steps['up-50-alone/train'], steps['up-50/train']
+    pruned = ROOT / 'bccd/ViT-S/seed3/up-50/pruned'
+    assert (alone.command[1], taught.command[1]) == (str(pruned / 'detector.py'), str(pruned / 'detector_distil.py'))
+    assert alone.command[4:] == taught.command[4:]
+    assert alone.needs == taught.needs
+
+
+def test_later_rows_of_a_classifier_join_the_comparison_of_their_shape():
+    steps = steps_at('cpu', studies_of(['cifar10'], ['PVTv2-B0']), (1,))
+    rows = {}
+    for step in steps:
+        if step.command[0] == 'compare_classifiers':
+            words = step.command
+            rows[step.name.split('/', 3)[3]] = words[words.index('--rows') + 1 : words.index('--seeds')]
+    assert rows == {
+        'up-50/compare0': ('compensated-distilled', 'vanilla'),
+        'up-50/compare1': ('compensated-distilled', 'vanilla', 'compensated', 'vanilla-long'),
+        'up-25/compare1': ('compensated-distilled',),
+        'magnitude-50/compare2': ('compensated-distilled',),
+        'random-50/compare2': ('compensated-distilled',),
+    }
 
 
 def test_slow_pictures_are_judged_once():

@@ -10,7 +10,11 @@ from upvit_mm.evidence.studies import Row
 
 FINETUNE_LR = '5e-4'
 PRUNING = ('per_class=40', 'eval_images=10000')  # at once is judged on all pictures, like the rest
-KEYS = {'pruned': 'compensated-distilled', 'vanilla': 'vanilla'}  # rows of tools/compare_classifiers.py
+KEYS = {
+    'pruned': 'compensated-distilled',
+    'alone': 'compensated',
+    'vanilla': 'vanilla',
+}  # rows of tools/compare_classifiers.py
 LONG = 'vanilla-long'
 
 
@@ -24,25 +28,23 @@ class ClassifierPlan(Plan):
     """The plan of a study on a classifier: each comparison prunes once, and trains its rows."""
 
     def steps(self, rank: int) -> Iterator[Step]:
+        beside = [row for row in self.study.rows if row.how in ('vanilla', 'alone') and row.rank <= rank]
+        new = {row.shape_of for row in beside if row.rank == rank}
         for row in self.study.rows:
-            others = [other for other in self.study.rows if other.how == 'vanilla' and other.rank <= rank]
             if row.rank == rank and row.how == 'dense':
                 yield self.train_step(row, self.config, (), ())
             elif row.rank == rank and row.how == 'continued':
                 options = [f'load_from={self.checkpoint(self.dense)}', f'optim_wrapper.optimizer.lr={FINETUNE_LR}']
                 yield self.train_step(row, self.config, options, [self.name_of('dense', 'train')])
-            elif row.rank == rank and row.how == 'pruned':
-                yield self._compare(row, others, rank)
-            elif row.rank == rank and row.both_trainings:  # one more row in the comparison of its shape
-                (pruned,) = [other for other in self.study.rows if other.name == row.shape_of]
-                yield self._compare(pruned, others, rank)
+            elif row.how == 'pruned' and (row.rank == rank or (row.rank < rank and row.name in new)):
+                yield self._compare(row, [other for other in beside if other.shape_of == row.name], rank)
 
     def comparison(self, row: Row) -> str:
         """The name of the comparison that trains a row."""
         return row.name if row.how == 'pruned' else row.shape_of
 
     def _compare(self, row: Row, others: Sequence[Row], rank: int) -> Step:
-        others = [other for other in others if other.shape_of == row.name]
+        """The comparison of a pruned row and those beside it; with a higher rank, once more with new ones."""
         folder, epochs = self.folder / row.name / 'compared', self.study.epochs(row, self.scale)
         if row.method == 'fisher':
             goal, needs = ('--budget', f'macs={row.share}%@{self.size}'), ()

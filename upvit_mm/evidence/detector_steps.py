@@ -90,6 +90,8 @@ class DetectorPlan(Plan):
         if row.how == 'pruned':
             follower = str(self.pruned(row) / 'detector_distil.py')
             return self.train_step(row, follower, (), [self.name_of(row.name, 'prune')])
+        if row.how == 'alone':
+            return self.train_step(row, config, (), [shape])
         if row.how == 'vanilla':
             options = ['load_from=None', 'model.backbone.init_cfg=None']
             if self.study.family == VIT:  # there is no pretrained block to spare

@@ -127,7 +127,7 @@ def sentences(study: StudyFound) -> list[str]:
             elif not found['established']:
                 how = 'not established: the interval includes 0'
             else:
-                how = 'established: UP is above' if found['mean'] > 0 else 'established: UP is below'
+                how = 'established: above' if found['mean'] > 0 else 'established: below'
             when = f'{metric} at once' if at_once else metric
             said.append(f'{when}, {TITLES[row]} against {TITLES[other]}: {found["mean"]:+.1f}, {how}.')
     return said

@@ -24,6 +24,8 @@ CLAIMS = (  # row, the row to compare it with
     ('up-50', 'vanilla-50'),
     ('up-50', 'vanilla-50-long'),
     ('up-50', 'dropping-50'),
+    ('up-50-alone', 'dense-on'),
+    ('up-50-alone', 'up-50'),
     ('up-50', 'magnitude-50'),
     ('up-50', 'random-50'),
     ('up-25', 'dense'),

@@ -18,9 +18,9 @@ class Row:
     Attributes:
         name: its name in folders and tables.
         share: its share of the dense network's multiply-accumulates in %.
-        how: ``'dense'``; ``'continued'``, the dense one trained on like the pruned one; ``'pruned'``;
-            ``'vanilla'``, random weights in the pruned one's shape; ``'dropping'``, the dense one with token dropping
-            at the pruned one's cost.
+        how: ``'dense'``; ``'continued'``, the dense one trained on like the pruned one; ``'pruned'``, with the dense
+            one as teacher; ``'alone'``, the pruned one without a teacher; ``'vanilla'``, random weights in the pruned
+            one's shape; ``'dropping'``, the dense one with token dropping at the pruned one's cost.
         method: how channels are scored, if it is pruned.
         both_trainings: whether it has the dense network's epochs and those of the pruned one.
         rank: rows with a low rank are trained first.
@@ -45,6 +45,7 @@ ROWS = (
     Row('vanilla-50', 50, 'vanilla'),
     Row('dropping-50', 50, 'dropping'),
     Row('dense-on', 100, 'continued'),
+    Row('up-50-alone', 50, 'alone', rank=1),
     Row('vanilla-50-long', 50, 'vanilla', both_trainings=True, rank=1),
     Row('up-25', 25, 'pruned', rank=1),
     Row('dropping-25', 25, 'dropping', rank=1),
@@ -56,6 +57,7 @@ TITLES = {
     'dense': 'dense',
     'dense-on': 'dense, trained on for the epochs of UP',
     'up-50': 'UP, half of the MACs',
+    'up-50-alone': 'UP, half of the MACs, without a teacher',
     'up-25': 'UP, a quarter',
     'vanilla-50': 'vanilla of the half shape, epochs of UP',
     'vanilla-50-long': 'vanilla of the half shape, epochs of dense and UP',
@@ -69,6 +71,7 @@ SHORT = {  # in charts and above pictures
     'dense': 'dense',
     'dense-on': 'dense, trained on',
     'up-50': 'UP, half',
+    'up-50-alone': 'UP, half, no teacher',
     'up-25': 'UP, a quarter',
     'vanilla-50': 'vanilla',
     'vanilla-50-long': 'vanilla, long',
