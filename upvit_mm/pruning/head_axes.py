@@ -59,7 +59,7 @@ def turn_heads(net: Walk, state: Mapping[str, Tensor], batches: Iterable[Batch])
 
     Returns:
         A new state dict of the same architecture and outputs. Channels of a head come in falling order of singular
-        values; both factors of a product get the root of the value.
+        values; both factors of a channel have one norm, see ``_alike``.
 
     Raises:
         ValueError: no pictures.
@@ -104,23 +104,39 @@ def _moments_of(net: Walk, batches: Iterable[Batch]) -> dict[tuple[int, int], _M
 
 
 def _balanced(a: Tensor, b: Tensor, root_a: tuple[Tensor, Tensor], root_b: tuple[Tensor, Tensor]):
-    """Rows ``(d, C+1)`` with the same ``a^T b`` as the given ones, in singular directions under both moments."""
+    """Rows ``(d, C+1)`` with the same ``a^T b`` as the given ones, of one norm, in singular directions under both
+    moments."""
     (ra, ia), (rb, ib) = root_a, root_b
     qa, ta = torch.linalg.qr((a @ ra).T)  # (C+1, m), (m, d) with m = min(C+1, d)
     qb, tb = torch.linalg.qr((b @ rb).T)
     u, values, vh = torch.linalg.svd(ta @ tb.T)  # (m, m)
     scale = values.sqrt()
-    return _padded((qa @ u * scale).T @ ia, len(a)), _padded((qb @ vh.T * scale).T @ ib, len(b))
+    rows = _alike((qa @ u * scale).T @ ia, (qb @ vh.T * scale).T @ ib)
+    return tuple(_padded(own, len(a)) for own in rows)
 
 
 def _output_factors(out: Tensor, v: Tensor, root: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Columns ``(C, d)`` and rows ``(d, C+1)`` with the same product as ``out`` and ``v``, in singular directions."""
+    """Columns ``(C, d)`` and rows ``(d, C+1)`` with the same product as ``out`` and ``v``, of one norm, in singular
+    directions."""
     r, inverse = root
     qo, to = torch.linalg.qr(out)
     qv, tv = torch.linalg.qr((v @ r).T)
     u, values, vh = torch.linalg.svd(to @ tv.T, full_matrices=False)
     scale = values.sqrt()
-    return _padded((qo @ u * scale).T, len(v)).T, _padded((qv @ vh.T * scale).T @ inverse, len(v))
+    columns, rows = _alike((qo @ u * scale).T, (qv @ vh.T * scale).T @ inverse)
+    return _padded(columns, len(v)).T, _padded(rows, len(v))
+
+
+def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows ``(m, n)`` and ``(m, n')`` with the same product row by row, of one norm in both.
+
+    Singular directions alone leave a norm of one factor that falls with the number of pictures, and one of the other
+    that rises. The outputs are the same, but a training is not: a step of Adam is as large for every weight, and it
+    wiped out values whose norm was a 500th of their projection's.
+    """
+    norm_a, norm_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    factor = torch.where((norm_a > 0) & (norm_b > 0), (norm_b / norm_a).sqrt(), 1.0)
+    return a * factor, b / factor
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
