@@ -66,7 +66,14 @@ def test_two_epochs(cfg, family, tmp_path):
     runner = train(cfg, tmp_path / 'run')
     lines = logged(tmp_path / 'run')
     assert [line['step'] for line in lines] == [0, 1, 2]
-    names = {f'consistency/{label}_{name}' for label in LABELS[family] for name in ('cka', 'cka_within', 'relation')}
+    measures = (
+        'cka',
+        'cka_within',
+        'relation',
+        'neighbours',
+        'procrustes',
+    )  # those that need no second half of pictures
+    names = {f'consistency/{label}_{name}' for label in LABELS[family] for name in measures}
     assert set(lines[0]) == names | {'step'}
     first, last = (f'consistency/{LABELS[family][k]}_cka' for k in (0, -1))
     assert lines[0][first] == pytest.approx(1)  # the dense weights themselves
