@@ -28,7 +28,8 @@ ALLOWED = {
     # compare: how a difference is judged and written
     'benchmark': {'arch', 'pruning', 'checkpoints', 'models', 'data', 'consistency', 'workflow', 'compare', 'registry'}
     | {'cli', 'installed', 'stopwatch', 'table'},
-    'evidence': {'compare', 'consistency', 'workflow', 'cli', 'installed', 'launch', 'quiet_log', 'stopwatch', 'table'},
+    'evidence': {'pruning', 'compare', 'consistency', 'workflow', 'cli', 'installed', 'launch', 'quiet_log'}
+    | {'stopwatch', 'table'},
     'export': {'arch', 'checkpoints', 'models', 'registry', 'stopwatch'},
     'doctor': {'arch', 'checkpoints', 'models', 'optim', 'data', 'registry', 'openmmlab', 'runner', 'arguments', 'cli'},
     # root modules

@@ -69,6 +69,13 @@ def test_a_changed_step_runs_again_with_all_after_it(step, tmp_path):
     assert (tmp_path / 'b/out.txt').read_text() == 'cpu1\ncpu1\n'
 
 
+def test_a_step_that_is_done_in_another_way_now_runs_again(step, tmp_path):
+    run_of([step('a')], tmp_path).go()
+    run_of([step('a', way='new')], tmp_path).go()
+    run_of([step('a', way='new')], tmp_path).go()
+    assert (tmp_path / 'a/out.txt').read_text() == 'cpu1\ncpu1\n'
+
+
 def test_a_training_of_other_inputs_is_kept_apart(step, tmp_path):
     run_of([step('t', resumes=False)], tmp_path).go()
     run_of([step('t', code="open(p, 'a').write('new\\n')", resumes=False)], tmp_path).go()

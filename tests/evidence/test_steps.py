@@ -80,6 +80,8 @@ def test_only_the_choice_of_channels_differs_between_rivals():
         step.name.split('/', 3)[3]: step.command for step in steps_at('cpu', studies_of(['bccd'], ['ViT-S']), (3,))
     }
     folder = ROOT / 'bccd/ViT-S/seed3'
+    ways = {step.name.split('/', 3)[3]: step.way for step in steps_at('cpu', studies_of(['bccd'], ['ViT-S']), (3,))}
+    assert {name for name, way in ways.items() if way} == {'up-50/prune', 'up-25/prune'}  # with low-rank attention
     assert commands['up-50/prune'][3:7] == ('--budget', 'macs=50%@196x252', '--seed', '3')
     shape = ('--target', str(folder / 'up-50/pruned/arch.json'), '--method')
     for method in ('magnitude', 'random'):

@@ -97,6 +97,9 @@ def test_low_rank_heads(cfg, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(prune_module.DenseClassifier, 'turn', lambda *args: pytest.fail('turned again'))
     settings = PruneSettings(**SMALL, attention='lowrank')
     assert prune(cfg, checkpoint, goal, tmp_path / 'lowrank', settings).held_out == results['lowrank']
+    monkeypatch.setattr(prune_module, 'AXES', 'another way')  # of another version of this package
+    with pytest.raises(pytest.fail.Exception, match='turned again'):
+        prune(cfg, checkpoint, goal, tmp_path / 'lowrank', settings)
 
 
 @pytest.mark.parametrize('family', VITS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from upvit_mm.evidence.steps import Plan, Step
 from upvit_mm.evidence.studies import PVT, STUDIES, VIT, Row
+from upvit_mm.pruning.head_axes import AXES
 
 PICTURES = 30  # on which consistency is measured
 PROXY = {'cpu': '64', 'gpu': '128'}  # pictures for scores and repair
@@ -73,6 +74,7 @@ class DetectorPlan(Plan):
             folder / 'report.json',
             (self.name_of('dense', 'train'), *needs),
             (row.rank, self.seed),
+            way=AXES if row.method == 'fisher' else '',
         )
 
     def _train(self, row: Row) -> Step:

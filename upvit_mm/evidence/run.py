@@ -63,7 +63,7 @@ class Run:
         """Fingerprint of a step's command and config, of the scale, and of all steps before it."""
         if step.name not in self._inputs:
             before = [self.inputs_of(self.steps[name]) for name in step.needs]
-            texts = [text for _, text in step.texts]
+            texts = [text for _, text in step.texts] + ([step.way] if step.way else [])
             self._inputs[step.name] = fingerprint(
                 'evidence', step.command, self.scale, texts, self._content_of(step.config), before
             )

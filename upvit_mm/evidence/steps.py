@@ -26,6 +26,7 @@ class Step:
         rank: steps with a low rank run first.
         resumes: whether the tool itself goes on with an interrupted folder; a training is told to (``--resume``).
         texts: files to write before it, with their content.
+        way: what its tool does now and did otherwise before, though the command is the same.
         config: config of the study, whose content decides the result.
         home: folder of its study and seed, for the record of finished steps; None = the work dir. Experiments on other
             studies and seeds can run beside this one in the same work dir.
@@ -39,6 +40,7 @@ class Step:
     rank: tuple[int, ...] = (0,)
     resumes: bool = True
     texts: tuple[tuple[Path, str], ...] = ()
+    way: str = ''
     config: str = ''
     home: Path | None = None
 

@@ -22,6 +22,7 @@ from upvit_mm.pruning import PrunePlan
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.pruning.crew import Crew
+from upvit_mm.pruning.head_axes import AXES
 from upvit_mm.pruning.importance import Scores
 from upvit_mm.pruning.methods import METHODS
 from upvit_mm.pruning.score_file import scores_digest
@@ -273,7 +274,7 @@ class PruneJob:
         s, subject, path = self.settings, self.subject, self.work_dir / 'turned.pth'
         if not s.turns or subject.is_turned:
             return
-        inputs = fingerprint('turn', subject.identity, self.images.proxy_data, s.some('attention', 'embed'))
+        inputs = fingerprint('turn', AXES, subject.identity, self.images.proxy_data, s.some('attention', 'embed'))
 
         if not self.crew.share(lambda: self.ledger.is_current('turn', inputs)):
             self._check_data()
