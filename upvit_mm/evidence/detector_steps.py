@@ -11,7 +11,6 @@ from upvit_mm.evidence.studies import PVT, STUDIES, VIT, Row
 from upvit_mm.pruning.head_axes import AXES
 
 PICTURES = 30  # on which consistency is measured
-PROXY = {'cpu': '64', 'gpu': '128'}  # pictures for scores and repair
 BACKBONES = {VIT: 'DroppingViT', PVT: 'DroppingPVTv2'}
 DROPPING = '''"""The dense detector of {config} with token dropping at the cost of {arch}."""
 
@@ -64,7 +63,7 @@ class DetectorPlan(Plan):
             goal = ('--target', str(like), '--method', row.method, '--attention', 'channels')
             needs = (self.name_of(row.shape_of, 'prune'),)
         command = ('prune', self.config, str(self.checkpoint(dense)), *goal, '--seed', str(self.seed))
-        command += ('--num-images', PROXY[self.scale])
+        command += ('--num-images', str(self.study.proxy[self.scale]))
         if self.study.slow_to_judge:
             command += ('--eval-images', '0')
         return Step(

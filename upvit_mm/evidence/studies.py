@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
@@ -95,6 +95,7 @@ class Study:
             the config says.
         slow_to_judge: whether its validation takes as long as epochs of training. Then trainings and prunings leave it
             to the steps that evaluate, which judge each network once.
+        proxy: for each scale, pictures for scores and repair.
     """
 
     data: str
@@ -103,6 +104,7 @@ class Study:
     dense_epochs: dict[str, int]
     starts_from: tuple[str, str] | None = None
     slow_to_judge: bool = False
+    proxy: dict[str, int] = field(default_factory=lambda: {'cpu': 64, 'gpu': 128})
 
     @property
     def is_detector(self) -> bool:
@@ -130,6 +132,7 @@ VIT, PVT, DEIT = 'ViT-S', 'PVTv2-B0', 'DeiT-micro'
 VIT_WEIGHTS = Path('checkpoints/dinov2-small.pth')  # in the configs
 CIFAR = ('cifar10', PVT)
 SQUARE = {'cpu': (64, 64), 'gpu': (64, 64)}
+MANY_TOKENS = {'cpu': 32, 'gpu': 128}  # a whole picture of nuclei has 7 times the tokens of one of BCCD
 SIZES = {  # (data, family) -> scale -> height and width, padded, of the pictures in which costs are counted
     ('bccd', VIT): {'cpu': (196, 252), 'gpu': (784, 1036)},
     ('bccd', PVT): {'cpu': (192, 256), 'gpu': (768, 1024)},
@@ -140,10 +143,25 @@ SIZES = {  # (data, family) -> scale -> height and width, padded, of the picture
 }
 STUDIES = (
     Study('bccd', VIT, 'retinanet_up-dinov2-small_sfp_bccd', {'cpu': 8, 'gpu': 24}),
-    Study('nuclei', VIT, 'mask-rcnn_up-dinov2-small_sfp_nuclei', {'cpu': 6, 'gpu': 16}, slow_to_judge=True),
+    Study(
+        'nuclei',
+        VIT,
+        'mask-rcnn_up-dinov2-small_sfp_nuclei',
+        {'cpu': 4, 'gpu': 16},
+        slow_to_judge=True,
+        proxy=MANY_TOKENS,
+    ),
     Study('cifar10', PVT, 'up-pvtv2-b0_cifar10', {'cpu': 4, 'gpu': 60}),
     Study('bccd', PVT, 'retinanet_up-pvtv2-b0_fpn_bccd', {'cpu': 16, 'gpu': 24}, CIFAR),
-    Study('nuclei', PVT, 'mask-rcnn_up-pvtv2-b0_fpn_nuclei', {'cpu': 8, 'gpu': 16}, CIFAR, slow_to_judge=True),
+    Study(
+        'nuclei',
+        PVT,
+        'mask-rcnn_up-pvtv2-b0_fpn_nuclei',
+        {'cpu': 8, 'gpu': 16},
+        CIFAR,
+        slow_to_judge=True,
+        proxy=MANY_TOKENS,
+    ),
     Study('cifar10', DEIT, 'up-deit-micro_cifar10', {'cpu': 4, 'gpu': 60}),
 )
 

@@ -9,15 +9,15 @@ _base_ = './micrographs.py'
 data_root = 'data/nuclei/'
 metainfo = dict(classes=('nucleus', ))
 zoom = dict(cpu=1.5, gpu=2.0)['{{$UPVIT_MM_SCALE:cpu}}']
-crop = dict(cpu=(224, 224), gpu=(512, 512))['{{$UPVIT_MM_SCALE:cpu}}']
+crop = dict(cpu=(149, 149), gpu=(256, 256))['{{$UPVIT_MM_SCALE:cpu}}']
 batch = dict(cpu=2, gpu=16)['{{$UPVIT_MM_SCALE:cpu}}']
 workers = dict(cpu=1, gpu=8)['{{$UPVIT_MM_SCALE:cpu}}']
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomCrop', crop_size=crop, allow_negative_crop=True),  # first: enlarging all masks takes 3 times as long
     dict(type='Resize', scale_factor=zoom, keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop, allow_negative_crop=True),
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackDetInputs'),
 ]
