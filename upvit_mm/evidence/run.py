@@ -119,8 +119,7 @@ class Run:
                     state[run.step.name] = self._finish(run)
         finally:
             for run in running:
-                run.process.terminate()
-                run.process.wait()
+                _end(run.process)
                 state[run.step.name] = 'left'
         return {name: self._why(name, state) for name in state}
 
@@ -145,7 +144,12 @@ class Run:
         environment = {**os.environ, SCALE_VARIABLE: self.scale, 'OMP_NUM_THREADS': str(self.threads)}
         with log.open('a', encoding='utf-8') as file:
             process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=self._locks
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=self._locks,
+                start_new_session=True,
             )
         return Running(step, process, time.monotonic())
 
@@ -177,6 +181,16 @@ class Run:
         if state[name] == 'left' and any(need in ('failed', 'waiting') for need in needs):
             return 'waiting'
         return state[name]
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a step with all processes that it started: a loader of pictures that outlives it would hold the lock."""
+    process.terminate()
+    process.wait()
+    with contextlib.suppress(ProcessLookupError):  # nothing is left
+        for _ in range(20):
+            os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(POLL / 2)
 
 
 @contextlib.contextmanager
