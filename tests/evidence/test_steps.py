@@ -170,13 +170,13 @@ def test_a_detector_waits_for_the_classifier_of_its_start_weights():
 @pytest.mark.parametrize('scale', SCALES)
 @pytest.mark.parametrize('study', STUDIES, ids=lambda study: study.name)
 def test_sizes_are_those_of_the_configs(study, scale, monkeypatch):
-    """Costs are counted in the padded pictures of BCCD, and in the training crops of nuclei."""
+    """Costs are counted in the padded pictures of BCCD, and in the enlarged training crops of nuclei."""
     monkeypatch.setenv('UPVIT_MM_SCALE', scale)
     cfg = Config.fromfile(TOOLS.parent / f'configs/real/{study.config}.py')
     height, width = SIZES[study.data, study.family][scale]
     if study.is_detector:
         unit = cfg.model.data_preprocessor.pad_size_divisor
-        sides = cfg.crop if study.data == 'nuclei' else cfg.size
+        sides = [int(side * cfg.zoom + 0.5) for side in cfg.crop] if study.data == 'nuclei' else cfg.size
         assert (width, height) == tuple(-(-side // unit) * unit for side in sides)
     assert count_macs(ArchSpec.from_dict(cfg.arch), (height, width)) > 0
 
