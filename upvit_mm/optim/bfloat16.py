@@ -20,8 +20,8 @@ class Bfloat16OptimWrapper(OptimWrapper):
     A detector also needs the hook ``upvit_mm.Float32Outputs``.
 
     Note:
-        Many CPUs get slower by it. On an Intel Xeon with avx512_bf16 and without amx_bf16 layers took 1.7 to 1.8 times as
-        long as in float32; with AVX2 alone, where torch emulates it, 12 to 48 times. Time a step before you use it there.
+        Many CPUs get slower by it. On an Intel Xeon with avx512_bf16 and without amx_bf16 layers took 1.7 to 1.8 times
+        as long as in float32; with AVX2 alone, where torch emulates it, 12 to 48 times. Time a step before you use it.
     """
 
     @contextlib.contextmanager
