@@ -102,12 +102,13 @@ def test_two_at_a_time(step, tmp_path):
     assert run_of(steps, tmp_path, jobs=2).go(minutes=1) == {'a': 'done', 'b': 'done'}
 
 
-def test_what_a_step_started_ends_with_it(step, tmp_path):
+@pytest.mark.parametrize(('end', 'state'), [('time.sleep(60)', 'left'), ('os._exit(9)', 'failed')])
+def test_what_a_step_started_ends_with_it(step, tmp_path, end, state):
     """A loader of pictures that outlives its training would hold the lock, and the next run would be refused."""
     code = "import subprocess, time; child = 'import signal, time; signal.pause()'\n"
     code += "begun = subprocess.Popen([sys.executable, '-c', child], close_fds=False)\n"
-    code += "open(p.with_name('pid'), 'w').write(str(begun.pid)); time.sleep(60)"
-    assert run_of([step('slow', code=code)], tmp_path).go(minutes=1 / 30) == {'slow': 'left'}
+    code += "p.with_name('pid').write_text(str(begun.pid)); " + end
+    assert run_of([step('slow', code=code)], tmp_path).go(minutes=1 / 30) == {'slow': state}
     child = int((tmp_path / 'slow/pid').read_text())
     assert run_of([step('other')], tmp_path).go() == {'other': 'done'}
     assert not Path(f'/proc/{child}').exists() or ') Z ' in Path(f'/proc/{child}/stat').read_text()

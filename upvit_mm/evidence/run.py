@@ -166,6 +166,7 @@ class Run:
 
     def _finish(self, run: Running) -> str:
         step, minutes = run.step, (time.monotonic() - run.started) / 60
+        _end(run.process)  # it may have been killed, without its loaders
         if run.process.returncode or not step.output.is_file():
             self.say(f'{step.name}: failed with status {run.process.returncode}; see {self.root}/logs')
             return 'failed'
