@@ -143,7 +143,8 @@ def test_it_is_zero_for_the_dense_detector_itself(training, hook, pair, tmp_path
     cfg = training('same', hook())
     cfg.model, cfg.load_from = pair[0].model, str(tmp_path / 'dense.pth')
     model, batch = started(build_runner(cfg, ('train',)))
-    assert model(**batch, mode='loss')['loss_tokens'] == 0
+    # not exactly 0 on every CPU: with gradients torch may choose other kernels, which round differently
+    assert model(**batch, mode='loss')['loss_tokens'] < 1e-10
 
 
 def test_gradients_reach_backbone_and_neck_alone(training, hook):
