@@ -120,10 +120,10 @@ def test_later_rows_of_a_classifier_join_the_comparison_of_their_shape():
             rows[step.name.split('/', 3)[3]] = words[words.index('--rows') + 1 : words.index('--seeds')]
     assert rows == {
         'up-50/compare0': ('compensated-distilled', 'vanilla'),
-        'up-50/compare1': ('compensated-distilled', 'vanilla', 'compensated', 'vanilla-long'),
         'up-25/compare1': ('compensated-distilled',),
-        'magnitude-50/compare2': ('compensated-distilled',),
-        'random-50/compare2': ('compensated-distilled',),
+        'magnitude-50/compare1': ('compensated-distilled',),
+        'random-50/compare1': ('compensated-distilled',),
+        'up-50/compare2': ('compensated-distilled', 'vanilla', 'compensated', 'vanilla-long'),
     }
 
 

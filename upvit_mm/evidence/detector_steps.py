@@ -50,7 +50,8 @@ class DetectorPlan(Plan):
             if row.how == 'dropping' or (row.how == 'pruned' and self.study.slow_to_judge):
                 yield self._at_once(row)
         yield self._evaluate(rows, rank)
-        yield self._consistency([row for row in rows if row.how == 'pruned'], rank)
+        if pruned := [row for row in rows if row.how == 'pruned']:
+            yield self._consistency(pruned, rank)
 
     # ---------------------------------------------------------------------- parts
 

@@ -45,12 +45,12 @@ ROWS = (
     Row('vanilla-50', 50, 'vanilla'),
     Row('dropping-50', 50, 'dropping'),
     Row('dense-on', 100, 'continued'),
-    Row('up-50-alone', 50, 'alone', rank=1),
-    Row('vanilla-50-long', 50, 'vanilla', both_trainings=True, rank=1),
     Row('up-25', 25, 'pruned', rank=1),
     Row('dropping-25', 25, 'dropping', rank=1),
-    Row('magnitude-50', 50, 'pruned', method='magnitude', rank=2),
-    Row('random-50', 50, 'pruned', method='random', rank=2),
+    Row('magnitude-50', 50, 'pruned', method='magnitude', rank=1),
+    Row('random-50', 50, 'pruned', method='random', rank=1),
+    Row('up-50-alone', 50, 'alone', rank=2),
+    Row('vanilla-50-long', 50, 'vanilla', both_trainings=True, rank=2),
 )
 RANKS = sorted({row.rank for row in ROWS})
 TITLES = {
