@@ -18,11 +18,12 @@ _base_ = {config!r}
 custom_imports = dict(imports=['upvit_mm.compare.dropping_backbones'], allow_failed_imports=False)
 model = dict(backbone=dict(type='upvit_mm.{backbone}', keep_rate={arch!r}, init_cfg=None))
 load_from = {dense!r}
-custom_hooks = [
+'''
+TEACHER = """custom_hooks = [
     *_base_.custom_hooks,
     dict(type='upvit_mm.FollowDense', config={config!r}, checkpoint={dense!r}),
 ]
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class DetectorPlan(Plan):
             if row.how == 'pruned':
                 yield self._prune(row)
             yield self._train(row)
-            if row.how == 'dropping' or (row.how == 'pruned' and self.study.slow_to_judge):
+            if (row.how == 'dropping' and row.taught) or (row.how == 'pruned' and self.study.slow_to_judge):
                 yield self._at_once(row)
         yield self._evaluate(rows, rank)
         if pruned := [row for row in rows if row.how == 'pruned']:
@@ -105,7 +106,8 @@ class DetectorPlan(Plan):
         """The config of token dropping, to write before the steps that read it."""
         dense, backbone = str(self.checkpoint(self.dense)), BACKBONES[self.study.family]
         arch = str(self.pruned(row) / 'arch.json')
-        text = DROPPING.format(config=self.config, arch=arch, dense=dense, backbone=backbone)
+        text = f'{DROPPING}{TEACHER}' if row.taught else DROPPING
+        text = text.format(config=self.config, arch=arch, dense=dense, backbone=backbone)
         return ((Path(self.model_config(row)), text),)
 
     def _at_once(self, row: Row) -> Step:

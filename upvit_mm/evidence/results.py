@@ -26,6 +26,10 @@ CLAIMS = (  # row, the row to compare it with
     ('up-50', 'dropping-50'),
     ('up-50-alone', 'dense-on'),
     ('up-50-alone', 'up-50'),
+    ('up-50-alone', 'dense'),
+    ('up-50-alone', 'vanilla-50'),
+    ('up-50-alone', 'dropping-50'),
+    ('up-50-alone', 'dropping-50-alone'),
     ('up-50', 'magnitude-50'),
     ('up-50', 'random-50'),
     ('up-25', 'dense'),
@@ -77,7 +81,7 @@ def _read_detectors(plan: DetectorPlan, found: Mapping[str, Found]) -> None:
         if row.how == 'pruned':
             for table in _tables(plan, f'{row.name}/pruned/report.json'):
                 found[row.name].one_shot |= _aps(table['held_out'].get('compensated', {}), 'coco/')
-    dropping_at = {row.shape_of: row.name for row in plan.study.rows if row.how == 'dropping'}
+    dropping_at = {row.shape_of: row.name for row in plan.study.rows if row.how == 'dropping' and row.taught}
     for table in _tables(plan, 'consistency*/contrast.json'):
         dropping = next((dropping_at[name] for name in table['results'] if name in dropping_at), None)
         for name, by_size in table['results'].items():

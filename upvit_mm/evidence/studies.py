@@ -22,6 +22,7 @@ class Row:
             one as teacher; ``'alone'``, the pruned one without a teacher; ``'vanilla'``, random weights in the pruned
             one's shape; ``'dropping'``, the dense one with token dropping at the pruned one's cost.
         method: how channels are scored, if it is pruned.
+        taught: whether token dropping has the dense one as teacher.
         both_trainings: whether it has the dense network's epochs and those of the pruned one.
         rank: rows with a low rank are trained first.
     """
@@ -30,6 +31,7 @@ class Row:
     share: int
     how: str
     method: str = 'fisher'
+    taught: bool = True
     both_trainings: bool = False
     rank: int = 0
 
@@ -45,12 +47,13 @@ ROWS = (
     Row('vanilla-50', 50, 'vanilla'),
     Row('dropping-50', 50, 'dropping'),
     Row('dense-on', 100, 'continued'),
-    Row('up-25', 25, 'pruned', rank=1),
-    Row('dropping-25', 25, 'dropping', rank=1),
-    Row('magnitude-50', 50, 'pruned', method='magnitude', rank=1),
-    Row('random-50', 50, 'pruned', method='random', rank=1),
-    Row('up-50-alone', 50, 'alone', rank=2),
-    Row('vanilla-50-long', 50, 'vanilla', both_trainings=True, rank=2),
+    Row('up-50-alone', 50, 'alone', rank=1),
+    Row('dropping-50-alone', 50, 'dropping', taught=False, rank=1),
+    Row('up-25', 25, 'pruned', rank=2),
+    Row('dropping-25', 25, 'dropping', rank=2),
+    Row('magnitude-50', 50, 'pruned', method='magnitude', rank=2),
+    Row('random-50', 50, 'pruned', method='random', rank=2),
+    Row('vanilla-50-long', 50, 'vanilla', both_trainings=True, rank=3),
 )
 RANKS = sorted({row.rank for row in ROWS})
 TITLES = {
@@ -62,6 +65,7 @@ TITLES = {
     'vanilla-50': 'vanilla of the half shape, epochs of UP',
     'vanilla-50-long': 'vanilla of the half shape, epochs of dense and UP',
     'dropping-50': 'token dropping at half',
+    'dropping-50-alone': 'token dropping at half, without a teacher',
     'dropping-25': 'token dropping at a quarter',
     'magnitude-50': 'magnitude, shape of UP, repaired',
     'random-50': 'random channels, shape of UP, repaired',
@@ -76,6 +80,7 @@ SHORT = {  # in charts and above pictures
     'vanilla-50': 'vanilla',
     'vanilla-50-long': 'vanilla, long',
     'dropping-50': 'token dropping',
+    'dropping-50-alone': 'token dropping, no teacher',
     'dropping-25': 'token dropping, a quarter',
     'magnitude-50': 'magnitude',
     'random-50': 'random',
