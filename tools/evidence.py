@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         choices=RANKS,
         default=RANKS,
-        help='0: the rows of the main claim; 1: without a teacher; 2: a quarter, other channels; 3: long vanilla',
+        help='0: the rows of the main claim; 1: without a teacher; 2: a quarter, magnitude; 3: random, long vanilla',
     )
     parser.add_argument('--jobs', type=int, default=1, help='steps at a time (default: 1)')
     parser.add_argument('--threads', type=int, help="threads of each step (default: torch's, shared by the jobs)")

@@ -129,8 +129,8 @@ def test_later_rows_of_a_classifier_join_the_comparison_of_their_shape():
         'up-50/compare1': ('compensated-distilled', 'vanilla', 'compensated'),
         'up-25/compare2': ('compensated-distilled',),
         'magnitude-50/compare2': ('compensated-distilled',),
-        'random-50/compare2': ('compensated-distilled',),
         'up-50/compare3': ('compensated-distilled', 'vanilla', 'compensated', 'vanilla-long'),
+        'random-50/compare3': ('compensated-distilled',),
     }
 
 
