@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from upvit_mm.arch import ArchSpec
 from upvit_mm.choices import FILLS
 from upvit_mm.compare.dropping_costs import dropping_macs, kept_tokens, rate_for_macs
 from upvit_mm.compare.kept_tokens import KeptTokens
 from upvit_mm.compare.token_dropping import attention_of_kept, class_attention, drop_tokens
 from upvit_mm.models.network import Network, maps_of
 from upvit_mm.pruning.costs import count_macs
+from upvit_mm.registry import MODELS
 
 
 @pytest.fixture
@@ -30,6 +32,17 @@ def family(request) -> str:
 @pytest.fixture
 def indices(family) -> tuple[int, ...]:
     return (0, 2, 4) if family in VITS else (0, 1, 2, 3)
+
+
+@pytest.fixture
+def twelve_blocks():
+    """A narrow ViT, and ``pruned(n)``: with one n-th of its widths."""
+
+    def narrow(n: int) -> ArchSpec:
+        widths = dict(embed_dims=[48], depths=[12], num_heads=1, qk_dims=48 // n, v_dims=48 // n)
+        return ArchSpec.from_dict(dict(family='deit', mlp_hidden_dims=192 // n, img_size=224, **widths))
+
+    return Network(MODELS.build(dict(type='upvit_mm.UPViT', arch=narrow(1).to_dict())).eval()), narrow
 
 
 @torch.no_grad()
@@ -214,6 +227,17 @@ def test_budgets_are_met_within_one_percent(dense, pair):
         budget = count_macs(pair.pruned.arch, size)
         assert network.macs(size) == pytest.approx(budget, rel=0.01)
         assert 0 < network.backbone.rate_at(size) < 1
+
+
+def test_a_vit_drops_earlier_where_it_must(twelve_blocks):
+    dense, pruned = twelve_blocks
+    for share, start in ((2, (3, 6, 9)), (4, (2, 5, 8)), (6, (1, 4, 7))):
+        network, size = drop_tokens(dense, pruned(share)), (224, 224)
+        assert network.backbone.start_at(size) == start
+        assert network.macs(size) == pytest.approx(count_macs(pruned(share), size), rel=0.01)
+        assert network.macs(size) == pytest.approx(count_by_hand(network, size), abs=1)
+    with pytest.raises(ValueError, match='cannot be met within 1 % by dropping tokens'):
+        drop_tokens(dense, pruned(4), start=(3, 6, 9)).macs((224, 224))
 
 
 def test_budgets_out_of_reach(dense):

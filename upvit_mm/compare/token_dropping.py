@@ -58,7 +58,8 @@ class TokenDropping(nn.Module):
         self.backbone, self.keep_rate, self.fill = backbone, keep_rate, fill
         self.arch, self.out_indices = backbone.arch, backbone.out_indices
         self.start = self._check_start(start)
-        self._rates: dict[Size, float] = {}
+        self._starts = [self.start] if start is not None else self._earlier(self.start)
+        self._settings: dict[Size, tuple] = {}
         self.eval()
 
     def rate_at(self, size: Size) -> float:
@@ -67,16 +68,32 @@ class TokenDropping(nn.Module):
         Raises:
             ValueError: the pruned network's MACs cannot be met there, see ``rate_for_macs``.
         """
-        if not isinstance(self.keep_rate, ArchSpec):
-            return self.keep_rate
-        if size not in self._rates:
-            macs = count_macs(self.keep_rate, size, windows=self.backbone.windows)
-            self._rates[size] = rate_for_macs(self.arch, size, macs, self.start, self.tolerance, self.backbone.windows)
-        return self._rates[size]
+        return self._setting_at(size)[1]
+
+    def start_at(self, size: Size):
+        """Where tokens are dropped in such an image: ``start``, or by default the last place that is early enough for
+        the pruned network's MACs."""
+        return self._setting_at(size)[0]
 
     def macs(self, size: Size) -> int:
         """Multiply-accumulates of one image of ``(height, width)`` pixels."""
-        return dropping_macs(self.arch, size, self.rate_at(size), self.start, self.backbone.windows)
+        start, rate = self._setting_at(size)
+        return dropping_macs(self.arch, size, rate, start, self.backbone.windows)
+
+    def _setting_at(self, size: Size) -> tuple:
+        if not isinstance(self.keep_rate, ArchSpec):
+            return self.start, self.keep_rate
+        if size not in self._settings:
+            windows = self.backbone.windows
+            macs = count_macs(self.keep_rate, size, windows=windows)
+            in_reach = (s for s in self._starts if dropping_macs(self.arch, size, 0.0, s, windows) <= macs)
+            start = next(in_reach, self._starts[-1])
+            self._settings[size] = start, rate_for_macs(self.arch, size, macs, start, self.tolerance, windows)
+        return self._settings[size]
+
+    def _earlier(self, start) -> Sequence:
+        """The default and earlier places, the last one first."""
+        return [start]
 
     def _check_start(self, start):
         raise AssertionError('a subclass defines where it drops tokens')
@@ -87,8 +104,9 @@ class ViTDropping(TokenDropping):
 
     In each block of ``start``, between attention and feed-forward network, the patches with the highest attention of
     the class token stay (mean over heads). By default these are the blocks after a quarter, half and three quarters of
-    the depth (3, 6 and 9 of 12, as in the paper). In a backbone with windows, the patches that stay attend to those of
-    them that are in their window.
+    the depth (3, 6 and 9 of 12, as in the paper). Where a pruned network costs less than can be reached so, all of them
+    are as many blocks earlier as it takes (at a quarter of the MACs of a ViT-S: 2, 5 and 8). In a backbone with
+    windows, the patches that stay attend to those of them that are in their window.
 
     Note:
         EViT fuses the dropped tokens into one more token, and fine-tunes. Here there is no such token, because it has
@@ -106,17 +124,20 @@ class ViTDropping(TokenDropping):
             raise ValueError(f'start = {blocks}: must be one or more blocks of 0 to {depth - 1}.')
         return blocks
 
+    def _earlier(self, start: tuple[int, ...]) -> Sequence[tuple[int, ...]]:
+        return [tuple(block - moved for block in start) for moved in range(start[0] + 1)]
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Image ``(B, 3, h, w)`` -> per index in ``out_indices`` a map ``(B, C, ceil(h/16), ceil(w/16))``."""
         self.backbone.check_image(images)
-        stage, rate = self.backbone.stages[0], self.rate_at(tuple(images.shape[-2:]))
+        stage, (start, rate) = self.backbone.stages[0], self._setting_at(tuple(images.shape[-2:]))
         tokens, grid = self.backbone.enter_stage(0, images)  # (B, P+N, C)
         prefix = self.backbone.num_prefix_tokens
         places = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)  # (B, n)
         last, outs = tokens[:, prefix:], []  # (B, N, C): every patch as it was when it was dropped
         for j, block in enumerate(stage.blocks[: self.out_indices[-1] + 1]):
             attended = tokens + block.drop_path(attention_of_kept(block.attn, block.norm1(tokens), places, grid))
-            if j in self.start:
+            if j in start:
                 last = KeptTokens.on(grid, places, 'last').spread(attended[:, prefix:], last)
                 chosen = best(class_attention(block.attn, block.norm1(tokens), prefix), rate)  # (B, k)
                 attended = torch.cat([attended[:, :prefix], take(attended[:, prefix:], chosen)], dim=1)
