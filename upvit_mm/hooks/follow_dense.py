@@ -29,7 +29,8 @@ class FollowDense(Hook):
     hook: the model, its checkpoints, its optimizer and its averages are the same as without the hook.
 
     Note:
-        Each process has its own dense detector, and measures its own batch.
+        Each process has its own dense detector, and measures its own batch. A dense detector that is still learning
+        holds the model to what it is today (docs/evidence.md).
 
     Args:
         config: file of the dense detector's config; the backbone is one of ours, or one that ``own_backbone`` converts.
