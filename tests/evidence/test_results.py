@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from upvit_mm.evidence.experiment import finished_plans, plans_of, report
-from upvit_mm.evidence.report import correlations, headline, minutes_table, write_report
+from upvit_mm.evidence.report import correlation_table, correlations, headline, minutes_table, write_report
 from upvit_mm.evidence.results import AT_ONCE, StudyFound, rank_correlation, variants
 from upvit_mm.evidence.studies import ROWS, SHORT, TITLES, studies_of
 
@@ -90,9 +90,22 @@ def test_rank_correlation_with_the_share_of_the_dense_ap(detectors):
     assert rank_correlation(variants([detectors], AT_ONCE, 'box AP'))['rho'] == pytest.approx(0.5)
     assert rank_correlation(variants([detectors], 'relation', 'box AP')) == {'rho': None, 'p': None, 'variants': 0}
     assert [(entry['measure'], entry['over'].keys()) for entry in correlations([detectors])] == [
-        ('cka', {'all'}),
-        (AT_ONCE, {'all'}),
+        ('cka', {'all', 'at once'}),
+        (AT_ONCE, {'all', 'at once'}),
     ]
+    at_once = variants([detectors], 'cka', 'box AP', at_once=True)
+    assert [(one.before, one.after) for one in at_once] == [
+        (0.99, pytest.approx(33 / 40)),
+        (0.97, pytest.approx(31 / 42)),
+        (0.995, pytest.approx(32 / 41)),
+    ]
+    by_measure = {entry['measure']: entry['over']['at once'] for entry in correlations([detectors])}
+    assert by_measure['cka']['rho'] == pytest.approx(0.5)
+    assert by_measure[AT_ONCE] == {'rho': None, 'p': None, 'variants': 0}  # it would be compared with itself
+    assert (
+        '| measure before training | after training, all (3 variants) | AP at once instead, all ('
+        in (correlation_table([detectors]).markdown()[0])
+    )
     for rows in detectors.by_seed.values():
         rows['up-50'].consistency['cka'] = 1.0
     assert rank_correlation(variants([detectors], 'cka', 'box AP'))['rho'] is None

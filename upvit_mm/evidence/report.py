@@ -32,6 +32,7 @@ HOW = (
     'whole interval is above or below 0.'
 )
 PREDICTS = "Do the measures predict the share of the dense detector's box AP after training?"
+LABELS = {'all': 'after training, all', 'at once': 'AP at once instead, all'}  # of columns beside those of each study
 TOOK = 'What it took'
 HEADLINE = (  # row, before (one_shot) or after (score) training
     ('dense', 'score'),
@@ -164,10 +165,13 @@ def variants_by_study(studies: Sequence[StudyFound], measure: str) -> dict[str, 
 
 
 def correlations(studies: Sequence[StudyFound]) -> list[dict[str, Any]]:
-    """The rank correlation of each measure with box AP after fine-tuning, over all detectors and over each study's."""
-    found = []
+    """The rank correlation of each measure with box AP after fine-tuning, over all detectors and over each study's; and
+    ``'at once'``, over all, with box AP before it."""
+    found, detectors = [], [study for study in studies if study.study.is_detector]
     for measure in (*MEASURES, AT_ONCE):
         each = {name: rank_correlation(own) for name, own in variants_by_study(studies, measure).items()}
+        own = [] if measure == AT_ONCE else variants(detectors, measure, 'box AP', at_once=True)
+        each['at once'] = rank_correlation(own)
         if each['all']['rho'] is not None:
             found.append({'measure': measure, 'over': each})
     return found
@@ -179,7 +183,7 @@ def correlation_table(studies: Sequence[StudyFound]) -> Table | None:
     if not found:
         return None
     names = list(found[0]['over'])
-    titles = [f'{name} ({found[0]["over"][name]["variants"]} variants)' for name in names]
+    titles = [f'{LABELS.get(name, name)} ({found[0]["over"][name]["variants"]} variants)' for name in names]
     rows = [[METRICS.get(e['measure'], e['measure']), *(_rho(e['over'][name]) for name in names)] for e in found]
     return Table(['measure before training', *titles], rows)
 

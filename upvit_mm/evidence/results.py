@@ -192,7 +192,7 @@ class Variant:
         study: name of its study.
         row: name of its row.
         before: the measure.
-        after: share of the dense network's metric after fine-tuning, so that data sets are comparable.
+        after: share of the dense network's metric, after fine-tuning or at once, so that data sets are comparable.
     """
 
     study: str
@@ -201,13 +201,14 @@ class Variant:
     after: float
 
 
-def variants(studies: Sequence[StudyFound], measure: str, metric: str) -> list[Variant]:
+def variants(studies: Sequence[StudyFound], measure: str, metric: str, at_once: bool = False) -> list[Variant]:
     """All rows and seeds that have a measure before training and a metric after it.
 
     Args:
         studies: where to look.
         measure: one of ``MEASURES``, or ``AT_ONCE``, the share of the dense network's metric before training.
         metric: see ``Found.score``.
+        at_once: the metric before training instead of after it.
     """
     found = []
     for study in studies:
@@ -215,9 +216,10 @@ def variants(studies: Sequence[StudyFound], measure: str, metric: str) -> list[V
             dense = rows['dense'].score.get(metric)
             for name, own in rows.items():
                 before = own.one_shot.get(metric) if measure == AT_ONCE else own.consistency.get(measure)
-                if dense and before is not None and metric in own.score:
+                came = own.one_shot if at_once else own.score
+                if dense and before is not None and metric in came:
                     before = before / dense if measure == AT_ONCE else before
-                    found.append(Variant(study.study.name, name, before, own.score[metric] / dense))
+                    found.append(Variant(study.study.name, name, before, came[metric] / dense))
     return found
 
 
