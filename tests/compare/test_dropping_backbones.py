@@ -11,6 +11,7 @@ import upvit_mm.compare.dropping_backbones  # noqa: F401 (registers them)
 from upvit_mm.arch import ArchSpec
 from upvit_mm.compare.token_dropping import PVTv2Dropping, ViTDropping
 from upvit_mm.models.network import macs_of
+from upvit_mm.pruning.costs import count_macs
 from upvit_mm.registry import MODELS
 
 KINDS = {'deit': ('DroppingViT', 'UPViT', ViTDropping), 'pvtv2': ('DroppingPVTv2', 'UPPVTv2', PVTv2Dropping)}
@@ -47,6 +48,18 @@ def test_all_its_blocks_are_trained_in_bfloat16_too(build, family):
         loss = sum(out.float().square().mean() for out in dropping(torch.randn(2, 3, 64, 64)))
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in dropping.stages.parameters())
+
+
+def test_a_cost_out_of_reach_is_said(build, family, tiny_arch, caplog):
+    arch = tiny_arch(family)
+    pruned = ArchSpec.from_dict({**arch, 'mlp_hidden_dims': [[1 for _ in stage] for stage in arch['mlp_hidden_dims']]})
+    dropping = build(family, True, keep_rate=pruned.to_dict(), start=[4] if family == 'deit' else 3)
+    for _ in range(2):
+        cost = dropping.macs((64, 64))
+    (said,) = [record.getMessage() for record in caplog.records if 'token dropping costs' in record.getMessage()]
+    assert said.startswith(
+        f'token dropping costs {cost} MACs at 64x64, where {count_macs(pruned, (64, 64))} are wanted'
+    )
 
 
 def test_the_rate_of_a_pruned_arch_meets_its_cost(build, family, tiny_arch):

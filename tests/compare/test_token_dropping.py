@@ -226,14 +226,14 @@ def test_budgets_are_met_within_one_percent(dense, pair):
         network = drop_tokens(dense, pair.pruned.arch)
         budget = count_macs(pair.pruned.arch, size)
         assert network.macs(size) == pytest.approx(budget, rel=0.01)
-        assert 0 < network.backbone.rate_at(size) < 1
+        assert 0 < network.backbone.setting_at(size)[1] < 1
 
 
 def test_a_vit_drops_earlier_where_it_must(twelve_blocks):
     dense, pruned = twelve_blocks
     for share, start in ((2, (3, 6, 9)), (4, (2, 5, 8)), (6, (1, 4, 7))):
         network, size = drop_tokens(dense, pruned(share)), (224, 224)
-        assert network.backbone.start_at(size) == start
+        assert network.backbone.setting_at(size)[0] == start
         assert network.macs(size) == pytest.approx(count_macs(pruned(share), size), rel=0.01)
         assert network.macs(size) == pytest.approx(count_by_hand(network, size), abs=1)
     with pytest.raises(ValueError, match='cannot be met within 1 % by dropping tokens'):

@@ -10,6 +10,7 @@ preserved in the feature maps), so it is the strongest rival.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,6 +29,8 @@ from upvit_mm.models.layers.grid import map_to_tokens, outgoing, tokens_to_map
 from upvit_mm.models.layers.windows import WindowedAttention
 from upvit_mm.models.network import Network
 from upvit_mm.pruning.costs import count_macs
+
+logger = logging.getLogger('upvit_mm')
 
 
 class TokenDropping(nn.Module):
@@ -62,25 +65,19 @@ class TokenDropping(nn.Module):
         self._settings: dict[Size, tuple] = {}
         self.eval()
 
-    def rate_at(self, size: Size) -> float:
-        """Share of tokens that stay in an image of ``(height, width)`` pixels.
+    def macs(self, size: Size) -> int:
+        """Multiply-accumulates of one image of ``(height, width)`` pixels."""
+        start, rate = self.setting_at(size)
+        return dropping_macs(self.arch, size, rate, start, self.backbone.windows)
+
+    def setting_at(self, size: Size) -> tuple:
+        """Where tokens are dropped in an image of ``(height, width)`` pixels, and the share of them that stays.
+
+        The place is ``start``; by default the last one that is early enough for the pruned network's MACs.
 
         Raises:
             ValueError: the pruned network's MACs cannot be met there, see ``rate_for_macs``.
         """
-        return self._setting_at(size)[1]
-
-    def start_at(self, size: Size):
-        """Where tokens are dropped in such an image: ``start``, or by default the last place that is early enough for
-        the pruned network's MACs."""
-        return self._setting_at(size)[0]
-
-    def macs(self, size: Size) -> int:
-        """Multiply-accumulates of one image of ``(height, width)`` pixels."""
-        start, rate = self._setting_at(size)
-        return dropping_macs(self.arch, size, rate, start, self.backbone.windows)
-
-    def _setting_at(self, size: Size) -> tuple:
         if not isinstance(self.keep_rate, ArchSpec):
             return self.start, self.keep_rate
         if size not in self._settings:
@@ -88,7 +85,13 @@ class TokenDropping(nn.Module):
             macs = count_macs(self.keep_rate, size, windows=windows)
             in_reach = (s for s in self._starts if dropping_macs(self.arch, size, 0.0, s, windows) <= macs)
             start = next(in_reach, self._starts[-1])
-            self._settings[size] = start, rate_for_macs(self.arch, size, macs, start, self.tolerance, windows)
+            rate = rate_for_macs(self.arch, size, macs, start, self.tolerance, windows)
+            if (least := dropping_macs(self.arch, size, 0.0, start, windows)) > macs * (1 + TOLERANCE):
+                logger.warning(
+                    f'token dropping costs {least} MACs at {size[0]}x{size[1]}, where {macs} are wanted: it cannot be '
+                    'cheaper there, so this is no comparison at equal costs.'
+                )
+            self._settings[size] = start, rate
         return self._settings[size]
 
     def _earlier(self, start) -> Sequence:
@@ -130,7 +133,7 @@ class ViTDropping(TokenDropping):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Image ``(B, 3, h, w)`` -> per index in ``out_indices`` a map ``(B, C, ceil(h/16), ceil(w/16))``."""
         self.backbone.check_image(images)
-        stage, (start, rate) = self.backbone.stages[0], self._setting_at(tuple(images.shape[-2:]))
+        stage, (start, rate) = self.backbone.stages[0], self.setting_at(tuple(images.shape[-2:]))
         tokens, grid = self.backbone.enter_stage(0, images)  # (B, P+N, C)
         prefix = self.backbone.num_prefix_tokens
         places = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)  # (B, n)
@@ -179,11 +182,11 @@ class PVTv2Dropping(TokenDropping):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Image ``(B, 3, h, w)`` -> one map ``(B, C_i, ceil(h/s_i), ceil(w/s_i))`` per index in ``out_indices``."""
         self.backbone.check_image(images)
-        rate, x, outs = self.rate_at(tuple(images.shape[-2:])), images, []
+        (start, rate), x, outs = self.setting_at(tuple(images.shape[-2:])), images, []
         for i, stage in enumerate(self.backbone.stages[: self.out_indices[-1] + 1]):
             embedded, grid = stage.patch_embed.project(x)  # (B, N, C)
             distance = (embedded - embedded.mean(dim=1, keepdim=True)).norm(dim=2)  # (B, N)
-            chosen = best(distance, rate if i >= self.start else 1.0)
+            chosen = best(distance, rate if i >= start else 1.0)
             kept = KeptTokens.on(grid, chosen, self.fill)
             entered = stage.patch_embed.norm(embedded)  # (B, N, C)
             last, tokens = entered if self.fill == 'last' else None, kept.take(entered)  # (B, k, C)
