@@ -21,7 +21,7 @@ from upvit_mm.compare.detector_options import DetectorOptions
 from upvit_mm.compare.detector_report import as_markdown
 from upvit_mm.compare.detector_table import DetectorTable
 from upvit_mm.compare.detectors import DetectorComparison, with_statistics
-from upvit_mm.compare.paired import paired_difference
+from upvit_mm.compare.paired import AP_STEP, paired_difference
 from upvit_mm.files import sha256_of
 from upvit_mm.pruning.costs import count_macs, count_params
 from upvit_mm.workflow.ledger import Ledger
@@ -70,7 +70,7 @@ def test_a_whole_comparison_and_its_files(compare, detector_config, archs, save_
             assert row['std'][name] == pytest.approx(statistics.stdev(mine))
             assert row['over_baseline'][name]['mean'] == pytest.approx(statistics.mean(differences))
             assert row['over_baseline'][name]['std'] == pytest.approx(statistics.stdev(differences))
-            assert row['over_baseline'][name] == paired_difference(mine, theirs)
+            assert row['over_baseline'][name] == paired_difference(mine, theirs, AP_STEP if row['name'] == 'up' else 0)
             ends = row['over_baseline'][name]['interval']
             assert [float(sheet[row['name']][f'{name}_over_baseline_{end}']) for end in ('low', 'high')] == ends
             assert float(sheet[row['name']][name]) == row['mean'][name]
@@ -239,7 +239,7 @@ def test_summary():
     assert ours['mean']['bbox_mAP'] == pytest.approx(0.32)
     assert ours['std']['bbox_mAP'] == pytest.approx(0.02 * math.sqrt(2))
     over = ours['over_baseline']['bbox_mAP']  # +0.10 and +0.04; Student's t with 1 degree of freedom is 12.7062
-    half = 12.7062 * 0.03
+    half = 12.7062 * (0.03**2 + 0.001**2 / 12) ** 0.5  # with the rounding of AP to 0.001
     assert (over['mean'], over['std']) == (pytest.approx(0.07), pytest.approx(0.03 * math.sqrt(2)))
     assert over['interval'] == pytest.approx([0.07 - half, 0.07 + half], abs=1e-6)
     assert over['established'] is False

@@ -62,6 +62,15 @@ def test_rounding_is_no_difference():
     assert paired_difference([0.1 + 0.2, 0.6], [0.3, 0.6])['established'] is False
 
 
+def test_values_that_are_equal_only_by_rounding_establish_nothing():
+    """42.1 and 45.3 may be 42.05 and 45.349, 42.0 and 45.2 may be 42.049 and 45.151: differences 0.001 and 0.198."""
+    rounded = paired_difference([42.1, 45.3], [42.0, 45.2], step=0.1)
+    half = 12.7062 * (0.1**2 / 6 / 2) ** 0.5  # two values, each with a rounding error of variance 0.1 ** 2 / 12
+    assert rounded['interval'] == pytest.approx([0.1 - half, 0.1 + half], abs=1e-4)
+    assert (rounded['std'], rounded['established']) == (0, False)
+    assert paired_difference([42.1, 45.3], [42.0, 45.2])['established']
+
+
 def test_it_is_the_paired_t_test():
     """Established where the two-sided p is below 0.05, over samples of 2 to 6 seeds."""
     random, outcomes = np.random.default_rng(0), []

@@ -13,7 +13,7 @@ from upvit_mm.evidence.results import Found, StudyFound, Variant
 from upvit_mm.evidence.studies import studies_of
 
 AP = {'dense': (40.0, 42.0, 41.0), 'up-50': (39.5, 41.0, 40.9), 'vanilla-50': (10.0, 14.0, 11.0)}
-ABOUT = {'scale': 'cpu', 'machine': 'a CPU', 'command': 'python tools/evidence.py', 'minutes': {}}
+ABOUT = {'scale': 'cpu', 'machine': 'a CPU', 'command': 'python tools/evidence.py', 'minutes': {}, 'outdated': []}
 
 
 @pytest.fixture
@@ -42,6 +42,9 @@ def test_the_page_has_every_section_that_has_figures(study, tmp_path):
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert 'NaN' not in text
+    assert 'are there, but not from' not in text
+    text = write_page(tmp_path, [study], [], ABOUT | {'outdated': ['a/b/seed0/c/train']}).read_text()
+    assert 'anew: a/b/seed0/c/train.' in text
 
 
 def test_without_variants_and_minutes_their_sections_are_left_out(study, tmp_path):

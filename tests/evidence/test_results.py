@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from upvit_mm.evidence.experiment import finished_plans, plans_of, report
-from upvit_mm.evidence.report import correlation_table, correlations, headline, minutes_table, write_report
+from upvit_mm.evidence.report import (
+    correlation_table,
+    correlations,
+    headline,
+    minutes_table,
+    rows_table,
+    write_report,
+)
 from upvit_mm.evidence.results import AT_ONCE, StudyFound, rank_correlation, variants
 from upvit_mm.evidence.studies import ROWS, SHORT, TITLES, studies_of
 
@@ -62,8 +69,8 @@ def test_differences_are_paired_over_the_seeds_that_both_have(detectors):
     assert (found['seeds'], found['mean'], found['established']) == ([0, 1, 2], pytest.approx(-1.6 / 3), False)
     against = detectors.difference('up-50', 'vanilla-50', 'box AP')
     assert (against['seeds'], against['mean']) == ([0, 1], pytest.approx(28.25))
-    low, high = against['interval']  # differences 29.5 and 27: 28.25 -+ 12.7062 * 1.7678 / sqrt(2)
-    assert (low, high) == (pytest.approx(12.367, abs=1e-3), pytest.approx(44.133, abs=1e-3))
+    low, high = against['interval']  # differences 29.5 and 27: 28.25 -+ 12.7062 * sqrt((1.7678 ** 2 + 0.01 / 6) / 2)
+    assert (low, high) == (pytest.approx(12.363, abs=1e-3), pytest.approx(44.137, abs=1e-3))
     assert detectors.difference('up-50', 'random-50', 'box AP') is None
     at_once = detectors.difference('up-50', 'dense', 'box AP', at_once=True)  # -7, -11, -9
     assert (at_once['mean'], at_once['std'], at_once['established']) == (pytest.approx(-9), pytest.approx(2), True)
@@ -71,13 +78,17 @@ def test_differences_are_paired_over_the_seeds_that_both_have(detectors):
 
 
 def test_the_report_says_in_words_what_is_established(detectors, tmp_path):
-    about = {'scale': 'cpu', 'machine': 'a CPU', 'command': 'python tools/evidence.py', 'minutes': {}}
+    about = {'scale': 'cpu', 'machine': 'a CPU', 'command': 'python tools/evidence.py', 'minutes': {}, 'outdated': []}
     text = write_report(tmp_path, [detectors], about).read_text()
     assert 'UP, half of the MACs against dense: -0.5, not established: the interval includes 0.' in text
     assert 'epochs of UP: +28.2, established: above.' in text
     assert 'box AP at once, UP, half of the MACs against dense: -9.0, established: below.' in text
     assert 'MACs of the backbone at 196x252 pixels.' in text
-    assert '| dense | 3 | 8 | 5000 M | 20.0 M | 100 | - | 41.0 ± 1.0 | - |' in text
+    assert '| network | seeds | epochs | MACs | of the detector | params | ms |' in text
+    assert '| dense | 3 | 8 | 5000 M | 6000 M | 20.0 M | 100 | - | 41.0 ± 1.0 | - |' in text
+    assert 'are there, but not from' not in text
+    text = write_report(tmp_path, [detectors], about | {'outdated': ['a/train', 'b/prune']}).read_text()
+    assert 'The command below makes them anew: a/train, b/prune.' in text
     content = json.loads((tmp_path / 'evidence.json').read_text())
     assert content['studies'][0]['seeds']['1']['up-50']['score'] == {'box AP': pytest.approx(41.0)}
 
@@ -90,8 +101,8 @@ def test_rank_correlation_with_the_share_of_the_dense_ap(detectors):
     assert rank_correlation(variants([detectors], AT_ONCE, 'box AP'))['rho'] == pytest.approx(0.5)
     assert rank_correlation(variants([detectors], 'relation', 'box AP')) == {'rho': None, 'p': None, 'variants': 0}
     assert [(entry['measure'], entry['over'].keys()) for entry in correlations([detectors])] == [
-        ('cka', {'all', 'at once'}),
-        (AT_ONCE, {'all', 'at once'}),
+        ('cka', {'all', 'pruned', 'at once', 'pruned, at once'}),
+        (AT_ONCE, {'all', 'pruned', 'at once', 'pruned, at once'}),
     ]
     at_once = variants([detectors], 'cka', 'box AP', at_once=True)
     assert [(one.before, one.after) for one in at_once] == [
@@ -102,13 +113,44 @@ def test_rank_correlation_with_the_share_of_the_dense_ap(detectors):
     by_measure = {entry['measure']: entry['over']['at once'] for entry in correlations([detectors])}
     assert by_measure['cka']['rho'] == pytest.approx(0.5)
     assert by_measure[AT_ONCE] == {'rho': None, 'p': None, 'variants': 0}  # it would be compared with itself
-    assert (
-        '| measure before training | after training, all (3 variants) | AP at once instead, all ('
-        in (correlation_table([detectors]).markdown()[0])
-    )
+    assert correlation_table([detectors]).columns == [
+        'measure before training',
+        'after training, all (3 variants)',
+        'after training, without token dropping (3 variants)',
+        'AP at once instead, all (3 variants)',
+        'AP at once, without token dropping (3 variants)',
+    ]
     for rows in detectors.by_seed.values():
         rows['up-50'].consistency['cka'] = 1.0
     assert rank_correlation(variants([detectors], 'cka', 'box AP'))['rho'] is None
+
+
+def test_pruned_networks_are_correlated_without_token_dropping_too(detectors):
+    """Two groups far apart correlate by their places, whatever holds within each of them."""
+    for seed, rows in detectors.by_seed.items():
+        own = rows['dropping-50']
+        own.consistency['cka'], own.score['box AP'] = 0.5 + 0.01 * seed, 60.0 - seed  # far from the others, and better
+    (cka, _) = correlations([detectors])
+    every = cka['over']['all']  # squares of 5, 2, 2, 3, 3 and 3 ranks apart: 1 - 6 * 60 / 210
+    assert (every['rho'], every['variants']) == (pytest.approx(1 - 360 / 210), 6)
+    assert (cka['over']['pruned']['rho'], cka['over']['pruned']['variants']) == (pytest.approx(1.0), 3)
+
+
+def test_rows_of_another_rank_are_not_read(detectors, tmp_path):
+    """An older version judged rows together in other ways; a higher rank's folder would win."""
+    plans = plans_of(studies_of(['bccd'], ['ViT-S']), (0, 1, 2), 'cpu', tmp_path)
+    row = {'macs': 1, 'detector_macs': 1, 'params': 1, 'runs': [{'metrics': {'bbox_mAP': 0.9}}]}
+    rows = [row | {'name': name} for name in ('dense', 'an-old-name', 'up-25')]
+    write(plans[0].folder / 'evaluated2/detectors.json', {'rows': rows})
+    found = StudyFound.of(plans)
+    assert found.values('dense', 'box AP') == detectors.values('dense', 'box AP')
+    assert found.values('up-25', 'box AP') == {0: 90}
+
+
+def test_a_row_that_is_known_at_once_only_is_in_the_table(detectors):
+    detectors.by_seed[1]['up-25'].one_shot['box AP'] = 38.0
+    (row,) = [row for row in rows_table(detectors).texts() if row[0] == TITLES['up-25']]
+    assert row[1:] == ['0', '4', '-', '-', '-', '-', '38.0', '-', '-']
 
 
 def test_token_dropping_at_once_is_read_from_its_own_evaluation(tmp_path):
@@ -165,6 +207,8 @@ def test_the_report_covers_all_that_is_finished(tmp_path, capsys):
     content = json.loads((tmp_path / 'evidence.json').read_text())
     assert [study['data'] for study in content['studies']] == ['bccd', 'nuclei']
     assert len(content['minutes']) == 3
+    names = ['bccd/ViT-S/seed0', 'bccd/ViT-S/seed12', 'nuclei/ViT-S/seed1']
+    assert sorted(content['outdated']) == [f'{name}/all/evaluate0' for name in names]  # no record of a step
 
 
 def test_minutes_are_means_over_seeds():
@@ -180,11 +224,9 @@ def test_minutes_are_means_over_seeds():
 
 def test_figures_of_a_classifier(tmp_path):
     (plan,) = plans_of(studies_of(['cifar10'], ['PVTv2-B0']), (1,), 'cpu', tmp_path)
-    rows = [
-        {'key': 'compensated-distilled', 'top1': {'1': 88.0}, 'curves': [[86.0, 88.0]]},
-        {'key': 'vanilla', 'top1': {'1': 80.0}, 'curves': [[70.0, 80.0]]},
-    ]
-    content = {'rows': rows, 'one_shot': {'compensated': {'top1': 84.0}}}
+    for key, values in (('compensated-distilled', [86.0, 88.0]), ('vanilla', [70.0, 80.0]), ('compensated', [81.0])):
+        write(plan.folder / f'up-50/compared/{key}/seed1/record.json', {'top1': values})
+    content = {'one_shot': {'compensated': {'top1': 84.0}}}
     content |= {'dense': {'top1': 89.0, 'macs': 4e7, 'params': 3e6}, 'target': {'macs': 2e7, 'params': 2e6}}
     write(plan.folder / 'up-50/compared/compare.json', content)
     found = StudyFound.of([plan])
@@ -192,6 +234,7 @@ def test_figures_of_a_classifier(tmp_path):
     assert scores == {'dense': {'top-1': 89.0}, 'up-50': {'top-1': 88.0}, 'vanilla-50': {'top-1': 80.0}}
     assert found.difference('up-50', 'vanilla-50', 'top-1')['mean'] == pytest.approx(8.0)
     assert found.by_seed[1]['vanilla-50'].curve == [70.0, 80.0]
+    assert found.by_seed[1]['up-50-alone'].curve == [81.0, None]  # still training
 
 
 def test_the_dense_classifier_that_was_trained_on_is_read_from_its_log(tmp_path):

@@ -10,7 +10,9 @@ import pytest
 from mmengine.config import Config
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.evidence.experiment import plans_of, steps_of
+from upvit_mm.evidence.experiment import outdated, plans_of, steps_of
+from upvit_mm.evidence.results import StudyFound
+from upvit_mm.evidence.run import Run
 from upvit_mm.evidence.studies import (
     ROWS,
     SCALES,
@@ -74,7 +76,7 @@ def test_rows_get_the_epochs_that_the_comparison_promises():
     assert {row.name for row in ROWS} == set(TITLES)
 
 
-def test_only_the_choice_of_channels_differs_between_rivals():
+def test_rivals_have_the_widths_of_up():
     commands = {
         step.name.split('/', 3)[3]: step.command for step in steps_at('cpu', studies_of(['bccd'], ['ViT-S']), (3,))
     }
@@ -132,6 +134,60 @@ def test_later_rows_of_a_classifier_join_the_comparison_of_their_shape():
         'up-50/compare3': ('compensated-distilled', 'vanilla', 'compensated', 'vanilla-long'),
         'random-50/compare3': ('compensated-distilled',),
     }
+    folder, name = ROOT / 'cifar10/PVTv2-B0/seed1', 'cifar10/PVTv2-B0/seed1/'
+    after = {step.name.removeprefix(name): step.needs for step in steps}
+    assert after['up-50/compare3'] == (f'{name}dense/train', f'{name}up-50/compare1')  # never two in one folder
+    assert after['random-50/compare3'] == (f'{name}dense/train', f'{name}up-50/compare0')
+    outputs = {step.name.removeprefix(name): step.output for step in steps}
+    keys = {0: 'compensated-distilled', 1: 'compensated', 3: 'vanilla-long'}
+    assert {rank: outputs[f'up-50/compare{rank}'] for rank in keys} == {
+        rank: folder / f'up-50/compared/{key}/seed1/record.json' for rank, key in keys.items()
+    }
+
+
+def test_a_high_rank_alone_brings_what_it_needs():
+    names = [step.name.split('/', 3)[3] for step in steps_at('cpu', studies_of(['cifar10'], ['PVTv2-B0']), (1,), (3,))]
+    needed = ['dense/train', 'up-50/compare0', 'up-50/compare1', 'up-50/compare3', 'random-50/compare3']
+    assert sorted(names) == sorted(needed)
+
+
+def test_a_repeated_experiment_keeps_the_rows_of_all_ranks(tmp_path):
+    """Each rank writes compare.json of the same folder; what a lower rank found must not count as changed by that."""
+    code = (
+        'import json, sys, pathlib\n'
+        "words = sys.argv[1:]; folder = pathlib.Path(words[words.index('--work-dir') + 1])\n"
+        'folder.mkdir(parents=True, exist_ok=True)\n'
+        "if words[0] == 'train':\n"
+        "    [(folder / f'epoch_{k}.pth').touch() for k in (2, 4)]\n"
+        'else:\n'
+        "    keys = words[words.index('--rows') + 1 : words.index('--seeds')]\n"
+        '    for key in keys:\n'
+        "        path = folder / key / 'seed1/record.json'\n"
+        '        path.parent.mkdir(parents=True, exist_ok=True)\n'
+        '        path.write_text(json.dumps({"top1": [float(len(key))] * (6 if "long" in key else 2)}))\n'
+        "    costs = {'macs': 1, 'params': 1}\n"
+        '    content = {"rows": keys, "dense": {"top1": 9.0, **costs}, "target": costs}\n'
+        "    content['one_shot'] = {'compensated': {'top1': 8.0}}\n"
+        "    (folder / 'compare.json').write_text(json.dumps(content))\n"
+    )
+    plans = plans_of(studies_of(['cifar10'], ['PVTv2-B0']), (1,), 'cpu', tmp_path)
+    ran = []
+    for ranks in ((0,), (0, 1), (0, 1), (0, 1, 3), (0,)):
+        said = []
+        run = Run(steps_of(plans, ranks), tmp_path, 'cpu', 1, 1, said.append)
+        run.program = (sys.executable, '-c', code)
+        assert set(run.go().values()) == {'done'}
+        ran.append([line.split(':')[0].split('/', 3)[3] for line in said if ' done in ' in line])
+    first = ['dense/train', 'up-50/compare0', 'dense-on/train']
+    assert ran == [first, ['up-50/compare1'], [], ['up-50/compare3', 'random-50/compare3'], []]
+    found = StudyFound.of(plans)
+    expected = {'up-50': 21, 'vanilla-50': 7, 'up-50-alone': 11, 'vanilla-50-long': 12, 'random-50': 21}
+    assert {name: found.values(name, 'top-1')[1] for name in expected} == expected
+    assert outdated(plans, tmp_path) == []
+    (tmp_path / 'cifar10/PVTv2-B0/seed1/up-50/compared/compensated/seed1/record.json').write_text(
+        '{"top1": [1.0, 2.0]}'
+    )
+    assert outdated(plans, tmp_path) == ['cifar10/PVTv2-B0/seed1/up-50/compare1']
 
 
 def test_slow_pictures_are_judged_once():

@@ -29,7 +29,7 @@ from upvit_mm.compare.detector_report import write_detectors
 from upvit_mm.compare.detector_speed import detector_speeds
 from upvit_mm.compare.evaluation import PREDICTIONS, Evaluation, evaluate_all
 from upvit_mm.compare.page import write_page
-from upvit_mm.compare.paired import paired_difference
+from upvit_mm.compare.paired import AP_STEP, paired_difference
 from upvit_mm.data.datasets import datasets_in
 from upvit_mm.files import write_text_atomically
 from upvit_mm.models.network import macs_of
@@ -217,11 +217,12 @@ def with_statistics(rows: list[dict[str, Any]], baseline: str) -> list[dict[str,
     for row in rows:
         pairs = list(zip(row['runs'], reference['runs']))
         assert all(run['seed'] == other['seed'] for run, other in pairs)
+        step = 0 if row is reference else AP_STEP  # it differs from itself by nothing
         summary: dict[str, Any] = {'mean': {}, 'std': {}, 'over_baseline': {}}
         for name in row['runs'][0]['metrics']:
             values, others = ([run['metrics'][name] for run in side] for side in zip(*pairs))
             summary['mean'][name], summary['std'][name] = _mean_and_std(np.array(values, dtype=float))
-            summary['over_baseline'][name] = paired_difference(values, others)
+            summary['over_baseline'][name] = paired_difference(values, others, step)
         table.append({**row, **summary})
     return table
 

@@ -9,14 +9,19 @@ import numpy as np
 from scipy.stats import t as student
 
 LEVEL = 0.95
+AP_STEP = 0.001  # mmdet rounds AP to three decimals
 
 
-def paired_difference(values: Sequence[float | None], others: Sequence[float | None]) -> dict[str, Any]:
+def paired_difference(
+    values: Sequence[float | None], others: Sequence[float | None], step: float = 0
+) -> dict[str, Any]:
     """The mean difference of two rows and its 95 % interval: Student's t over the differences of each pair.
 
     Args:
         values: values of one row, one for each seed; None or NaN = unknown.
         others: values of the row to compare with, for the same seeds in the same order.
+        step: what both were rounded to; the interval is that of differences with the variance of two rounding errors,
+            ``step**2 / 12`` each, on top. Else values that are equal only by rounding would establish anything.
 
     Returns:
         Plain data. ``mean`` and ``std`` (of a sample) of the differences; ``interval``, ``[low, high]``, which contains
@@ -33,7 +38,7 @@ def paired_difference(values: Sequence[float | None], others: Sequence[float | N
     if n == 1:
         return {'mean': mean, 'std': None, 'interval': None, 'established': None}
     std = float(differences.std(ddof=1))
-    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * std / n**0.5
+    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * ((std**2 + step**2 / 6) / n) ** 0.5
     low, high = mean - half, mean + half
     return {'mean': mean, 'std': std, 'interval': [low, high], 'established': low > 0 or high < 0}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from upvit_mm.evidence.steps import Plan, Step
 from upvit_mm.evidence.studies import Row
@@ -43,14 +44,20 @@ class ClassifierPlan(Plan):
         """The name of the comparison that trains a row."""
         return row.name if row.how == 'pruned' else row.shape_of
 
+    def training(self, row: Row) -> Path:
+        """The folder of a row's training in its comparison."""
+        return self.folder / self.comparison(row) / 'compared' / key_of(row) / f'seed{self.seed}'
+
     def _compare(self, row: Row, others: Sequence[Row], rank: int) -> Step:
         """The comparison of a pruned row and those beside it; with a higher rank, once more with new ones."""
         folder, epochs = self.folder / row.name / 'compared', self.study.epochs(row, self.scale)
+        earlier = [r for r in sorted({row.rank, *(other.rank for other in others)}) if r < rank]
+        needs = [self.name_of(row.name, f'compare{r}') for r in earlier[-1:]]
         if row.method == 'fisher':
-            goal, needs = ('--budget', f'macs={row.share}%@{self.size}'), ()
+            goal = ('--budget', f'macs={row.share}%@{self.size}')
         else:
             goal = ('--target', str(self.folder / row.shape_of / 'compared/pruning/arch.json'))
-            needs = (self.name_of(row.shape_of, 'compare0'),)
+            needs.append(self.name_of(row.shape_of, 'compare0'))
         command = ('compare_classifiers', self.config, str(self.checkpoint(self.dense)), *goal)
         command += ('--prune-options', f'method={row.method}', f'seed={self.seed}', *PRUNING)
         command += ('--rows', key_of(row), *map(key_of, others), '--seeds', str(self.seed), '--epochs', str(epochs))
@@ -59,7 +66,7 @@ class ClassifierPlan(Plan):
             self.name_of(row.name, f'compare{rank}'),
             folder,
             (*command, '--work-dir', str(folder)),
-            folder / 'compare.json',
+            self.training(max([row, *others], key=lambda r: r.rank)) / 'record.json',  # compare.json is written anew
             (self.name_of('dense', 'train'), *needs),
             (rank, self.seed),
         )

@@ -60,7 +60,7 @@ class DetectorPlan(Plan):
         dense, folder = self.dense, self.pruned(row)
         if row.method == 'fisher':
             goal, needs = ('--budget', f'macs={row.share}%@{self.size}'), ()
-        else:  # the same widths: only the choice of channels differs
+        else:  # the same widths, of other channels; in attention of heads' own, not of low-rank ones
             like = self.folder / row.shape_of / 'pruned/arch.json'
             goal = ('--target', str(like), '--method', row.method, '--attention', 'channels')
             needs = (self.name_of(row.shape_of, 'prune'),)
@@ -131,7 +131,7 @@ class DetectorPlan(Plan):
     def _evaluate(self, rows: Sequence[Row], rank: int) -> Step:
         folder = self.folder / f'evaluated{rank}'
         backbones = [f'{row.name}={self.model_config(row)},{self.checkpoint(row)}' for row in rows]
-        repeats = '10' if self.seed == 0 else '0'
+        repeats = '10' if (rank, self.seed) == (0, 0) else '0'  # side by side with the dense one, else not comparable
         return Step(
             self.name_of('all', f'evaluate{rank}'),
             folder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from upvit_mm.evidence.report import write_report
 from upvit_mm.evidence.results import StudyFound
 from upvit_mm.evidence.run import Run, minutes_of
 from upvit_mm.evidence.steps import Plan, Step
-from upvit_mm.evidence.studies import STUDIES, Study
+from upvit_mm.evidence.studies import RANKS, STUDIES, Study
 from upvit_mm.launch import command_line
 from upvit_mm.stopwatch import device_name
 
@@ -34,7 +35,7 @@ def steps_of(plans: Sequence[Plan], ranks: Sequence[int]) -> list[Step]:
     """All steps of the plans, and the steps of other studies that these need, each once."""
     steps, first = _by_name(plans, ranks), plans[0]
     everything = plans_of(STUDIES, sorted({plan.seed for plan in plans}), first.scale, first.root)
-    others, queue = _by_name(everything, sorted({0, *ranks})), list(steps.values())
+    others, queue = _by_name(everything, RANKS), list(steps.values())
     while queue:
         for need in queue.pop().needs:
             if need not in steps:
@@ -95,16 +96,25 @@ def conduct(studies: Sequence[Study], options: Options) -> dict[str, str]:
 def report(scale: str, root: Path) -> None:
     """Write report and page of all that is finished in a work dir, whichever run it is from, and print where."""
     by_study = finished_plans(scale, root)
-    about = {
+    about: dict[str, Any] = {
         'scale': scale,
         'machine': device_name(default_device()),
         'command': command_line(),
         'minutes': minutes_of(plan.folder for plans in by_study for plan in plans),
     }
+    about['outdated'] = outdated([plan for plans in by_study for plan in plans], root)
     found = [StudyFound.of(plans) for plans in by_study]
     print(write_report(root, found, about))
     if found:
         print(write_page(root, found, [plan for plans in by_study for plan in plans], about))
+
+
+def outdated(plans: Sequence[Plan], root: Path) -> list[str]:
+    """Names of steps whose results are there, but not from the commands, configs and version of now."""
+    if not plans:
+        return []
+    run = Run(steps_of(plans, RANKS), root, plans[0].scale, 1, 1)
+    return [name for name, step in run.steps.items() if step.output.is_file() and not run.is_done(step)]
 
 
 def finished_plans(scale: str, root: Path) -> list[list[Plan]]:

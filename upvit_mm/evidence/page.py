@@ -14,6 +14,8 @@ from upvit_mm.consistency.metrics import METRICS
 from upvit_mm.evidence.charts import prediction_chart, study_charts
 from upvit_mm.evidence.report import (
     HOW,
+    OUTDATED,
+    PREDICTS_HOW,
     correlation_table,
     costs_of,
     differences_table,
@@ -44,7 +46,7 @@ def write_page(
         folder: the work dir of the experiment.
         studies: the figures; each has some.
         plans: the plans of the studies, which know where detections are.
-        about: scale, machine, command and minutes.
+        about: scale, machine, command, minutes, and names of outdated steps.
         say: told why there are no pictures of a study, if its data or detections are gone.
     """
     sheets = dict(_sheets(plans, say))
@@ -63,6 +65,7 @@ def write_page(
         'studies': sections,
         'studies_there': [(section['id'], section['title'], True) for section in sections],
         'prediction': correlation_table(studies),
+        'prediction_how': PREDICTS_HOW,
         'prediction_charts': [
             prediction_chart(found, METRICS.get(measure, measure), f'prediction{k}')
             for k, measure in enumerate(PREDICTORS)
@@ -70,6 +73,7 @@ def write_page(
         ],
         'sheets': [detections(sheet) for sheet in sheets.values()],
         'minutes': minutes_table(about['minutes']),
+        'outdated': OUTDATED.format(', '.join(about['outdated'])) if about['outdated'] else '',
         'versions': versions(),
         **{key: about[key] for key in ('scale', 'machine', 'command')},
     }

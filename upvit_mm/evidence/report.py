@@ -21,7 +21,7 @@ from upvit_mm.evidence.results import (
     rows_in,
     variants,
 )
-from upvit_mm.evidence.studies import SHORT, TITLES, Row
+from upvit_mm.evidence.studies import ROWS, SHORT, TITLES, Row
 from upvit_mm.files import write_text_atomically
 from upvit_mm.table import Table
 from upvit_mm.version import __version__
@@ -29,11 +29,27 @@ from upvit_mm.version import __version__
 HOW = (
     'Values are means over seeds ± sample standard deviation, on the validation pictures. Each seed has its own dense '
     "network. Differences are paired by seed, with their 95 % interval (Student's t); bold ones are established: the "
-    'whole interval is above or below 0.'
+    'whole interval is above or below 0. Each is for itself: of many differences without any effect one in 20 is bold.'
+)
+OUTDATED = (
+    'These results are there, but not from the commands, configs and version of now. The command below makes them '
+    'anew: {}.'
 )
 PREDICTS = "Do the measures predict the share of the dense detector's box AP after training?"
-LABELS = {'all': 'after training, all', 'at once': 'AP at once instead, all'}  # of columns beside those of each study
+PRUNED = ', without token dropping'
+LABELS = {  # of columns beside those of each study
+    'all': 'after training, all',
+    'pruned': f'after training{PRUNED}',
+    'at once': 'AP at once instead, all',
+    'pruned, at once': f'AP at once{PRUNED}',
+}
+PREDICTS_HOW = (
+    "Spearman's rank correlation. A variant is a network with a seed; p takes the variants as independent, which those "
+    'of one seed are not.'
+)
 TOOK = 'What it took'
+PARTS = ('score', 'one_shot')
+COSTS = ('macs', 'detector_macs', 'params', 'latency')
 HEADLINE = (  # row, before (one_shot) or after (score) training
     ('dense', 'score'),
     ('up-50', 'one_shot'),
@@ -52,7 +68,7 @@ def write_report(folder: Path, studies: Sequence[StudyFound], about: dict[str, A
     Args:
         folder: the work dir of the experiment.
         studies: the figures; each has some.
-        about: scale, machine, command, versions and minutes; written into both files.
+        about: scale, machine, command, minutes, and names of outdated steps; written into both files.
 
     Returns:
         ``evidence.md``.
@@ -64,9 +80,11 @@ def write_report(folder: Path, studies: Sequence[StudyFound], about: dict[str, A
     for study in studies:
         lines += section(study)
     if table := correlation_table(studies):
-        lines += [f'## {PREDICTS}', '', *table.markdown(), '']
+        lines += [f'## {PREDICTS}', '', PREDICTS_HOW, '', *table.markdown(), '']
     if table := minutes_table(about['minutes']):
         lines += [f'## {TOOK}', '', *table.markdown(), '']
+    if about['outdated']:
+        lines += [OUTDATED.format(', '.join(about['outdated'])), '']
     lines += ['```', about['command'], '```']
     return write_text_atomically(folder / 'evidence.md', '\n'.join(lines) + '\n')
 
@@ -81,18 +99,21 @@ def section(study: StudyFound) -> list[str]:
 def rows_table(study: StudyFound) -> Table:
     """A row for each network: costs, the metric at once and after training, consistency at once."""
     first, *_ = study.metrics
-    header = ['network', 'seeds', 'epochs', 'MACs', 'params', 'ms', f'{first} at once', *study.metrics, 'CKA at once']
-    return Table(header, [_cells(study, row, first) for row in rows_in(study.study) if study.values(row.name, first)])
+    costs = ['MACs', *(['of the detector'] if study.study.is_detector else []), 'params', 'ms']
+    header = ['network', 'seeds', 'epochs', *costs, f'{first} at once', *study.metrics, 'CKA at once']
+    known = [row for row in rows_in(study.study) if any(study.values(row.name, first, part) for part in PARTS)]
+    return Table(header, [_cells(study, row, first) for row in known])
 
 
 def _cells(study: StudyFound, row: Row, first: str) -> list[Any]:
-    costs = {key: _mean(study.values(row.name, key, 'costs')) for key in ('macs', 'params', 'latency')}
+    costs = {key: _mean(study.values(row.name, key, 'costs')) for key in COSTS}
     latency = costs['latency']
     return [
         TITLES[row.name],
         len(study.values(row.name, first)),
         study.epochs[row.name],
         Count(costs['macs'], digits=0),
+        *([Count(costs['detector_macs'], digits=0)] if study.study.is_detector else []),
         Count(costs['params'], digits=1),
         Figure(None if latency is None else 1000 * latency, digits=0),
         _over_seeds(study.values(row.name, first, 'one_shot')),
@@ -156,22 +177,33 @@ def title_of(study: StudyFound) -> str:
 
 
 def variants_by_study(studies: Sequence[StudyFound], measure: str) -> dict[str, list[Variant]]:
-    """The detectors' variants of a measure with box AP: all, and those of each study where there are several."""
+    """The detectors' variants of a measure with box AP: all, the pruned ones, and those of each study where there are
+    several.
+
+    Pruned ones apart: token dropping is another kind of network, and two clouds of points correlate by their places.
+    """
     detectors = [study for study in studies if study.study.is_detector]
     found = {'all': variants(detectors, measure, 'box AP')}
+    found['pruned'] = without_dropping(found['all'])
     if len(detectors) > 1:
         found |= {title_of(study): variants([study], measure, 'box AP') for study in detectors}
     return found
 
 
+def without_dropping(found: Sequence[Variant]) -> list[Variant]:
+    """The pruned ones of some variants."""
+    dropping = {row.name for row in ROWS if row.how == 'dropping'}
+    return [one for one in found if one.row not in dropping]
+
+
 def correlations(studies: Sequence[StudyFound]) -> list[dict[str, Any]]:
-    """The rank correlation of each measure with box AP after fine-tuning, over all detectors and over each study's; and
-    ``'at once'``, over all, with box AP before it."""
+    """The rank correlation of each measure with box AP after fine-tuning, over all detectors, the pruned ones and each
+    study's; and with box AP before it, ``'at once'`` over all and ``'pruned, at once'``."""
     found, detectors = [], [study for study in studies if study.study.is_detector]
     for measure in (*MEASURES, AT_ONCE):
         each = {name: rank_correlation(own) for name, own in variants_by_study(studies, measure).items()}
         own = [] if measure == AT_ONCE else variants(detectors, measure, 'box AP', at_once=True)
-        each['at once'] = rank_correlation(own)
+        each |= {'at once': rank_correlation(own), 'pruned, at once': rank_correlation(without_dropping(own))}
         if each['all']['rho'] is not None:
             found.append({'measure': measure, 'over': each})
     return found

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from scipy.stats import spearmanr
 
-from upvit_mm.compare.paired import paired_difference
-from upvit_mm.evidence.classifier_steps import ClassifierPlan, key_of
+from upvit_mm.compare.paired import AP_STEP, paired_difference
+from upvit_mm.evidence.classifier_steps import ClassifierPlan
 from upvit_mm.evidence.detector_steps import DetectorPlan
 from upvit_mm.evidence.steps import Plan
-from upvit_mm.evidence.studies import Row, Study
+from upvit_mm.evidence.studies import RANKS, Row, Study
 from upvit_mm.evidence.training_log import last_value, losses
+from upvit_mm.workflow.record import TOP1, read_record
 
 MEASURES = ('cka', 'relation', 'neighbours', 'procrustes', 'cosine', 'r2')
 AT_ONCE = 'AP at once'  # beside MEASURES
@@ -30,10 +31,15 @@ CLAIMS = (  # row, the row to compare it with
     ('up-50-alone', 'vanilla-50'),
     ('up-50-alone', 'dropping-50'),
     ('up-50-alone', 'dropping-50-alone'),
+    ('dropping-50', 'dense-on'),
+    ('dropping-50-alone', 'dense-on'),
+    ('dropping-50-alone', 'dropping-50'),
     ('up-50', 'magnitude-50'),
     ('up-50', 'random-50'),
     ('up-25', 'dense'),
+    ('up-25', 'dense-on'),
     ('up-25', 'dropping-25'),
+    ('dropping-25', 'dense'),
 )
 
 
@@ -65,9 +71,10 @@ def found_in(plan: Plan) -> dict[str, Found]:
 
 
 def _read_detectors(plan: DetectorPlan, found: Mapping[str, Found]) -> None:
-    for table in _tables(plan, 'evaluated*/detectors.json'):
+    for rank, table in _by_rank(plan, 'evaluated{}/detectors.json'):
         speed = (table.get('speed') or {}).get('detectors', {})
-        for row in table['rows']:
+        named = {row.name for row in plan.study.rows if row.rank == rank}  # an older version may have had others
+        for row in [row for row in table['rows'] if row['name'] in named]:
             own, (run,) = found[row['name']], row['runs']
             own.score |= _aps(run['metrics'], '')
             own.costs |= {key: row[key] for key in ('macs', 'detector_macs', 'params')}
@@ -105,10 +112,9 @@ def _read_classifiers(plan: ClassifierPlan, found: Mapping[str, Found]) -> None:
             continue
         for table in _tables(plan, f'{plan.comparison(row)}/compared/compare.json'):
             own, dense = found[row.name], table['dense']
-            for entry in table['rows']:
-                if entry['key'] == key_of(row):
-                    own.score['top-1'] = entry['top1'][str(plan.seed)]
-                    (own.curve,) = entry['curves']
+            epochs = plan.study.epochs(row, plan.scale)  # compare.json has the rows of one rank alone
+            *_, last = own.curve = read_record(plan.training(row), epochs, TOP1)[TOP1.name]
+            own.score |= {} if last is None else {'top-1': last}
             if row.how == 'pruned':
                 own.one_shot['top-1'] = table['one_shot']['compensated']['top1']
             own.costs |= {key: table['target'][key] for key in ('macs', 'params')}
@@ -122,6 +128,10 @@ def _read_continued(plan: ClassifierPlan, row: Row, found: Mapping[str, Found]) 
         top1 = last_value(plan.folder / row.name / 'train', 'accuracy/top1')
         found[row.name].score |= {} if top1 is None else {'top-1': top1}
         found[row.name].costs = found['dense'].costs
+
+
+def _by_rank(plan: Plan, pattern: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    return ((rank, table) for rank in RANKS for table in _tables(plan, pattern.format(rank)))
 
 
 def _tables(plan: Plan, pattern: str) -> Iterable[dict[str, Any]]:
@@ -181,7 +191,8 @@ class StudyFound:
         seeds = [seed for seed in self.seeds if seed in mine and seed in theirs]
         if not seeds:
             return None
-        return paired_difference([mine[s] for s in seeds], [theirs[s] for s in seeds]) | {'seeds': seeds}
+        step = 100 * AP_STEP if self.study.is_detector else 0
+        return paired_difference([mine[s] for s in seeds], [theirs[s] for s in seeds], step) | {'seeds': seeds}
 
 
 @dataclass(frozen=True)
