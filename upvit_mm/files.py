@@ -51,6 +51,14 @@ def write_text_atomically(path: str | os.PathLike, text: str) -> Path:
     return write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
 
 
+def update_text(path: str | os.PathLike, text: str) -> Path:
+    """``write_text_atomically``, if that changes the file."""
+    path = Path(path)
+    if path.is_file() and path.read_bytes() == text.encode():
+        return path
+    return write_text_atomically(path, text)
+
+
 def save_atomically(path: str | os.PathLike, content: Any) -> Path:
     """``torch.save`` with ``write_atomically``; equal content gives equal bytes."""
     import torch  # takes seconds, and parsers of the tools import this file

@@ -189,7 +189,7 @@ def test_evaluation_alone_with_masks(compare, detector_config, archs, monkeypatc
     again, said = compare(cfg, *words, seeds=())
     assert (again, said) == (content, ['evaluating dense'])
 
-    with pytest.raises(ValueError, match=r'backbones: up .*: checkpoint does not fit the whole detector'):
+    with pytest.raises(ValueError, match=r'backbones: up .*: checkpoint does not fit the detector'):
         compare(cfg, words[0], f'up={narrow},{tmp_path}/dense.pth', seeds=())
     with pytest.raises(ValueError, match=r'backbones: up .*: evaluation alone needs the file of a whole'):
         compare(cfg, f'up={narrow}', seeds=())

@@ -87,6 +87,19 @@ def test_each_has_its_own_model_and_all_the_same_judge(compare, saved, detector_
     assert '<title>RetinaNet on dense, pruned, stock, deit, same</title>' in (tmp_path / 'out/report.html').read_text()
 
 
+@pytest.mark.parametrize('wrapper', ['module.', '_orig_mod.'])
+def test_a_checkpoint_of_a_wrapped_detector(compare, saved, detector_config, archs, tmp_path, wrapper):
+    """As torch's DataParallel and torch.compile save it."""
+    cfg = with_backbone(detector_config('pvtv2'), Contestant.parse(f'a={archs("pvtv2")[0]}'))
+    pair = saved('plain', cfg)
+    content = torch.load(tmp_path / 'plain.pth', weights_only=True)
+    content['state_dict'] = {f'{wrapper}{name}': value for name, value in content['state_dict'].items()}
+    torch.save(content, tmp_path / 'wrapped.pth')
+    rows, _ = compare(cfg, f'plain={pair}', f'wrapped={tmp_path}/plain.py,{tmp_path}/wrapped.pth')
+    assert _found(tmp_path, 'wrapped') == _found(tmp_path, 'plain') != []
+    assert rows['wrapped']['mean'] == rows['plain']['mean']
+
+
 def test_a_config_of_any_backbone_judges_pairs(compare, saved, detector_config, archs):
     """Its own model is not built."""
     cfg = detector_config('pvtv2')

@@ -32,6 +32,12 @@ def test_settings_and_widths():
     assert (found['arch']['img_size'], found['arch']['patch_size'], found['arch']['num_heads'][0][0]) == (64, 16, 3)
 
 
+@pytest.mark.parametrize(('theirs', 'ours'), [(-1, -1), (0, -1), (2, 2)])
+def test_frozen_stages_of_mmpretrain(theirs, ours):
+    """With 0 it freezes nothing, as with -1; ours freezes the embedding."""
+    assert own_backbone(VIT | dict(frozen_stages=theirs))['frozen_stages'] == ours
+
+
 @pytest.mark.parametrize(('ffn', 'name', 'hidden'), [('origin', 'gelu', 96), ('swiglu_fused', 'swiglu', 64)])
 def test_dinov2_of_mmpretrain(ffn, name, hidden):
     """It is DeiT's class; the tensors show which it is."""

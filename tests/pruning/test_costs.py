@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from upvit_mm.arch import ArchSpec, get_arch
 from upvit_mm.arch.size import Windows
 from upvit_mm.models import UPDeiT, build_backbone
+from upvit_mm.models.network import macs_of
 from upvit_mm.pruning.costs import count_macs, count_params, mac_terms, param_terms, total, widths_of
 
 SIZES = [(64, 64), (96, 160), (101, 75)]
@@ -61,6 +62,18 @@ def test_macs_of_windowed_attention(stock_arch, size, window):
     assert count_macs(arch, size, windows=Windows(window)) == counted(backbone, size)
     some = UPDeiT(arch, window_size=window, global_blocks=(1, -1)).eval()
     assert count_macs(arch, size, windows=Windows(window, (1, -1))) == counted(some, size)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'settings', 'used'), [('pvtv2', (0, 1), [1, 1, 0, 0]), ('deit', (0, 2), [3]), ('dinov2', (1,), [2])]
+)
+def test_macs_of_what_runs(stock_arch, kind, settings, used):
+    """What comes after the last output never runs."""
+    arch = ArchSpec.from_dict(stock_arch(kind, depths=[1, 1, 2, 1] if kind == 'pvtv2' else [4]))
+    backbone = build_backbone(arch, out_indices=settings).eval()
+    assert list(backbone.blocks_in_use()) == used
+    assert macs_of(backbone, (64, 96)) == count_macs(arch, (64, 96), used=used) == counted(backbone, (64, 96))
+    assert count_macs(arch, (64, 96)) > count_macs(arch, (64, 96), used=used)
 
 
 def test_terms_name_modules_of_the_backbone_and_every_dim(family, build):

@@ -192,7 +192,78 @@ def test_options_of_the_command_line_are_in_the_file_that_is_inherited(dense, tm
     assert made.model.bbox_head.stacked_convs == 1
     assert made.load_from == str(tmp_path / 'out/x.pth')
     assert made.resume is False
-    assert made.work_dir is None  # the dense detector's files would be overwritten
+    assert made.work_dir == str(tmp_path / 'out/trained')  # not the dense detector's, whose files would be overwritten
+    own = Config.fromfile(cfg.filename)
+    assert write_detector(tmp_path / 'out', own, narrowed(own, _arch(own)), 'x.pth') == ['detector.py']
+    assert not (tmp_path / 'out/dense.py').exists()  # a later job without options inherits the config itself
+    assert (
+        Config.fromfile(tmp_path / 'out/detector.py').model.bbox_head.stacked_convs == own.model.bbox_head.stacked_convs
+    )
+
+
+def test_a_linked_folder_of_results(dense, tmp_path):
+    """Work dirs are often on another disk. The system resolves a link before ``..``, and mmengine partly after it."""
+    cfg = Config.fromfile(dense('pvtv2')[0])
+    (tmp_path / 'disk/far/runs').mkdir(parents=True)
+    (tmp_path / 'work_dirs').symlink_to(tmp_path / 'disk/far/runs')
+    out = tmp_path / 'work_dirs/half'
+    out.mkdir()
+    write_detector(out, cfg, narrowed(cfg, _arch(cfg)), 'x.pth')
+    write_follower(out, Path(cfg.filename), str(tmp_path / 'dense.pth'))
+    made = Config.fromfile(out / 'detector_distil.py')
+    assert made.train_dataloader == cfg.train_dataloader
+    hook = made.custom_hooks[-1]
+    assert (hook.config, hook.checkpoint) == (str(tmp_path / 'dense.py'), str(tmp_path / 'dense.pth'))
+
+
+def test_a_taught_detector_is_pruned_again(dense, tmp_path):
+    """Its teacher was the first detector; the next one's is this."""
+    config, _ = dense('pvtv2')
+    first = Config.fromfile(config)
+    first.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+    first.dump(config)
+    first, out, again = Config.fromfile(config), tmp_path / 'out', tmp_path / 'again'
+    write_detector(out, first, narrowed(first, _arch(first)), 'x.pth')
+    write_follower(out, config, 'x.pth')
+    taught = Config.fromfile(out / 'detector_distil.py')
+    assert [hook.type for hook in taught.custom_hooks] == ['EMAHook', 'upvit_mm.FollowDense']
+    write_detector(again, taught, narrowed(taught, _arch(taught)), 'y.pth')
+    write_follower(again, out / 'detector_distil.py', 'z.pth')
+    assert Config.fromfile(again / 'detector.py').custom_hooks == [dict(type='EMAHook', momentum=0.1)]
+    _, follow = Config.fromfile(again / 'detector_distil.py').custom_hooks
+    assert Path(follow.config).resolve() == out / 'detector_distil.py'
+    assert taught.work_dir == str(out / 'distilled')
+
+
+def test_a_changed_test_is_judged_anew_and_nothing_else(dense, tmp_path):
+    config, checkpoint = dense('pvtv2')
+    goal, settings = goal_and_settings(Config.fromfile(config), QUICK | {'widths': {'mlp_hidden_dims': 14}})
+    out, counts, stamps = tmp_path / 'out', [], []
+    for most in (50, 1):
+        cfg = Config.fromfile(config)
+        cfg.merge_from_dict({'model.test_cfg.max_per_img': most, 'model.test_cfg.score_thr': 0.0})
+        cfg.test_evaluator.outfile_prefix = str(tmp_path / 'mine/found')
+        PruneJob(cfg, str(checkpoint), goal, out, settings).run()
+        counts.append(len(json.loads((out / 'test/compensated/test/found.bbox.json').read_text())))
+        assert Config.fromfile(out / 'detector.py').model.test_cfg.max_per_img == most
+        stamps.append([(out / name).stat().st_mtime_ns for name in ('detector.pth', 'scores.pt', 'plan.json')])
+    assert counts[0] > counts[1] > 0
+    assert stamps[0] == stamps[1]
+    assert not (tmp_path / 'mine').exists()  # each network has its own file
+
+
+def test_a_preprocessor_beside_the_model(dense, job, tmp_path):
+    """mmengine's runner gives it to the model."""
+    config, checkpoint = dense('pvtv2')
+    cfg = Config.fromfile(config)
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+    cfg.data_preprocessor.mean = [10.0, 20.0, 30.0]
+    cfg.dump(config)
+    job_ = job((config, checkpoint), widths={'mlp_hidden_dims': 14}, eval_images=0)
+    job_.run()
+    assert job_.subject.detector.data_preprocessor.mean.flatten().tolist() == [10, 20, 30]
+    made = with_backbone(Config.fromfile(config), Contestant.parse(f'a={tmp_path}/out/detector.py,{checkpoint}'))
+    assert made.model.data_preprocessor.mean == [10, 20, 30]
 
 
 def test_a_config_with_imported_types_is_written_as_text(dense, tmp_path):
@@ -214,6 +285,7 @@ def test_the_dense_detector_as_teacher(family, kind, dense, job, tmp_path):
     plain, cfg = (Config.fromfile(out / name) for name in ('detector.py', 'detector_distil.py'))
     (*others, follow) = cfg.pop('custom_hooks')
     assert others == plain.pop('custom_hooks')
+    assert (cfg.pop('work_dir'), plain.pop('work_dir')) == (str(out / 'distilled'), str(out / 'trained'))
     assert cfg.to_dict() == plain.to_dict()
     assert follow.type == 'upvit_mm.FollowDense'
     assert Path(follow.config).resolve() == config

@@ -8,9 +8,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from upvit_mm.arch import ArchSpec
 from upvit_mm.compare.contestants import Contestant, with_backbone
 from upvit_mm.pruning.budget import Budget
 from upvit_mm.pruning.costs import count_macs
+from upvit_mm.workflow.detector_file import narrowed, with_own_backbone
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_goal import goal_and_settings
 from upvit_mm.workflow.prune_settings import PruneSettings
@@ -132,6 +134,62 @@ def test_a_width_that_the_neck_depends_on_stays(detector_of, detector_config, tm
     assert any('stages.1.embed keeps its width: neck.' in line for line in job.subject.next_steps(tmp_path))
     with pytest.raises(ValueError, match=r'target embed_dims\[2\] = 30: must stay 35 in this detector, because neck'):
         start(cfg, tmp_path / 'dense.pth', tmp_path, budget=None, widths={'embed_dims': [16, 24, 30, 40]})
+
+
+def test_a_test_that_cannot_judge(dense, tmp_path):
+    cfg, checkpoint = dense('pvtv2')
+    cfg.test_evaluator.format_only = True
+    with pytest.raises(ValueError, match=r'test_evaluator\.format_only = True: it writes files and gives no metrics'):
+        start(cfg, checkpoint, tmp_path)
+    start(cfg, checkpoint, tmp_path, eval_images=0)
+    cfg.pop('test_evaluator')
+    with pytest.raises(ValueError, match='the config has no test_evaluator, and the pruned detector is judged by its'):
+        start(cfg, checkpoint, tmp_path)
+
+
+def test_blocks_that_never_run_take_no_budget(dense, tmp_path):
+    cfg, checkpoint = dense('pvtv2')
+    cfg.model.backbone.out_indices = (0, 1, 2)
+    cfg.model.neck.in_channels = cfg.model.neck.in_channels[:3]
+    torch.save({'state_dict': build_detector(cfg).state_dict()}, checkpoint)
+    message = r'out_indices: the last 1 of 4 blocks never run, and a budget would be spent on them; give the widths'
+    with pytest.raises(ValueError, match=message):
+        start(cfg, checkpoint, tmp_path)
+    job = start(cfg, checkpoint, tmp_path, budget=None, widths={'mlp_hidden_dims': 14}, eval_images=0)
+    dense_costs = job.costs(job.source)['dense']
+    assert dense_costs['macs@64x64'] == count_macs(job.source, (64, 64), used=[1, 1, 1, 0])
+
+
+def test_a_neck_that_does_not_name_the_widths_keeps_them(dense, tmp_path):
+    """ViTDet's pyramid of mmdet has its own levels there, YOLOv3's neck the deepest map first."""
+    cfg, _ = dense('pvtv2')
+    arch, widths = cfg.model.backbone.arch, list(cfg.model.neck.in_channels)
+    own = with_own_backbone(cfg)
+    own.model.neck.in_channels = widths[::-1]
+    same = ArchSpec.from_dict(arch).with_widths({'mlp_hidden_dims': 14})
+    assert narrowed(own, same).model.neck.in_channels == widths[::-1]
+    other = ArchSpec.from_dict(arch).with_widths({'embed_dims': [8, 12, 16, 17]})
+    with pytest.raises(ValueError, match=r'in_channels = .* of FPN: are not the widths of the maps, \['):
+        narrowed(own, other)
+    own.model.neck.in_channels = widths
+    assert narrowed(own, other).model.neck.in_channels == [8, 12, 16, 17]
+
+
+def test_learning_rates_by_names_that_the_backbone_no_longer_has(dense, tmp_path, caplog):
+    """mmdet's PVTv2 has ``layers`` where ours has ``stages``; its learning rate would be that of the heads."""
+    cfg, _ = dense('pvtv2')
+    cfg.model.backbone = dict(
+        type='PyramidVisionTransformerV2', embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 4, 5]
+    )
+    cfg.model.neck.in_channels = [8, 16, 32, 40]
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        custom_keys={'backbone.layers': dict(lr_mult=0.1), 'norm': dict(decay_mult=0), 'absent': dict(lr_mult=0.5)}
+    )
+    torch.save({'state_dict': build_detector(cfg).state_dict()}, tmp_path / 'stock.pth')
+    job = start(cfg, tmp_path / 'stock.pth', tmp_path, eval_images=0)
+    (line,) = [record.message for record in caplog.records if 'custom_keys' in record.message]
+    assert line.startswith("optim_wrapper.paramwise_cfg.custom_keys: 'backbone.layers' fits ")
+    assert line in job.subject.next_steps(tmp_path)
 
 
 def test_some_pictures_of_a_test_need_a_metric_that_can(dense, tmp_path):

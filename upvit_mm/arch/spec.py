@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from upvit_mm.arch.family import Family, family_named
-from upvit_mm.files import sealed, unsealed, write_text_atomically
+from upvit_mm.files import sealed, unsealed, update_text
 
 SPEC_VERSION = 1
 LARGEST = 2**16  # largest whole number: far above all real widths, so a typing error cannot fill the memory
@@ -161,10 +161,10 @@ class ArchSpec:
             raise ValueError(f'arch file {str(path)!r}: {error}') from error
 
     def save_json(self, path: str | os.PathLike) -> Path:
-        """Write ``{"arch": {...}}`` atomically, with the ``sha256`` of the fields, and return the path."""
+        """Write ``{"arch": {...}}``, with the ``sha256`` of the fields, if that changes the file; return the path."""
         fields = ',\n'.join(f'    {json.dumps(k)}: {json.dumps(v)}' for k, v in sealed(self.to_dict()).items())
         text = f'{{\n  "arch": {{\n{fields}\n  }}\n}}\n'  # one line per field, so that it reads like a table
-        return write_text_atomically(path, text)
+        return update_text(path, text)
 
     def with_widths(self, changes: Mapping[str, Any]) -> ArchSpec:
         """This architecture with some fields changed; logit scales stay unless they are given too.

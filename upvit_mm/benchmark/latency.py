@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from upvit_mm.arch import resolve_arch
 from upvit_mm.arch.size import Size
-from upvit_mm.checkpoints import check_state
+from upvit_mm.checkpoints import read_checkpoint
 from upvit_mm.cli import check_device
 from upvit_mm.models import build_backbone
+from upvit_mm.models.trained_detector import load_trained
 from upvit_mm.registry import scope_of
 from upvit_mm.stopwatch import SEED, Timing, device_name, forward_step, noise, time_alternating
-from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, detector_state
+from upvit_mm.workflow.whole_detector import WholeDetector, build_detector
 
 Networks = dict[str, dict[str, nn.Module]]  # by part that runs, then by name
 
@@ -107,9 +108,7 @@ def detectors(configs: Sequence[Sequence[str]]) -> Networks:
             )
         detector = build_detector(cfg)
         if checkpoint:
-            state = detector_state(*checkpoint)
-            check_state(state, detector.state_dict(), f'the detector of {config} (checkpoint={checkpoint[0]})')
-            detector.load_state_dict(state)
+            load_trained(detector, read_checkpoint(*checkpoint), *checkpoint)
         networks['extract_feat'][name] = Features(detector)
         networks['predict'][name] = WholeDetector(detector)
     return networks

@@ -14,15 +14,16 @@ from mmengine.config import Config
 from mmengine.registry import LOOPS, METRICS
 
 from upvit_mm.arch import ArchSpec, resolve_arch
-from upvit_mm.checkpoints import check_state, load_backbone
+from upvit_mm.checkpoints import check_state, load_backbone, read_checkpoint
 from upvit_mm.data.class_numbers import check_class_numbers
 from upvit_mm.files import sha256_of
 from upvit_mm.models.arch_in_config import put_arch
+from upvit_mm.models.trained_detector import load_trained, model_settings
 from upvit_mm.registry import is_type, require_families, scope_of
 from upvit_mm.workflow.detector_file import with_own_backbone
 from upvit_mm.workflow.finetune import repeatable, set_epochs
 from upvit_mm.workflow.record import BOX_AP
-from upvit_mm.workflow.whole_detector import build_detector, detector_state
+from upvit_mm.workflow.whole_detector import build_detector
 
 SEED = '{seed}'  # in the path of a checkpoint
 KINDS = ('bbox', 'segm')  # kinds of AP, with CocoMetric's names
@@ -166,8 +167,9 @@ def with_backbone(cfg: Config, contestant: Contestant, pretrained: bool = True) 
     cfg = copy.deepcopy(cfg)
     if contestant.config:
         own = with_own_backbone(Config.fromfile(contestant.config))
-        for key in {'model', 'custom_imports'} & own.keys():
-            cfg[key] = own[key]
+        cfg.model = model_settings(own)
+        if 'custom_imports' in own:
+            cfg.custom_imports = own.custom_imports
     else:
         put_arch(cfg.model, contestant.arch)
     if pretrained and contestant.checkpoint:
@@ -216,8 +218,7 @@ def check_contestant(cfg: Config, contestant: Contestant, whole: bool):
         if whole:
             if not contestant.files:
                 raise ValueError('evaluation alone needs the file of a whole detector: NAME=ARCH,CHECKPOINT.')
-            state = detector_state(contestant.checkpoint, contestant.arch)
-            check_state(state, detector.state_dict(), 'the whole detector')
+            load_trained(detector, read_checkpoint(contestant.checkpoint), contestant.checkpoint)
         elif contestant.checkpoint:
             arch = contestant.arch.name or 'custom'
             state = load_backbone(contestant.checkpoint, arch=contestant.arch)

@@ -11,9 +11,11 @@ import torch
 from mmengine.config import Config
 
 from upvit_mm.arch.size import Size
+from upvit_mm.checkpoints import read_checkpoint
 from upvit_mm.cli import default_device
+from upvit_mm.models.trained_detector import load_trained
 from upvit_mm.stopwatch import device_name, forward_step, in_fresh_process, peak_memory, time_alternating
-from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, detector_state, first_images
+from upvit_mm.workflow.whole_detector import WholeDetector, build_detector, first_images
 
 
 def detector_speeds(detectors: Mapping[str, tuple[Path, str]], size: Size, batch: int, repeats: int) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def detector_speeds(detectors: Mapping[str, tuple[Path, str]], size: Size, batch
 
 def _load(config: Path, checkpoint: str, device: str) -> WholeDetector:
     detector = build_detector(Config.fromfile(config))
-    detector.load_state_dict(detector_state(checkpoint))
+    load_trained(detector, read_checkpoint(checkpoint), checkpoint)
     return WholeDetector(detector).to(device)
 
 

@@ -72,7 +72,7 @@ def found_in(plan: Plan) -> dict[str, Found]:
 
 def _read_detectors(plan: DetectorPlan, found: Mapping[str, Found]) -> None:
     for rank, table in _by_rank(plan, 'evaluated{}/detectors.json'):
-        speed = (table.get('speed') or {}).get('detectors', {})
+        speed = (table.get('speed') or {}).get('detectors', {}) if rank == 0 else {}  # beside the dense one
         named = {row.name for row in plan.study.rows if row.rank == rank}  # an older version may have had others
         for row in [row for row in table['rows'] if row['name'] in named]:
             own, (run,) = found[row['name']], row['runs']

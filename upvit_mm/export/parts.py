@@ -13,8 +13,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from upvit_mm.checkpoints import check_state, load_classifier, read_checkpoint
+from upvit_mm.arch import ArchSpec
+from upvit_mm.checkpoints import check_state, load_classifier, model_state, read_checkpoint
 from upvit_mm.models.network import Network, load_network, maps_of
+from upvit_mm.pruning.table import BACKBONE
 from upvit_mm.registry import MODELS, scope_of
 from upvit_mm.version import __version__
 
@@ -115,13 +117,13 @@ def load_part(kind: str, config: str, checkpoint: str, options: Mapping[str, Any
     with torch.random.fork_rng(devices=[]):
         if kind == 'classifier':
             return Part(kind, network, _classifier(cfg, checkpoint), ('logits',))
-        model = Maps(network.backbone, _neck(cfg, checkpoint))
+        model = Maps(network.backbone, _neck(cfg, checkpoint, network.arch))
         return Part(kind, network, model, _levels(model))
 
 
-def _neck(cfg: Config, checkpoint: str) -> nn.Module:
-    neck, content = MODELS.build(cfg.model.neck), read_checkpoint(checkpoint)
-    tensors = content.get('state_dict', content)
+def _neck(cfg: Config, checkpoint: str, arch: ArchSpec) -> nn.Module:
+    neck = MODELS.build(cfg.model.neck)
+    tensors = model_state(read_checkpoint(checkpoint), {}, {BACKBONE: arch}, checkpoint)
     state = {k.removeprefix('neck.'): v for k, v in tensors.items() if k.startswith('neck.')}
     check_state(state, neck.state_dict(), f'the neck of {cfg.filename} (checkpoint={checkpoint})')
     neck.load_state_dict(state)

@@ -15,7 +15,7 @@ from upvit_mm.checkpoints import read_checkpoint
 from upvit_mm.hooks.unwrapped import model_of
 from upvit_mm.models.losses import map_distance
 from upvit_mm.models.own_backbone import own_backbone
-from upvit_mm.models.trained_detector import load_trained
+from upvit_mm.models.trained_detector import load_trained, model_settings
 from upvit_mm.registry import HOOKS
 
 
@@ -41,7 +41,7 @@ class FollowDense(Hook):
         FileNotFoundError: at the start of a training: no such config or checkpoint.
         ValueError: ``loss_weight`` not above 0. At the start of a training: the model is no detector of mmdet, the two
             prepare pictures in different ways, or the checkpoint does not fit. In the first step: the maps have other
-            sizes.
+            sizes, or there is a second such hook.
     """
 
     priority = 'HIGH'  # before StopOnNonFiniteLoss, which looks at all terms
@@ -84,7 +84,7 @@ class FollowDense(Hook):
         cfg = Config.fromfile(self.config)
         cfg.model.backbone = own_backbone(cfg.model.backbone, cfg.get('default_scope') or 'mmdet')
         with torch.random.fork_rng(devices=[]):  # the training goes on as without this hook
-            dense = MODELS.build(cfg.model)
+            dense = MODELS.build(model_settings(cfg))
         load_trained(dense, content, self.checkpoint)
         return dense.requires_grad_(False).eval()
 
@@ -108,6 +108,8 @@ class FollowDense(Hook):
             if kwargs.get('mode') != 'loss':
                 return None
             assert seen, 'the detector did not run its neck'
+            if 'loss_tokens' in losses:
+                raise ValueError('FollowDense: custom_hooks has several; a detector follows one, leave out the others.')
             with torch.no_grad():
                 wanted = dense.extract_feat(kwargs['inputs'])
             return {**losses, 'loss_tokens': weight * map_distance(seen.pop(), wanted)}

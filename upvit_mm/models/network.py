@@ -95,10 +95,11 @@ def maps_of(backbone: nn.Module, images: Tensor, indices: Sequence[int]) -> tupl
 
 
 def macs_of(backbone: nn.Module, size: Size) -> int:
-    """Multiply-accumulates of one image of ``(height, width)`` pixels in a backbone of ours, including its windows."""
+    """Multiply-accumulates of one image of ``(height, width)`` pixels in a backbone of ours: its blocks up to the
+    last output, with their windows."""
     if hasattr(backbone, 'macs'):  # it drops tokens
         return backbone.macs(size)
-    return count_macs(backbone.arch, size, windows=backbone.windows)
+    return count_macs(backbone.arch, size, windows=backbone.windows, used=backbone.blocks_in_use())
 
 
 def load_network(

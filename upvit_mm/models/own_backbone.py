@@ -63,6 +63,8 @@ def _converted(cls: type, settings: Mapping[str, Any], scope: str) -> dict[str, 
     family, state = family_named(detect_layout(given).family), to_ours(given)
     arch = _arch_of(theirs, state, family)
     shared = {name: value for name in SHARED if (value := settings.get(name, _default(cls, name))) is not None}
+    if shared.get('frozen_stages') == 0:
+        shared['frozen_stages'] = -1  # mmpretrain's freezes nothing then, and ours the embedding
     own = {'type': f'upvit_mm.{family.backbone}', 'arch': arch.to_dict()} | shared
     with torch.random.fork_rng(devices=[]):
         ours = MODELS.build(own).eval()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from upvit_mm.checkpoints import check_arch_of, check_state, is_harmless, model_state
 from upvit_mm.pruning.table import BACKBONE
+
+
+def model_settings(cfg: Config) -> ConfigDict:
+    """A config's model as its runner builds it: with the config's ``data_preprocessor`` where it has none."""
+    model = copy.deepcopy(cfg.model)  # some detectors of mmdet change their settings
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    return model
 
 
 def load_trained(detector: nn.Module, content: Mapping[str, Any], path: str) -> None:

@@ -9,7 +9,7 @@ activations, softmax and resizing of positions are not counted, as usual in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from upvit_mm.arch import ArchSpec
@@ -41,9 +41,15 @@ def total(terms: Iterable[Cost], widths: Mapping[str, int]) -> int:
     return sum(term.cost(widths) for term in terms)
 
 
-def count_macs(arch: ArchSpec, size: Size = (224, 224), num_classes: int = 0, windows: Windows = GLOBAL) -> int:
+def count_macs(
+    arch: ArchSpec,
+    size: Size = (224, 224),
+    num_classes: int = 0,
+    windows: Windows = GLOBAL,
+    used: Sequence[int] | None = None,
+) -> int:
     """Multiply-accumulates of one image; see ``mac_terms``."""
-    return total(mac_terms(arch, size, num_classes, windows), widths_of(arch))
+    return total(mac_terms(arch, size, num_classes, windows, used), widths_of(arch))
 
 
 def count_params(arch: ArchSpec, num_classes: int = 0) -> int:
@@ -51,7 +57,13 @@ def count_params(arch: ArchSpec, num_classes: int = 0) -> int:
     return total(param_terms(arch, num_classes), widths_of(arch))
 
 
-def mac_terms(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows = GLOBAL) -> list[Term]:
+def mac_terms(
+    arch: ArchSpec,
+    size: Size,
+    num_classes: int = 0,
+    windows: Windows = GLOBAL,
+    used: Sequence[int] | None = None,
+) -> list[Term]:
     """Multiply-accumulates of one image.
 
     Args:
@@ -59,6 +71,7 @@ def mac_terms(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows
         size: ``(height, width)`` of the image in pixels.
         num_classes: outputs of the classifier's head; 0 counts the backbone alone.
         windows: where blocks attend within windows.
+        used: for each stage the number of its blocks that run, see ``blocks_in_use`` of a backbone; None = all.
 
     Raises:
         ValueError: an image below the largest stride, or windows in a network that has none.
@@ -71,6 +84,9 @@ def mac_terms(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows
     terms, table = [], table_of(arch)
     prefix, grid = arch.num_prefix_tokens, size
     for i, depth in enumerate(arch.depths):
+        running = depth if used is None else used[i]
+        if not running:
+            continue
         kernel, stride = arch.patch_kernels[i], arch.patch_strides[i]
         grid = (-(-grid[0] // stride), -(-grid[1] // stride))
         tokens, embed = prefix + grid[0] * grid[1], f'{stage_name(i)}.embed'
@@ -78,7 +94,7 @@ def mac_terms(arch: ArchSpec, size: Size, num_classes: int = 0, windows: Windows
         terms.append(_from_below(arch, i, name, grid[0] * grid[1] * kernel**2, embed))
         ratio = arch.sr_ratios[i]
         seen = tokens if ratio == 1 else (grid[0] // ratio) * (grid[1] // ratio)
-        for j, side in enumerate(windows.sizes(depth)):
+        for j, side in enumerate(windows.sizes(depth)[:running]):
             pairs = _window_pairs(grid, side, prefix) if side else tokens * seen
             terms += [*_block_macs(i, j, embed, tokens, seen, pairs), *table.block_macs(arch, i, j, tokens, seen)]
     last = f'{stage_name(arch.num_stages - 1)}.embed'

@@ -42,7 +42,7 @@ from upvit_mm.workflow.detector_file import (
     write_detector,
     write_follower,
 )
-from upvit_mm.workflow.detector_test import DetectorTest, check_countable
+from upvit_mm.workflow.detector_test import DetectorTest, check_countable, check_testable
 from upvit_mm.workflow.healing import heal
 from upvit_mm.workflow.job_images import DetectorImages
 from upvit_mm.workflow.ledger import Ledger
@@ -82,12 +82,18 @@ class DenseDetector(Subject):
         self.detector = build_detector(self._own)
         load_trained(self.detector, content, checkpoint)
         self.state = self.detector.state_dict()
+        self._names = list(content.get('state_dict', content))
         meta = content.get('meta') or {}
         self._meta = {'dataset_meta': meta['dataset_meta']} if 'dataset_meta' in meta else {}
 
     @property
     def identity(self) -> list[Any]:
-        return [*super().identity, self._own.model.backbone.to_dict()]
+        model = self._own.model.to_dict()
+        return [*super().identity, {name: value for name, value in model.items() if name != 'test_cfg'}]
+
+    @property
+    def judged_by(self) -> Any:
+        return self.cfg.to_dict()  # as DetectorTest
 
     @cached_property
     def readers(self) -> MapReaders:
@@ -151,6 +157,9 @@ class DenseDetector(Subject):
     def windows(self, settings: PruneSettings) -> Windows:
         return self.detector.backbone.windows
 
+    def blocks_in_use(self, arch: ArchSpec) -> list[int]:
+        return [min(pair) for pair in zip(self.detector.backbone.blocks_in_use(), arch.depths)]
+
     @property
     def sizes(self) -> list[Size]:
         return [default_size(self.cfg)]
@@ -184,6 +193,10 @@ class DenseDetector(Subject):
                 f"embed = {settings.embed!r}: a detector takes 'channels'; layers after the backbone pool its maps, "
                 'channel by channel.'
             )
+        for line in self._lost_keys():
+            logger.warning(line)
+        if settings.eval_images != 0:
+            check_testable(self.cfg)
         if settings.eval_images:
             check_countable(self.cfg)
 
@@ -195,11 +208,12 @@ class DenseDetector(Subject):
         plan.target_arch.save_json(folder / 'arch.json')
         pruned = narrowed(self._own, plan.target_arch)
         files = ['arch.json', *write_detector(folder, self.cfg, pruned, self.result)]
-        (folder / FOLLOWER).unlink(missing_ok=True)  # of an earlier job
         backbone = self._own.model.backbone
         if self.detector.with_neck or map_widths(backbone, self.arch) == map_widths(backbone, plan.target_arch):
             dense = folder / DENSE if DENSE in files else Path(self.cfg.filename)
             files.append(write_follower(folder, dense, self.checkpoint))
+        else:
+            (folder / FOLLOWER).unlink(missing_ok=True)  # of an earlier job
         return files
 
     @property
@@ -232,7 +246,18 @@ class DenseDetector(Subject):
     def next_steps(self, folder: Path) -> list[str]:
         kept = [f'{name} keeps its width: {reason}' for name, reason in self.readers.fixed.items()]
         commands = [f'{purpose}: {command}' for purpose, command in self._commands(folder)[1:]]
-        return [*kept, f'{folder}: detector.py, detector.pth and report.md', *commands]
+        return [*kept, *self._lost_keys(), f'{folder}: detector.py, detector.pth and report.md', *commands]
+
+    def _lost_keys(self) -> list[str]:
+        """A line for each of the optimizer's ``custom_keys`` that fits names of a stock backbone, but none of ours."""
+        keys = ((self.cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
+        ours = [name for name, _ in self.detector.named_parameters()]
+        lost = [key for key in keys if any(key in n for n in self._names) and not any(key in n for n in ours)]
+        return [
+            f'optim_wrapper.paramwise_cfg.custom_keys: {key!r} fits {sum(key in n for n in self._names)} tensors of '
+            f'the checkpoint and none of the pruned detector, with names as {ours[0]}: change it before training on.'
+            for key in lost
+        ]
 
     def _commands(self, folder: Path) -> list[tuple[str, str]]:
         """What each command is for, and the command."""

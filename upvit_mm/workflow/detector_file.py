@@ -13,10 +13,10 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from upvit_mm.arch import ArchSpec
-from upvit_mm.files import write_atomically, write_text_atomically
+from upvit_mm.files import update_text
 from upvit_mm.models.arch_in_config import map_widths, put_arch, reading_parts
 from upvit_mm.models.own_backbone import own_backbone
-from upvit_mm.registry import MODELS, is_type
+from upvit_mm.registry import HOOKS, MODELS, is_type, type_name
 
 DENSE, PRUNED, FOLLOWER = 'dense.py', 'detector.py', 'detector_distil.py'
 TEXT = """\"\"\"The detector of {base} with its backbone pruned to {title}.
@@ -25,10 +25,10 @@ Go on training: python tools/train.py {folder}/detector.py
 \"\"\"
 
 _base_ = {base!r}
-model = {model}{arch}
+model = {model}{arch}{hooks}
 load_from = '{{{{ fileDirname }}}}/{checkpoint}'
 resume = False
-work_dir = None  # never that of the dense detector
+work_dir = '{{{{ fileDirname }}}}/trained'
 """
 FOLLOWER_TEXT = """\"\"\"The pruned detector of {pruned}, with the dense one as teacher (``upvit_mm.FollowDense``).
 
@@ -44,6 +44,7 @@ custom_hooks = [
         checkpoint={checkpoint!r},
     ),
 ]
+work_dir = '{{{{ fileDirname }}}}/distilled'
 """
 
 
@@ -65,11 +66,23 @@ def with_own_backbone(cfg: Config) -> Config:
 
 
 def narrowed(cfg: Config, arch: ArchSpec) -> Config:
-    """The config of ``with_own_backbone`` for another architecture; only the widths of maps change."""
+    """The config of ``with_own_backbone`` for another architecture; only the widths of maps change.
+
+    Raises:
+        ValueError: the maps get other widths, and ``in_channels`` of what reads them are not the widths of before.
+    """
     cfg = copy.deepcopy(cfg)
     dense = map_widths(cfg.model.backbone, ArchSpec.from_dict(cfg.model.backbone.arch))
+    given = [part.in_channels for part in reading_parts(cfg.model)]
     put_arch(cfg.model, arch)
-    for part in reading_parts(cfg.model):
+    keeps = map_widths(cfg.model.backbone, arch) == dense
+    for part, channels in zip(reading_parts(cfg.model), given):
+        if keeps:
+            part.in_channels = channels
+        elif (channels if isinstance(channels, int) else list(channels)) not in (dense, dense[-1]):
+            raise ValueError(
+                f'in_channels = {channels} of {type_name(part.get("type"))}: are not the widths of the maps, {dense}.'
+            )
         if is_type(part.get('type'), 'SimpleFeaturePyramid', registry=MODELS):
             part.setdefault('inner_channels', dense[0])
     return cfg
@@ -89,8 +102,10 @@ def write_detector(folder: Path, cfg: Config, pruned: Config, checkpoint: str) -
     """
     model, files, base = pruned.model, [PRUNED], _inheritable(cfg)
     if base is None:
-        write_atomically(folder / DENSE, lambda part: _dump(cfg, part))
+        update_text(folder / DENSE, cfg.pretty_text)
         files, base = [DENSE, PRUNED], folder / DENSE
+    else:
+        (folder / DENSE).unlink(missing_ok=True)  # of a job with options
     changes: dict[str, Any] = {'backbone': {'_delete_': True, **model.backbone.to_dict()}}
     for name, part in model.items():
         if name != 'backbone' and part != cfg.model.get(name):
@@ -99,13 +114,14 @@ def write_detector(folder: Path, cfg: Config, pruned: Config, checkpoint: str) -
     own = "\narch = dict(model['backbone']['arch'], _delete_=True)" if isinstance(cfg.get('arch'), Mapping) else ''
     text = TEXT.format(
         arch=own,  # of configs that inherit an arch.json
-        base=os.path.relpath(base, folder),
+        hooks=_hooks_without_teacher(cfg),
+        base=_path_from(folder, base),
         title=arch.name or 'other widths',
         folder=folder,
         model=pprint.pformat(changes, width=120, compact=True, sort_dicts=False),
         checkpoint=checkpoint,
     )
-    write_text_atomically(folder / PRUNED, text)
+    update_text(folder / PRUNED, text)
     return files
 
 
@@ -128,13 +144,32 @@ def write_follower(folder: Path, config: Path, checkpoint: str) -> str:
         config=_beside(folder, config),
         checkpoint=_beside(folder, Path(checkpoint).expanduser()) if is_file else checkpoint,
     )
-    write_text_atomically(folder / FOLLOWER, text)
+    update_text(folder / FOLLOWER, text)
     return FOLLOWER
 
 
 def _beside(folder: Path, file: Path) -> str:
     """The path of a file for a config in a folder."""
-    return f'{{{{ fileDirname }}}}/{Path(os.path.relpath(file, folder)).as_posix()}'
+    path = _path_from(folder, file)
+    return path if Path(path).is_absolute() else f'{{{{ fileDirname }}}}/{path}'
+
+
+def _path_from(folder: Path, file: Path) -> str:
+    """The path of a file from a folder; absolute if ``..`` would cross a link, which mmengine takes in two ways."""
+    there, path = file.absolute(), os.path.relpath(file, folder)
+    whole = there.parent.resolve() / there.name
+    crosses = os.path.relpath(whole, folder.resolve()) != path
+    return whole.as_posix() if crosses else Path(path).as_posix()
+
+
+def _hooks_without_teacher(cfg: Config) -> str:
+    """A line that leaves out the teacher of a detector that was pruned before; empty without one."""
+    hooks = cfg.get('custom_hooks') or []
+    own = [hook for hook in hooks if not is_type(hook.get('type'), 'FollowDense', registry=HOOKS)]
+    if len(own) == len(hooks):
+        return ''
+    text = pprint.pformat([Config(dict(hook)).to_dict() for hook in own], width=120, compact=True, sort_dicts=False)
+    return f'\ncustom_hooks = {text}  # without the teacher of the detector that is pruned again'
 
 
 def _inheritable(cfg: Config) -> Path | None:
@@ -160,7 +195,3 @@ def _difference(ours: Any, theirs: Any) -> Any:
     if isinstance(ours, Sequence) and not isinstance(ours, str):
         return [item.to_dict() if isinstance(item, ConfigDict) else item for item in ours]
     return ours
-
-
-def _dump(cfg: Config, part: Path) -> None:
-    part.write_text(cfg.pretty_text, encoding='utf-8')

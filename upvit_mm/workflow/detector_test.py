@@ -81,6 +81,9 @@ def run_test(
     """
     cfg = placed(Config(cfg.to_dict()), folder / 'test')
     cfg.update(load_from=str(checkpoint), resume=False)
+    for evaluator in _evaluators(cfg):
+        if prefix := evaluator.get('outfile_prefix'):  # the user's own file is of the user's own test
+            evaluator['outfile_prefix'] = str(folder / 'test' / Path(prefix).name)
     with console_of(folder):
         runner = build_runner(cfg, parts=('test',))
         prepare(runner)
@@ -95,14 +98,37 @@ def tested_data(runner: Runner) -> Any:
     return innermost(runner.test_loop.dataloader.dataset)
 
 
+def _evaluators(cfg: Config) -> list[Mapping]:
+    found = cfg.get('test_evaluator') or []
+    return [found] if isinstance(found, Mapping) else list(found)
+
+
+def check_testable(cfg: Config) -> None:
+    """Refuse a config whose test cannot judge.
+
+    Raises:
+        ValueError: a part of the test is missing, or its evaluator only writes files.
+    """
+    for name in ('test_dataloader', 'test_evaluator', 'test_cfg'):
+        if cfg.get(name) is None:
+            raise ValueError(
+                f'the config has no {name}, and the pruned detector is judged by its test: add test_dataloader, '
+                'test_evaluator and test_cfg, for example those of val; or give --eval-images 0 to judge nothing.'
+            )
+    if any(evaluator.get('format_only') for evaluator in _evaluators(cfg)):
+        raise ValueError(
+            'test_evaluator.format_only = True: it writes files and gives no metrics; set it to False, with annotated '
+            'pictures; or give --eval-images 0 to judge nothing.'
+        )
+
+
 def check_countable(cfg: Config) -> None:
     """Refuse a test on some pictures where it would not give what a test on a smaller set gives.
 
     Raises:
         ValueError: several data sets, or a metric other than CocoMetric.
     """
-    sets, evaluators = datasets_in(cfg, 'test'), cfg.get('test_evaluator') or {}
-    evaluators = [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
+    sets, evaluators = datasets_in(cfg, 'test'), _evaluators(cfg)
     known = dict(registry=METRICS, scope='mmdet')
     other = [e.get('type') for e in evaluators if not is_type(e.get('type'), 'CocoMetric', **known)]
     if len(sets) != 1 or other:

@@ -35,7 +35,7 @@ from upvit_mm.workflow.job_scores import JobScores
 from upvit_mm.workflow.latency_goal import bench_of
 from upvit_mm.workflow.ledger import Ledger, fingerprint
 from upvit_mm.workflow.part_times import time_parts
-from upvit_mm.workflow.prune_checks import check_goal
+from upvit_mm.workflow.prune_checks import check_all_run, check_goal
 from upvit_mm.workflow.prune_goal import Goal, goal_text, is_detector, sized
 from upvit_mm.workflow.prune_report import write_report
 from upvit_mm.workflow.prune_settings import PruneSettings
@@ -97,6 +97,8 @@ class PruneJob:
         self.source = self.subject.arch
         self.ledger = Ledger(self.work_dir)
         self.images = self.subject.images(settings, self.ledger, crew)
+        if isinstance(goal, Budget):
+            check_all_run(self.source, self.subject.blocks_in_use(self.source))
         if isinstance(goal, Budget) and goal.metric == 'latency':
             bench = bench_of(goal, settings, self.subject.windows(settings))
             by_heads = settings.head_policy == 'select'
@@ -209,10 +211,13 @@ class PruneJob:
         plan_text += [sorted(plan.turned), {name: kept.tolist() for name, kept in plan.kept.items()}]
         inputs = [plan_text, subject.identity, s.some('compensate', 'ridge', 'heal')]
         inputs = fingerprint('slice', inputs, self.images.proxy_data if s.compensate or s.heal else None)
-        if self.ledger.is_current('slice', inputs):
+        known = self.ledger.is_current('slice', inputs)
+        if not known:
+            self._check_data()
+        subject.write_config(self.work_dir, plan)  # each time: what the network is trained and tested with may change
+        if known:
             return
-        self._check_data()
-        state, files = subject.slice(plan), [*subject.write_config(self.work_dir, plan), subject.result]
+        state, files = subject.slice(plan), [subject.result]
         if s.compensate or s.heal:
             self._save(plan, state, 'sliced.pth')
             files.append('sliced.pth')
@@ -237,7 +242,8 @@ class PruneJob:
         hashes = {name: sha256_of(self.work_dir / name) for name in (subject.result, 'plan.json')}
         data = None if s.eval_images == 0 else self.images.held_out_data
         digest = None if scores is None else scores_digest(scores)
-        inputs = fingerprint('judge', hashes, subject.identity, data, digest)
+        judge = None if s.eval_images == 0 else subject.judged_by
+        inputs = fingerprint('judge', hashes, subject.identity, data, digest, judge)
         if self.ledger.is_current('judge', inputs):
             return json.loads(report.read_text(encoding='utf-8'))['held_out']
         figures, count = {}, 0
@@ -261,7 +267,8 @@ class PruneJob:
             sizes[self.goal.size_for(self.source)] = None
         costs, classes, windows = {}, self.subject.num_classes, self.subject.windows(self.settings)
         for name, arch in (('dense', self.source), ('pruned', target)):
-            macs = {f'macs@{h}x{w}': count_macs(arch, (h, w), classes, windows) for h, w in sizes}
+            used = self.subject.blocks_in_use(arch)
+            macs = {f'macs@{h}x{w}': count_macs(arch, (h, w), classes, windows, used) for h, w in sizes}
             costs[name] = macs | {'params': count_params(arch, classes)}
             if classes:
                 costs[name]['params of the backbone'] = count_params(arch)

@@ -94,6 +94,23 @@ def check_training_data(cfg: Config, checkpoint: str | None) -> None:
     check_datasets(cfg, ('train', 'val'), {HEAD: len(head)} if len(head) else None)
 
 
+def check_all_run(source: ArchSpec, used: Sequence[int] | None) -> None:
+    """Refuse a budget for a backbone whose last blocks no output needs: it would be spent on them.
+
+    Args:
+        source: the dense architecture.
+        used: for each stage the number of its blocks that run; None = all.
+
+    Raises:
+        ValueError: some never run.
+    """
+    if used is not None and (idle := sum(source.depths) - sum(used)):
+        raise ValueError(
+            f'model.backbone.out_indices: the last {idle} of {sum(source.depths)} blocks never run, and a budget would '
+            'be spent on them; give the widths instead (--target arch.json or --widths).'
+        )
+
+
 def check_goal(
     goal: Goal,
     source: ArchSpec,

@@ -143,6 +143,10 @@ class Subject(ABC):
     def windows(self, settings: PruneSettings) -> Windows:
         """Windows of attention, for costs."""
 
+    def blocks_in_use(self, arch: ArchSpec) -> Sequence[int] | None:
+        """For each stage of a network of this kind, the number of blocks that run, for costs; None = all."""
+        return None
+
     @property
     @abstractmethod
     def sizes(self) -> Sequence[Size]:
@@ -181,6 +185,11 @@ class Subject(ABC):
     @abstractmethod
     def write_config(self, folder: Path, plan: PrunePlan) -> list[str]:
         """Write what is needed to build the pruned network; returns names of files in ``folder``."""
+
+    @property
+    def judged_by(self) -> Any:
+        """Plain data that decide how it is judged, other than the network and the images."""
+        return None
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from upvit_mm.arch import ArchSpec
 from upvit_mm.arch.size import Size
-from upvit_mm.checkpoints import check_arch_of, read_checkpoint, to_ours_in_place
 from upvit_mm.data.datasets import datasets_in, evaluation_part
 from upvit_mm.models.detector_loss import GivenMaps
+from upvit_mm.models.trained_detector import model_settings
 from upvit_mm.registry import is_type
 
 logger = logging.getLogger('upvit_mm')
@@ -114,22 +112,7 @@ def build_detector(cfg: Config) -> nn.Module:
 
     init_default_scope('mmdet')
     with torch.random.fork_rng(devices=[]):
-        return MODELS.build(copy.deepcopy(cfg.model)).eval()  # some detectors of mmdet change their settings
-
-
-def detector_state(path: str, arch: ArchSpec | None = None) -> dict[str, Tensor]:
-    """A whole detector's tensors; its backbone may have any layout that ``upvit_mm.checkpoints`` knows.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: unreadable, not a file of mmengine, or a backbone other than ``arch``.
-    """
-    content: Mapping[str, Any] = read_checkpoint(path)
-    if arch is not None:
-        check_arch_of(content, arch, path)
-    state = dict(content.get('state_dict', content))
-    to_ours_in_place(state, 'backbone.', arch)
-    return state
+        return MODELS.build(model_settings(cfg)).eval()
 
 
 def default_size(cfg: Config) -> Size:
