@@ -18,6 +18,15 @@ def test_a_part_that_the_config_does_not_have(classifier, detector):
         load_part('classifier', *detector[1:])
 
 
+@pytest.mark.parametrize('wrapper', ['module.', '_orig_mod.'])
+def test_neck_of_a_wrapped_detector(detector, wrapper):
+    """As torch's DataParallel and torch.compile save it."""
+    state = torch.load(detector.checkpoint, weights_only=True)['state_dict']
+    torch.save({'state_dict': {f'{wrapper}{name}': value for name, value in state.items()}}, detector.checkpoint)
+    loaded = load_part('neck', *detector[1:]).model.neck.state_dict()
+    assert all(torch.equal(value, state[f'neck.{name}']) for name, value in loaded.items())
+
+
 def test_neck_that_the_checkpoint_does_not_have(detector):
     state = {f'backbone.{k}': v for k, v in detector.model.backbone.state_dict().items()}
     torch.save(state, detector.checkpoint)

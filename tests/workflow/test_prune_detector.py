@@ -19,7 +19,6 @@ from upvit_mm.pruning.plan import make_plan
 from upvit_mm.pruning.score_file import load_scores
 from upvit_mm.runner import build_runner, set_training_options
 from upvit_mm.workflow.dense_detector import DenseDetector
-from upvit_mm.workflow.detector_file import narrowed, with_own_backbone, write_detector, write_follower
 from upvit_mm.workflow.detector_test import DetectorTest
 from upvit_mm.workflow.prune import PruneJob
 from upvit_mm.workflow.prune_goal import goal_and_settings
@@ -184,57 +183,6 @@ def test_a_stock_backbone_is_replaced_by_ours(dense, job, mmdet_source, tmp_path
     build_detector(made).load_state_dict(torch.load(tmp_path / 'out/detector.pth', weights_only=True)['state_dict'])
 
 
-def test_options_of_the_command_line_are_in_the_file_that_is_inherited(dense, tmp_path):
-    cfg = Config.fromfile(dense('pvtv2')[0])
-    cfg.merge_from_dict({'model.bbox_head.stacked_convs': 1, 'work_dir': 'dense', 'resume': True})
-    assert write_detector(tmp_path / 'out', cfg, narrowed(cfg, _arch(cfg)), 'x.pth') == ['dense.py', 'detector.py']
-    made = Config.fromfile(tmp_path / 'out/detector.py')
-    assert made.model.bbox_head.stacked_convs == 1
-    assert made.load_from == str(tmp_path / 'out/x.pth')
-    assert made.resume is False
-    assert made.work_dir == str(tmp_path / 'out/trained')  # not the dense detector's, whose files would be overwritten
-    own = Config.fromfile(cfg.filename)
-    assert write_detector(tmp_path / 'out', own, narrowed(own, _arch(own)), 'x.pth') == ['detector.py']
-    assert not (tmp_path / 'out/dense.py').exists()  # a later job without options inherits the config itself
-    assert (
-        Config.fromfile(tmp_path / 'out/detector.py').model.bbox_head.stacked_convs == own.model.bbox_head.stacked_convs
-    )
-
-
-def test_a_linked_folder_of_results(dense, tmp_path):
-    """Work dirs are often on another disk. The system resolves a link before ``..``, and mmengine partly after it."""
-    cfg = Config.fromfile(dense('pvtv2')[0])
-    (tmp_path / 'disk/far/runs').mkdir(parents=True)
-    (tmp_path / 'work_dirs').symlink_to(tmp_path / 'disk/far/runs')
-    out = tmp_path / 'work_dirs/half'
-    out.mkdir()
-    write_detector(out, cfg, narrowed(cfg, _arch(cfg)), 'x.pth')
-    write_follower(out, Path(cfg.filename), str(tmp_path / 'dense.pth'))
-    made = Config.fromfile(out / 'detector_distil.py')
-    assert made.train_dataloader == cfg.train_dataloader
-    hook = made.custom_hooks[-1]
-    assert (hook.config, hook.checkpoint) == (str(tmp_path / 'dense.py'), str(tmp_path / 'dense.pth'))
-
-
-def test_a_taught_detector_is_pruned_again(dense, tmp_path):
-    """Its teacher was the first detector; the next one's is this."""
-    config, _ = dense('pvtv2')
-    first = Config.fromfile(config)
-    first.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
-    first.dump(config)
-    first, out, again = Config.fromfile(config), tmp_path / 'out', tmp_path / 'again'
-    write_detector(out, first, narrowed(first, _arch(first)), 'x.pth')
-    write_follower(out, config, 'x.pth')
-    taught = Config.fromfile(out / 'detector_distil.py')
-    assert [hook.type for hook in taught.custom_hooks] == ['EMAHook', 'upvit_mm.FollowDense']
-    write_detector(again, taught, narrowed(taught, _arch(taught)), 'y.pth')
-    write_follower(again, out / 'detector_distil.py', 'z.pth')
-    assert Config.fromfile(again / 'detector.py').custom_hooks == [dict(type='EMAHook', momentum=0.1)]
-    _, follow = Config.fromfile(again / 'detector_distil.py').custom_hooks
-    assert Path(follow.config).resolve() == out / 'detector_distil.py'
-    assert taught.work_dir == str(out / 'distilled')
-
-
 def test_a_changed_test_is_judged_anew_and_nothing_else(dense, tmp_path):
     config, checkpoint = dense('pvtv2')
     goal, settings = goal_and_settings(Config.fromfile(config), QUICK | {'widths': {'mlp_hidden_dims': 14}})
@@ -266,16 +214,6 @@ def test_a_preprocessor_beside_the_model(dense, job, tmp_path):
     assert made.model.data_preprocessor.mean == [10, 20, 30]
 
 
-def test_a_config_with_imported_types_is_written_as_text(dense, tmp_path):
-    """A text config cannot inherit such a file."""
-    text = dense('pvtv2')[0].read_text().replace("type='RetinaNet'", 'type=RetinaNet')
-    (tmp_path / 'new.py').write_text(f'from mmdet.models import RetinaNet\n{text}')
-    cfg = Config.fromfile(tmp_path / 'new.py')
-    own = with_own_backbone(cfg)
-    assert write_detector(tmp_path / 'out', cfg, narrowed(own, _arch(own)), 'x.pth') == ['dense.py', 'detector.py']
-    assert Config.fromfile(tmp_path / 'out/detector.py').model.type == 'mmdet.models.RetinaNet'
-
-
 @pytest.mark.parametrize(('family', 'kind'), [case for case in CASES if case[0] != 'dinov3'])
 def test_the_dense_detector_as_teacher(family, kind, dense, job, tmp_path):
     """``detector_distil.py`` trains and resumes; its checkpoints are those of ``detector.py``."""
@@ -302,13 +240,6 @@ def test_the_dense_detector_as_teacher(family, kind, dense, job, tmp_path):
     assert min(values) > 0
     state = torch.load(tmp_path / 'more/epoch_2.pth', weights_only=False)['state_dict']
     build_detector(plain).load_state_dict(state)
-
-
-def test_a_dense_detector_at_an_address(tmp_path):
-    (tmp_path / 'detector.py').write_text('x = 1\n')
-    write_follower(tmp_path, tmp_path / 'dense.py', 'https://a.org/b.pth')
-    (hook,) = Config.fromfile(tmp_path / 'detector_distil.py').custom_hooks
-    assert (hook.config, hook.checkpoint) == (f'{tmp_path}/dense.py', 'https://a.org/b.pth')
 
 
 def test_heads_that_read_narrower_maps_have_no_teacher(detector_of, archs, tmp_path):
@@ -375,7 +306,3 @@ def test_scores_by_the_loss_of_the_detector(dense, job, tmp_path):
         assert not torch.allclose(values, other_size[name], rtol=1e-3, atol=0), name
         assert not torch.allclose(values, loss[name], rtol=1e-3, atol=0), name
         assert loss[name].max() > 0
-
-
-def _arch(cfg: Config) -> ArchSpec:
-    return ArchSpec.from_dict(cfg.model.backbone.arch)

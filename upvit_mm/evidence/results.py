@@ -29,6 +29,7 @@ CLAIMS = (  # row, the row to compare it with
     ('up-50-alone', 'up-50'),
     ('up-50-alone', 'dense'),
     ('up-50-alone', 'vanilla-50'),
+    ('up-50-alone', 'vanilla-50-long'),
     ('up-50-alone', 'dropping-50'),
     ('up-50-alone', 'dropping-50-alone'),
     ('dropping-50', 'dense-on'),

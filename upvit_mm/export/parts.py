@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from upvit_mm.arch import ArchSpec
 from upvit_mm.checkpoints import check_state, load_classifier, model_state, read_checkpoint
 from upvit_mm.models.network import Network, load_network, maps_of
-from upvit_mm.pruning.table import BACKBONE
 from upvit_mm.registry import MODELS, scope_of
 from upvit_mm.version import __version__
 
@@ -123,7 +122,7 @@ def load_part(kind: str, config: str, checkpoint: str, options: Mapping[str, Any
 
 def _neck(cfg: Config, checkpoint: str, arch: ArchSpec) -> nn.Module:
     neck = MODELS.build(cfg.model.neck)
-    tensors = model_state(read_checkpoint(checkpoint), {}, {BACKBONE: arch}, checkpoint)
+    tensors = model_state(read_checkpoint(checkpoint), {}, {'backbone.': arch}, checkpoint)
     state = {k.removeprefix('neck.'): v for k, v in tensors.items() if k.startswith('neck.')}
     check_state(state, neck.state_dict(), f'the neck of {cfg.filename} (checkpoint={checkpoint})')
     neck.load_state_dict(state)
