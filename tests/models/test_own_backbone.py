@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from upvit_mm.models import UPPVTv2
 from upvit_mm.models.own_backbone import own_backbone
+from upvit_mm.registry import MODELS
 
 PVT = dict(type='PyramidVisionTransformerV2', embed_dims=16, num_layers=[1, 1, 2, 1])
 VIT = dict(type='mmpretrain.VisionTransformer', arch='deit-tiny', img_size=64, out_type='featmap')
@@ -30,6 +32,22 @@ def test_settings_and_widths():
     found = own_backbone(VIT | dict(out_indices=[3, 11], drop_path_rate=0.2))
     assert (found['type'], found['out_indices'], found['drop_path_rate']) == ('upvit_mm.UPDeiT', [3, 11], 0.2)
     assert (found['arch']['img_size'], found['arch']['patch_size'], found['arch']['num_heads'][0][0]) == (64, 16, 3)
+
+
+@pytest.mark.parametrize('kind', ['MyPVT', 'mmdet.MyPVT'])
+def test_a_users_subclass_stays(kind, tiny_arch):
+    from mmdet.registry import MODELS as MMDET
+
+    class MyPVT(UPPVTv2):
+        pass
+
+    MMDET.register_module(module=MyPVT, force=True)
+    try:
+        found = own_backbone(dict(type=kind, arch=tiny_arch('pvtv2'), out_indices=(1, 2)))
+        assert found['type'] == 'mmdet.MyPVT'
+        assert type(MODELS.build(found)) is MyPVT
+    finally:
+        MMDET.module_dict.pop('MyPVT')
 
 
 @pytest.mark.parametrize(('theirs', 'ours'), [(-1, -1), (0, -1), (2, 2)])

@@ -37,7 +37,10 @@ def own_backbone(settings: Mapping[str, Any], scope: str = 'mmdet') -> dict[str,
             raise ValueError(f"model.backbone.arch of {kind}: is missing; name one, as arch='pvtv2-b0'.")
         arch = resolve_arch(settings['arch'], families)
         own = {key: value for key, value in settings.items() if key not in ('init_cfg', '_scope_')}
-        return own | {'type': f'upvit_mm.{type_name(kind)}', 'arch': arch.to_dict()}
+        name = type_name(kind)
+        if name not in MODELS.module_dict:  # a subclass of the user's, in the registry of the user's scope
+            return own | {'type': kind if '.' in str(kind) else f'{scope}.{name}', 'arch': arch.to_dict()}
+        return own | {'type': f'upvit_mm.{name}', 'arch': arch.to_dict()}
     upstream = list(dict.fromkeys(name for family in FAMILIES.values() for name in family.upstream))
     cls = class_of(kind, ALL_MODELS, scope)
     if cls is None or cls.__name__ not in upstream:
