@@ -279,6 +279,13 @@ def test_settings(pair, hook, tmp_path):
     refused(hook(), nn.Linear(1, 1), ValueError, r'model.type = Linear: must be a detector of mmdet; a classifier')
 
 
+def test_two_teachers(training, hook):
+    """Both would write the same term, and the first would be lost."""
+    model, batch = started(build_runner(training('two', hook(), hook()), ('train',)))
+    with pytest.raises(ValueError, match='FollowDense: custom_hooks has several; a detector follows one'):
+        model(**batch, mode='loss')
+
+
 def test_checkpoints_that_do_not_fit(pair, hook, tmp_path):
     model = build_detector(pair[1])
     state = torch.load(tmp_path / 'dense.pth', weights_only=True)['state_dict']

@@ -18,13 +18,14 @@ from upvit_mm.arch.family import FAMILIES
 from upvit_mm.arch.size import Size
 from upvit_mm.checkpoints import check_state, load_backbone
 from upvit_mm.files import sha256_of
+from upvit_mm.models.trained_detector import model_settings
 from upvit_mm.pruning.costs import count_macs
 from upvit_mm.registry import MODELS, backbone_types, class_of, families_of, type_name
 
 
 def preprocessing_of(cfg: Config) -> dict[str, Any]:
     """The preprocessing of a config, as its runner uses it: the model's setting wins over the config's."""
-    return dict(cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
+    return dict(model_settings(cfg).get('data_preprocessor') or {})
 
 
 class Colours(NamedTuple):
